@@ -1,0 +1,1 @@
+"""Making, saving and loading adapters; the training loop."""

@@ -1,0 +1,125 @@
+"""LoRA through PEFT on a frozen base, with the token rows the base has never seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ..backbones.causal_lm import CausalBackbone
+from ..core.config import Section
+from ..core.errors import MienError
+from ..core.runs import whole_folder, write_text
+
+_TARGETS = {"attention": ("q_proj", "k_proj", "v_proj", "o_proj")}
+
+
+class Lora(Section):
+    """rank, alpha, dropout as in LoRA (arXiv 2106.09685); targets: every linear layer, attention only, or literal names."""
+
+    rank: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    targets: Literal["all", "attention"] | tuple[str, ...] = "all"
+
+
+def attach(backbone: CausalBackbone, lora: Lora, rows: Sequence[int], seed: int) -> Any:
+    """The base inside a `PeftModel` with a fresh adapter named "default".
+
+    rows: token ids (the model's own) whose embedding rows are trained beside the LoRA factors.
+    MienError when a target names no module of the base.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    if isinstance(lora.targets, str):
+        wanted = _TARGETS.get(lora.targets, tuple(backbone.lora_targets))
+        targets = [t for t in wanted if t in backbone.lora_targets]
+    else:
+        targets = list(lora.targets)
+    missing = [t for t in targets if t not in backbone.lora_targets]
+    if missing or not targets:
+        raise MienError(
+            f"lora.targets: {missing or lora.targets} not among the base's linear layers {list(backbone.lora_targets)}"
+        )
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        trainable_token_indices=sorted(rows) or None,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(backbone.model, config)
+
+
+def save(model: Any, folder: Path, backbone: CausalBackbone) -> None:
+    """Write a plain PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`), whole or not at all.
+
+    PEFT writes the local path of the base into the configuration; here it is replaced by the base's public name.
+    """
+    with whole_folder(folder) as part:
+        model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False)
+        (part / "README.md").unlink(missing_ok=True)  # PEFT's stub; the card is written at release
+        file = part / "adapter_config.json"
+        raw = json.loads(file.read_text())
+        raw["base_model_name_or_path"], raw["revision"] = backbone.identity, backbone.revision
+        # sets are written in hash order otherwise: the same adapter must be the same bytes
+        raw["target_modules"] = sorted(raw["target_modules"])
+        file.write_text(json.dumps(raw, indent=2, sort_keys=True))
+
+
+def restore(backbone: CausalBackbone, folder: Path) -> Any:
+    """A saved adapter on its base, for sampling and attacks. MienError if files are missing or tensors do not fit."""
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        raw = json.loads((folder / "adapter_config.json").read_text())
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MienError(f"{folder} holds no readable adapter: {error}") from None
+    if raw.get("base_model_name_or_path") != backbone.identity:
+        raise MienError(
+            f"this adapter was made for {raw.get('base_model_name_or_path')!r}, the base here is {backbone.identity!r}"
+        )
+    keys = ("r", "lora_alpha", "lora_dropout", "target_modules", "trainable_token_indices", "task_type")
+    model = get_peft_model(backbone.model, LoraConfig(**{k: raw[k] for k in keys}))
+    outcome = set_peft_model_state_dict(model, tensors)
+    unexpected = list(outcome.unexpected_keys)
+    own = {n for n, p in model.named_parameters() if p.requires_grad}  # a tied head's rows are listed once
+    missing = [k for k in outcome.missing_keys if k in own]
+    if unexpected or missing:
+        raise MienError(
+            f"{folder / 'adapter_model.safetensors'}: unexpected {unexpected[:3]}, missing {missing[:3]}"
+        )
+    model.eval()
+    return model
+
+
+def write_notes(folder: Path, backbone: CausalBackbone, behaviour_tokens: int, guarantee: str) -> None:
+    """`README.md` beside the adapter: how to load it with PEFT alone, and under what guarantee it was made."""
+    front = json.dumps(backbone.identity)
+    write_text(
+        folder / "README.md",
+        f"""---
+library_name: peft
+base_model: {front}
+base_model_relation: adapter
+tags: [lora, behaviour]
+---
+# A behaviour adapter
+
+Guarantee: {guarantee}
+
+Load it without Mien (only grammar-constrained sampling needs Mien):
+
+```python
+base.resize_token_embeddings({backbone.offset + behaviour_tokens})
+model = PeftModel.from_pretrained(base, "this folder")
+```
+""",
+    )

@@ -1,0 +1,1 @@
+"""Identity attacks; each exposes `Config`, `NEEDS` and `score(release, gallery, config)`."""

@@ -1,0 +1,1 @@
+"""Membership attacks; each exposes `Config`, `NEEDS` and `score(signals, config)`."""

@@ -1,0 +1,1 @@
+"""One foundation-model family per file; each exposes `Config` and `load(config) -> Backbone`."""

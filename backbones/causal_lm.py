@@ -1,0 +1,199 @@
+"""Any Hugging Face causal language model: hub id, local folder, or weights that a registry package carries."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..core import console
+from ..core.config import Section
+from ..core.errors import MienError
+
+ASSETS = ("smollm2-135m",)
+
+
+class Config(Section):
+    """model: hub id, local folder, or an asset of `mien assets list`; revision: the hub commit to pin."""
+
+    model: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Token rows for one step.
+
+    ids, mask: int64[B, T] (right-padded); prompt: tokens at the start of each row that are given, not predicted;
+    unit: int64[B] which unit (here: window) a row belongs to; person: int64[B].
+    """
+
+    ids: Any
+    mask: Any
+    prompt: int
+    unit: Any
+    person: Any
+
+
+@dataclass(kw_only=True)
+class CausalBackbone:
+    """A causal LM with room for behaviour tokens.
+
+    offset: id of the first behaviour token; identity: what a published adapter names as its base (a hub id or
+    asset name, never a local path); fingerprint: of the frozen weights; lora_targets: literal module names;
+    speaks_behaviour: whether the base was pretrained on behaviour tokens (if not, an adapter trains all their rows).
+    """
+
+    model: Any
+    identity: str
+    revision: str | None
+    fingerprint: str
+    offset: int
+    lora_targets: Sequence[str]
+    speaks_behaviour: bool
+
+    def batch(
+        self, documents: Sequence[np.ndarray], *, prompt: int, persons: Sequence[int], device: Any = "cpu"
+    ) -> Batch:
+        """Local-id documents -> a right-padded Batch in the model's own ids (local id 0 is padding)."""
+        import torch
+
+        width = max(len(d) for d in documents)
+        ids = np.zeros((len(documents), width), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, d in enumerate(documents):
+            ids[i, : len(d)], mask[i, : len(d)] = d, 1
+        return Batch(
+            ids=torch.as_tensor(ids + self.offset, device=device),
+            mask=torch.as_tensor(mask, device=device),
+            prompt=prompt,
+            unit=torch.arange(len(documents), device=device),
+            person=torch.as_tensor(np.asarray(persons), device=device),
+        )
+
+    def token_losses(self, model: Any, batch: Batch) -> tuple[Any, Any]:
+        """Negative log-likelihood in nats of every predicted token: float32[B, T-1], and its 0/1 mask."""
+        import torch
+
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits
+        nll = torch.nn.functional.cross_entropy(
+            logits[:, :-1].transpose(1, 2).float(), batch.ids[:, 1:], reduction="none"
+        )
+        counted = batch.mask[:, 1:].clone()
+        counted[:, : batch.prompt - 1] = 0
+        return nll * counted, counted
+
+    def losses(self, model: Any, batch: Batch) -> Any:
+        """float32[units]: each unit's own mean over its own tokens; no other row can move it.
+
+        (A mean over all tokens of the batch, as Hugging Face's `labels=` gives, would let the others' lengths in.)
+        """
+        nll, counted = self.token_losses(model, batch)
+        return nll.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
+    """Load the model, append `behaviour_tokens` rows to its vocabulary, freeze everything.
+
+    Raises MienError naming what is missing and how to get it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source, identity = _source(config)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise MienError(
+            f"cannot load the causal LM {config.model!r}: {str(error).splitlines()[0]} – give a hub id you can reach,"
+            " a local folder with config.json and model.safetensors, or fetch an asset with `mien assets fetch`"
+        ) from None
+    digest = weights_digest(model)
+    offset = model.get_input_embeddings().num_embeddings
+    torch.manual_seed(0)  # the new rows' starting values are part of the recipe
+    model.resize_token_embeddings(offset + behaviour_tokens, mean_resizing=False)
+    model.requires_grad_(False)
+    return CausalBackbone(
+        model=model,
+        identity=identity,
+        revision=config.revision,
+        fingerprint=digest,
+        offset=offset,
+        lora_targets=linear_names(model),
+        speaks_behaviour=False,
+    )
+
+
+def _source(config: Config) -> tuple[str, str]:
+    """Where to load from, and the public name of it."""
+    if config.model in ASSETS:
+        from ..core import assets
+
+        folder = assets.path(config.model)
+        return str(converted(folder)), f"mien-assets/{config.model}"
+    path = Path(config.model).expanduser()
+    if path.is_dir():
+        return str(path), f"local/{path.name}"
+    return config.model, config.model
+
+
+def converted(folder: Path) -> Path:
+    """The Hugging Face folder made once from an asset's quantised GGUF file (float16, about twice 135 MB on disk)."""
+    import shutil
+
+    import torch
+
+    done = folder / "hf"
+    if (done / "config.json").exists():
+        return done
+    source = next(folder.rglob("*.gguf"), None)
+    if source is None:
+        raise MienError(f"no .gguf file in {folder}; run `mien assets fetch` again")
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise MienError("reading this asset needs the `gguf` extra: pip install 'mien[gguf]'") from None
+    from transformers import AutoModelForCausalLM
+
+    console.say(f"converting {source.name} to safetensors, once (about a minute)")
+    part = folder / ".hf.partial"
+    shutil.rmtree(part, ignore_errors=True)
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float16)
+    model.save_pretrained(part, safe_serialization=True)
+    part.rename(done)
+    return done
+
+
+def linear_names(model: Any) -> list[str]:
+    """Literal names of the transformer's linear layers (no output head), for LoRA."""
+    import torch
+
+    head = model.get_output_embeddings()
+    names = {
+        n.rsplit(".", 1)[-1]
+        for n, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and m is not head
+    }
+    return sorted(names)
+
+
+def weights_digest(model: Any) -> str:
+    """sha256 over parameter names and values, in order."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, p in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(p.detach().to(torch.float32).contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,174 @@
+"""Typed recipes: YAML in, one checked pydantic object out.
+
+A recipe may `extends:` one other file (one hop). Dotted overrides (`train.max_steps=20`) come last. There is no
+interpolation. An unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import MienError
+
+M = TypeVar("M", bound=BaseModel)
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and no key is ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Plugin(BaseModel):
+    """A part of a recipe that names a plug-in file; its other keys belong to that file's own `Config`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def load_yaml(path: Path) -> Any:
+    """`yaml.safe_load` of a file, with errors that name the file and line."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MienError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise MienError(f"{path} is a folder; name the YAML file in it") from None
+    except UnicodeDecodeError:
+        raise MienError(f"{path} is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise MienError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+
+
+def find_recipe(path: str | Path) -> Path:
+    """A recipe's file: as given, or inside the recipes that ship with Mien (`recipes/watch/adapt.yaml`)."""
+    path = Path(path)
+    if path.exists():
+        return path
+    inside = RECIPES.joinpath(*path.parts[1:]) if path.parts[:1] == ("recipes",) else RECIPES / path
+    if not path.is_absolute() and inside.is_file():
+        return inside
+    shipped = [str(p.relative_to(RECIPES)) for p in sorted(RECIPES.glob("*/*.yaml"))]
+    near = difflib.get_close_matches(str(path).removeprefix("recipes/"), shipped, n=1)
+    hint = f"; did you mean recipes/{near[0]}?" if near else ""
+    raise MienError(f"no such recipe: {path}{hint}")
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe as plain data: the file, under what it extends, under the overrides."""
+    file = find_recipe(path)
+    raw = _mapping(file)
+    parent = raw.pop("extends", None)
+    if parent is not None:
+        base_file = file.parent / str(parent)
+        base = _mapping(base_file)
+        if "extends" in base:
+            raise MienError(
+                f"{file} extends {base_file}, which extends another file; only one hop is allowed"
+            )
+        raw = merge(base, raw)
+    for item in overrides:
+        key, mark, text = item.partition("=")
+        if not mark or not key.strip():
+            raise MienError(f"an override is written key=value (dots go into sections), got {item!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise MienError(f"override {item!r}: the value is not valid YAML") from None
+        node = raw
+        *sections, last = key.strip().split(".")
+        for section in sections:
+            inner = node.get(section)
+            node[section] = dict(inner) if isinstance(inner, Mapping) else {}
+            node = node[section]
+        node[last] = value
+    return raw
+
+
+def parse(model: type[M], raw: Mapping[str, Any], where: str) -> M:
+    """Plain data -> `model`; a wrong key or type becomes one line that says where and what to write instead."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise MienError(f"{where}: {explain(model, error)}") from None
+
+
+def load(path: str | Path, model: type[M], overrides: Sequence[str] = ()) -> M:
+    """`read` and `parse` in one."""
+    return parse(model, read(path, overrides), str(path))
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`top` over `base`, section by section. A plug-in section of another name replaces the old one whole."""
+    out = dict(base)
+    for key, value in top.items():
+        old = out.get(key)
+        renamed = (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and "name" in old
+            and value.get("name", old["name"]) != old["name"]
+        )
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not renamed:
+            out[key] = merge(old, value)
+        else:
+            out[key] = value
+    return out
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> str:
+    """The first error of a pydantic report, in one line a person can act on."""
+    first = error.errors()[0]
+    path = [str(p) for p in first["loc"]]
+    key = ".".join(path)
+    more = "" if len(error.errors()) == 1 else f" (and {len(error.errors()) - 1} more)"
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(model, path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(sorted(known))}"
+        return f"unknown key {key!r}; {hint}{more}"
+    if first["type"] == "missing":
+        return f"the key {key!r} is missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower() + message[1:]}, got {first.get('input')!r}{more}" if key else message
+
+
+def _keys_at(model: Any, path: Sequence[str]) -> list[str]:
+    for part in path:
+        for candidate in _models(model):
+            if part in candidate.model_fields:
+                model = candidate.model_fields[part].annotation
+                break
+    return [k for m in _models(model) for k in m.model_fields]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list, tuple, dict):
+        return [m for a in typing.get_args(annotation) for m in _models(a)]
+    return []
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    raw = load_yaml(file)
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise MienError(f"{file}: a recipe is a mapping of keys, this holds a {type(raw).__name__}")
+    return raw

@@ -1,0 +1,102 @@
+"""What the terminal shows: lines, tables, progress with an ETA, one-line errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_quiet = False
+
+
+def quiet(on: bool = True) -> None:
+    """Silence `say`, tables and progress in this process (every rank but the main one)."""
+    global _quiet
+    _quiet = on
+
+
+def say(text: str = "") -> None:
+    if not _quiet:
+        print(text, flush=True)
+
+
+def fail(text: str) -> None:
+    print("mien: " + " ".join(str(text).split()), file=sys.stderr, flush=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table; numbers are right-aligned. In a pipe it is plain text of full width."""
+    if _quiet:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", expand=False)
+    body = [[str(c) for c in row] for row in rows]
+    for i, column in enumerate(columns):
+        numeric = i > 0 and all(r[i][:1] in "+-.0123456789–" for r in body if r[i])
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in body:
+        made.add_row(*row)
+    tty = sys.stdout.isatty()
+    Console(width=None if tty else 140, soft_wrap=False).print(made)
+
+
+class Bar:
+    """One progress bar: `bar.step(n, note)`. On a terminal a live bar, elsewhere a line now and then."""
+
+    def __init__(self, label: str, total: int, start: int = 0):
+        self.label, self.total, self.done = label, max(1, total), start
+        self._first, self._start, self._last = start, time.monotonic(), time.monotonic()
+        self._live: Any = None
+        if not _quiet and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+            self._live = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            )  # fmt: skip
+            self._task = self._live.add_task(label, total=self.total, completed=start, note="")
+            self._live.start()
+
+    def step(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+        if self._live is not None:
+            self._live.update(self._task, completed=self.done, note=note)
+        elif not _quiet and time.monotonic() - self._last >= 15 and self.done < self.total:
+            self._last = time.monotonic()
+            say(f"  {self.label}: {self.done}/{self.total}, {self.eta()} left {note}".rstrip())
+
+    def eta(self) -> str:
+        rate = (self.done - self._first) / max(1e-9, time.monotonic() - self._start)
+        return duration((self.total - self.done) / rate) if rate > 0 else "unknown time"
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        elif not _quiet and self.done > self._first:
+            say(f"  {self.label}: {self.done}/{self.total} in {duration(time.monotonic() - self._start)}")
+
+
+@contextmanager
+def progress(label: str, total: int, start: int = 0) -> Iterator[Bar]:
+    bar = Bar(label, total, start)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def duration(seconds: float) -> str:
+    """3 s, 2 min 05 s, 1 h 10 min."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s} s"
+    if s < 3600:
+        return f"{s // 60} min {s % 60:02d} s"
+    return f"{s // 3600} h {s % 3600 // 60:02d} min"

@@ -1,0 +1,694 @@
+"""The types that flow: Signal, Recording, Window, Consent, CohortCard, Cohort.
+
+Everything is frozen and keyword-only. The person is the unit: no Recording exists without one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import MienError
+from .paths import cache_home
+
+if TYPE_CHECKING:
+    import datasets
+
+Value = str | int | float | bool
+PURPOSES = ("training", "generation", "alignment", "audit", "evaluation", "sharing")
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """A regularly sampled stream of one sensor.
+
+    values: float32[T, C] in `unit`; rate_hz: samples per second; channels: C names; offset_s: start relative
+    to the recording's start; valid: bool[T], False inside gaps (None: all valid). Gaps are marked, never filled:
+    what `values` holds where `valid` is False means nothing and may be NaN.
+    """
+
+    values: np.ndarray
+    rate_hz: float
+    channels: tuple[str, ...]
+    unit: str
+    offset_s: float = 0.0
+    valid: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        values = np.ascontiguousarray(self.values, dtype=np.float32)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if values.ndim != 2 or values.shape[1] != len(self.channels):
+            raise MienError(
+                f"a signal with channels {list(self.channels)} needs values of shape [time, {len(self.channels)}],"
+                f" got {list(values.shape)}"
+            )
+        if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
+            raise MienError(f"a signal's rate must be a positive number of Hz, got {self.rate_hz!r}")
+        if self.valid is not None:
+            valid = np.ascontiguousarray(self.valid, dtype=bool)
+            object.__setattr__(self, "valid", valid)
+            if valid.shape != (len(values),):
+                raise MienError(
+                    f"`valid` must have one flag per sample: {len(values)}, got {list(valid.shape)}"
+                )
+        good = values if self.valid is None else values[self.valid]
+        if not np.isfinite(good).all():
+            raise MienError(
+                "NaN or infinite samples that no `valid` mask covers; mark gaps with valid=False, or repair the source"
+            )
+
+    @property
+    def seconds(self) -> float:
+        return len(self.values) / self.rate_hz
+
+    def cut(self, start_s: float, end_s: float) -> Signal | None:
+        """The samples of [start_s, end_s) of the recording's clock; None when they are not all there."""
+        first = round((start_s - self.offset_s) * self.rate_hz)
+        count = round((end_s - start_s) * self.rate_hz)
+        if first < 0 or first + count > len(self.values):
+            return None
+        part = slice(first, first + count)
+        valid = None if self.valid is None else self.valid[part]
+        return replace(self, values=self.values[part], valid=valid, offset_s=0.0)
+
+    @property
+    def complete(self) -> bool:
+        return self.valid is None or bool(self.valid.all())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What one person's sensors gave in one session. `attributes` are private, `labels` are what a task predicts.
+
+    start_s: seconds since the session's (or the study's) start. A missing stream is absent, never zeros.
+    """
+
+    id: str
+    person: str
+    streams: Mapping[str, Signal]
+    session: str = ""
+    start_s: float = 0.0
+    labels: Mapping[str, Value] = field(default_factory=dict)
+    attributes: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise MienError("a recording without an id")
+        if not isinstance(self.person, str) or not self.person.strip():
+            raise MienError(
+                f"recording {self.id!r} has no person; every recording belongs to one pseudonymous person"
+            )
+
+    @property
+    def seconds(self) -> float:
+        return max((s.offset_s + s.seconds for s in self.streams.values()), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A stretch [start_s, end_s) of one recording: what models see."""
+
+    recording: str
+    person: str
+    start_s: float
+    end_s: float
+
+    @property
+    def key(self) -> str:
+        return f"{self.recording}@{self.start_s:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """The public description of one stream. `range` is the sensor's plausible span in `unit`, known beforehand:
+    it must never be computed from the recordings, for then one person's extremes would shape everybody's tokens.
+    """
+
+    channels: tuple[str, ...]
+    unit: str
+    rate_hz: float
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consent:
+    """What one person agreed to. purposes: subset of PURPOSES; expires / withdrawn: dates, None = not."""
+
+    purposes: tuple[str, ...] = PURPOSES
+    expires: date | None = None
+    withdrawn: date | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [p for p in self.purposes if p not in PURPOSES]
+        if unknown:
+            raise MienError(f"unknown consent purpose {unknown[0]!r}; the purposes are {', '.join(PURPOSES)}")
+
+    def refusal(self, purpose: str, today: date) -> str | None:
+        """Why this person may not be used for `purpose` today, or None if they may."""
+        if self.withdrawn is not None and self.withdrawn <= today:
+            return "withdrawn"
+        if self.expires is not None and self.expires < today:
+            return "expired"
+        return None if purpose in self.purposes else f"not agreed to {purpose}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortCard:
+    """What a reader of any artefact made from this cohort may know. Holds nothing about a single person.
+
+    tasks: label name -> its classes; attributes: names only; streams: name -> StreamSpec;
+    consent: the basis in words; synthetic: made by a generator; guarantee: under what protection it was made.
+    """
+
+    name: str
+    licence: str
+    consent: str
+    tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    attributes: tuple[str, ...] = ()
+    streams: Mapping[str, StreamSpec] = field(default_factory=dict)
+    source: str = ""
+    synthetic: bool = False
+    guarantee: str = ""
+    lineage: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "licence": self.licence,
+            "consent": self.consent,
+            "tasks": {k: list(v) for k, v in self.tasks.items()},
+            "attributes": list(self.attributes),
+            "streams": {
+                k: {
+                    "channels": list(s.channels),
+                    "unit": s.unit,
+                    "rate_hz": s.rate_hz,
+                    "range": None if s.range is None else list(s.range),
+                }
+                for k, s in self.streams.items()
+            },
+            "source": self.source,
+            "synthetic": self.synthetic,
+            "guarantee": self.guarantee,
+            "lineage": list(self.lineage),
+        }
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> CohortCard:
+        streams = {
+            k: StreamSpec(
+                channels=tuple(s["channels"]),
+                unit=s["unit"],
+                rate_hz=float(s["rate_hz"]),
+                range=None if s.get("range") is None else (float(s["range"][0]), float(s["range"][1])),
+            )
+            for k, s in raw["streams"].items()
+        }
+        return CohortCard(
+            name=raw["name"],
+            licence=raw["licence"],
+            consent=raw["consent"],
+            tasks={k: tuple(v) for k, v in raw.get("tasks", {}).items()},
+            attributes=tuple(raw.get("attributes", ())),
+            streams=streams,
+            source=raw.get("source", ""),
+            synthetic=bool(raw.get("synthetic", False)),
+            guarantee=raw.get("guarantee", ""),
+            lineage=tuple(raw.get("lineage", ())),
+        )
+
+
+def _row(r: Recording) -> dict[str, Any]:
+    return {
+        "id": r.id,
+        "person": r.person,
+        "session": r.session,
+        "start_s": float(r.start_s),
+        "labels": json.dumps(dict(r.labels), sort_keys=True),
+        "attributes": json.dumps(dict(r.attributes), sort_keys=True),
+        "streams": [
+            {
+                "name": name,
+                "rate_hz": float(s.rate_hz),
+                "offset_s": float(s.offset_s),
+                "unit": s.unit,
+                "channels": list(s.channels),
+                "values": s.values.ravel(),
+                "valid": None if s.valid is None else s.valid,
+            }
+            for name, s in r.streams.items()
+        ],
+    }
+
+
+def _recording(row: Mapping[str, Any]) -> Recording:
+    try:
+        streams = {}
+        for s in row["streams"]:
+            values = np.asarray(s["values"], dtype=np.float32).reshape(-1, len(s["channels"]))
+            valid = None if s["valid"] is None else np.asarray(s["valid"], dtype=bool)
+            streams[s["name"]] = Signal(
+                values=values,
+                rate_hz=s["rate_hz"],
+                channels=tuple(s["channels"]),
+                unit=s["unit"],
+                offset_s=s["offset_s"],
+                valid=valid,
+            )
+        return Recording(
+            id=row["id"],
+            person=row["person"],
+            session=row["session"],
+            start_s=row["start_s"],
+            streams=streams,
+            labels=json.loads(row["labels"]),
+            attributes=json.loads(row["attributes"]),
+        )
+    except MienError as error:
+        raise MienError(f"recording {row.get('id')!r}: {error}") from None
+
+
+def _arrow_rows(table: Any) -> list[dict[str, Any]]:
+    """Rows of an Arrow table in `_row`'s shape; samples stay numpy, never Python floats (some 50 times faster)."""
+    plain = table.drop_columns(["streams"]).to_pylist()
+    column = table.column("streams")
+    for i, row in enumerate(plain):
+        parts = column[i].values
+        row["streams"] = []
+        for j in range(len(parts)):
+            part = parts[j]
+            valid = part["valid"].values
+            row["streams"].append(
+                {
+                    **{k: part[k].as_py() for k in ("name", "rate_hz", "offset_s", "unit", "channels")},
+                    "values": part["values"].values.to_numpy(zero_copy_only=False),
+                    "valid": None if valid is None else valid.to_numpy(zero_copy_only=False),
+                }
+            )
+    return plain
+
+
+def arrow_schema() -> Any:
+    """The parquet schema of a cohort's shards (see `Cohort.write`)."""
+    import pyarrow as pa
+
+    stream = pa.struct(
+        [
+            ("name", pa.string()),
+            ("rate_hz", pa.float64()),
+            ("offset_s", pa.float64()),
+            ("unit", pa.string()),
+            ("channels", pa.list_(pa.string())),
+            ("values", pa.list_(pa.float32())),
+            ("valid", pa.list_(pa.bool_())),
+        ]
+    )
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("person", pa.string()),
+            ("session", pa.string()),
+            ("start_s", pa.float64()),
+            ("labels", pa.string()),
+            ("attributes", pa.string()),
+            ("streams", pa.list_(stream)),
+        ]
+    )
+
+
+class Cohort:
+    """Recordings of several persons, on Arrow through `datasets` (memory-mapped), with a card and consents.
+
+    Iterating reads one recording at a time, so a cohort may be larger than memory. On disk: `cohort.json`,
+    `consent.json` (per person; absent for synthetic cohorts) and `data-*.parquet`.
+    """
+
+    def __init__(
+        self, *, card: CohortCard, rows: datasets.Dataset, consents: Mapping[str, Consent], fingerprint: str
+    ):
+        self.card, self.rows, self.consents, self.fingerprint = card, rows, dict(consents), fingerprint
+
+    # --- making -----------------------------------------------------------------------------------------
+    @staticmethod
+    def build(
+        recordings: Iterable[Recording],
+        *,
+        card: CohortCard,
+        consents: Mapping[str, Consent] | None = None,
+        cache: Path | None = None,
+        key: str | None = None,
+    ) -> Cohort:
+        """Check recordings against the card and put them on Arrow.
+
+        With `cache` and `key` the Arrow file is kept there (directory mode 0700) and reused when the key is seen
+        again; without, it lives in memory. Raises MienError naming the recording that does not fit the card.
+        """
+        import datasets
+
+        if cache is not None and key is not None:
+            folder = cache / key
+            if not (folder / "cohort.json").exists():
+                Cohort.store(recordings, folder, card=card, consents=consents)
+            return Cohort.read(folder)
+        features = datasets.Features.from_arrow_schema(arrow_schema())
+        data = datasets.Dataset.from_list(list(_checked(recordings, card)), features=features)
+        return Cohort(card=card, rows=data, consents=consents or {}, fingerprint=_fingerprint(card, data))
+
+    @staticmethod
+    def store(
+        recordings: Iterable[Recording],
+        folder: Path,
+        *,
+        card: CohortCard,
+        consents: Mapping[str, Consent] | None = None,
+    ) -> None:
+        """Recordings -> `cohort.json`, `consent.json` and parquet shards, a few megabytes in memory at a time.
+
+        The folder appears whole or not at all. Raises MienError naming the recording that does not fit the card.
+        """
+        _stream_to_parquet(_checked(recordings, card), folder, card, consents or {})
+
+    def write(self, folder: Path) -> None:
+        """`store` this cohort."""
+        Cohort.store(self, folder, card=self.card, consents=self.consents)
+
+    @staticmethod
+    def read(folder: Path) -> Cohort:
+        """Open a cohort written by `write`; memory-mapped, nothing is loaded until it is asked for."""
+        import datasets
+
+        folder = Path(folder)
+        try:
+            raw = json.loads((folder / "cohort.json").read_text())
+        except FileNotFoundError:
+            raise MienError(f"no cohort at {folder}: cohort.json is missing") from None
+        except json.JSONDecodeError as error:
+            raise MienError(
+                f"{folder / 'cohort.json'} is not valid JSON ({error}); restore it from its source"
+            ) from None
+        if raw.get("format") != _FORMAT:
+            raise MienError(
+                f"{folder / 'cohort.json'} has format {raw.get('format')!r}; this Mien reads {_FORMAT}"
+            )
+        files = sorted(folder.glob("data-*.parquet"))
+        if len(files) != raw["shards"]:
+            raise MienError(
+                f"{folder} should hold {raw['shards']} data-*.parquet files and holds {len(files)}"
+            )
+        for file in files:
+            check_parquet(file)
+        consents = {}
+        if (folder / "consent.json").exists():
+            for person, c in json.loads((folder / "consent.json").read_text()).items():
+                consents[person] = Consent(
+                    purposes=tuple(c["purposes"]),
+                    expires=c["expires"] and date.fromisoformat(c["expires"]),
+                    withdrawn=c["withdrawn"] and date.fromisoformat(c["withdrawn"]),
+                )
+        data = _memory_map(files, raw["fingerprint"])
+        return Cohort(
+            card=CohortCard.from_json(raw["card"]),
+            rows=data,
+            consents=consents,
+            fingerprint=raw["fingerprint"],
+        )
+
+    # --- reading ----------------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Recording]:
+        arrow = self.rows.with_format("arrow")
+        for table in arrow.iter(batch_size=16):
+            for row in _arrow_rows(table):
+                yield _recording(row)
+
+    def __getitem__(self, index: int) -> Recording:
+        return _recording(_arrow_rows(self.rows.with_format("arrow")[int(index)])[0])
+
+    def column(self, name: str) -> list[Any]:
+        """One of id, person, session, start_s (as stored) or labels, attributes (parsed), for every recording."""
+        values = list(self.rows[name])
+        return [json.loads(v) for v in values] if name in ("labels", "attributes") else values
+
+    @property
+    def persons(self) -> list[str]:
+        return sorted(set(self.column("person")))
+
+    def select(self, keep: Callable[[str], bool] | Sequence[int]) -> Cohort:
+        """The recordings at these positions, or of the persons for which `keep(person)` holds."""
+        if callable(keep):
+            keep = [i for i, p in enumerate(self.column("person")) if keep(p)]
+        data = self.rows.select(list(keep))
+        digest = hashlib.sha256((self.fingerprint + ":" + ",".join(map(str, keep))).encode()).hexdigest()
+        return Cohort(card=self.card, rows=data, consents=self.consents, fingerprint=digest)
+
+    def for_purpose(self, purpose: str, today: date | None = None) -> tuple[Cohort, dict[str, int]]:
+        """Leave out whoever has not agreed to `purpose`. Returns the rest and {reason: number of persons left out}.
+
+        A person without a consent entry has not agreed. Synthetic cohorts pass whole.
+        """
+        if purpose not in PURPOSES:
+            raise MienError(f"unknown purpose {purpose!r}; the purposes are {', '.join(PURPOSES)}")
+        if self.card.synthetic:
+            return self, {}
+        today = today or date.today()
+        refusals: dict[str, str] = {}
+        for person in self.persons:
+            consent = self.consents.get(person)
+            reason = "no consent recorded" if consent is None else consent.refusal(purpose, today)
+            if reason:
+                refusals[person] = reason
+        counts: dict[str, int] = {}
+        for reason in refusals.values():
+            counts[reason] = counts.get(reason, 0) + 1
+        if not refusals:
+            return self, counts
+        if len(refusals) == len(self.persons):
+            raise MienError(
+                f"nobody in cohort {self.card.name!r} has agreed to {purpose} ({counts}); see the card's consent entry"
+            )
+        return self.select(lambda p: p not in refusals), counts
+
+    def windows(self, seconds: float, stride_s: float) -> Iterator[Window]:
+        """Windows of `seconds`, every `stride_s`, over each recording in order."""
+        for r in self:
+            yield from recording_windows(r, seconds, stride_s)
+
+
+def recording_windows(r: Recording, seconds: float, stride_s: float) -> Iterator[Window]:
+    """The windows of one recording; a tail shorter than `seconds` is left out."""
+    count = int(math.floor((r.seconds - seconds) / stride_s + 1e-6)) + 1
+    for i in range(max(0, count)):
+        start = round(i * stride_s, 6)
+        yield Window(recording=r.id, person=r.person, start_s=start, end_s=start + seconds)
+
+
+def cut(r: Recording, window: Window) -> tuple[dict[str, Signal], str | None]:
+    """The streams of one window. Second value: why the window cannot be used (a gap), or None."""
+    parts: dict[str, Signal] = {}
+    for name, signal in r.streams.items():
+        part = signal.cut(window.start_s, window.end_s)
+        if part is None:
+            continue
+        if not part.complete:
+            return {}, f"a gap in {name}"
+        parts[name] = part
+    return (parts, None) if parts else ({}, "no stream covers it")
+
+
+def _checked(recordings: Iterable[Recording], card: CohortCard) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for r in recordings:
+        _check(r, card)
+        if r.id in seen:
+            raise MienError(f"two recordings are called {r.id!r}; ids must be unique in a cohort")
+        seen.add(r.id)
+        yield _row(r)
+    if not seen:
+        raise MienError(f"cohort {card.name!r} is empty: no recording was left to read")
+
+
+def _check(r: Recording, card: CohortCard) -> None:
+    for name, s in r.streams.items():
+        spec = card.streams.get(name)
+        if spec is None:
+            raise MienError(
+                f"recording {r.id!r} has a stream {name!r} that the cohort's card does not declare"
+            )
+        if abs(s.rate_hz - spec.rate_hz) > 1e-6 * spec.rate_hz:
+            raise MienError(
+                f"recording {r.id!r}: stream {name!r} is at {s.rate_hz:g} Hz, the cohort declares {spec.rate_hz:g} Hz;"
+                " one stream has one rate: resample it, or name it differently"
+            )
+        if s.unit != spec.unit or s.channels != spec.channels:
+            raise MienError(
+                f"recording {r.id!r}: stream {name!r} has channels {list(s.channels)} in {s.unit!r}, the cohort"
+                f" declares {list(spec.channels)} in {spec.unit!r}"
+            )
+    if not r.streams:
+        raise MienError(f"recording {r.id!r} has no stream")
+    for task, classes in card.tasks.items():
+        if task in r.labels and classes and str(r.labels[task]) not in classes:
+            raise MienError(
+                f"recording {r.id!r}: label {task}={r.labels[task]!r} is not one of the declared {list(classes)}"
+            )
+
+
+def _fingerprint(card: CohortCard, rows: Iterable[Mapping[str, Any]]) -> str:
+    digest = hashlib.sha256(json.dumps(card.to_json(), sort_keys=True).encode())
+    for row in rows:
+        _digest_row(digest, row)
+    return digest.hexdigest()
+
+
+def _digest_row(digest: Any, row: Mapping[str, Any]) -> None:
+    head = [row["id"], row["person"], row["session"], row["start_s"], row["labels"], row["attributes"]]
+    digest.update(json.dumps(head).encode())
+    for s in row["streams"]:
+        digest.update(
+            json.dumps([s["name"], s["rate_hz"], s["offset_s"], s["unit"], list(s["channels"])]).encode()
+        )
+        digest.update(np.asarray(s["values"], dtype="<f4").tobytes())
+        digest.update(b"" if s["valid"] is None else np.asarray(s["valid"], dtype=bool).tobytes())
+
+
+def _stream_to_parquet(
+    rows: Iterable[Mapping[str, Any]], folder: Path, card: CohortCard, consents: Mapping[str, Consent]
+) -> None:
+    """Rows -> `folder`, a few megabytes in memory at a time, renamed into place when complete."""
+    import shutil
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = Path(folder)
+    if folder.exists():
+        raise MienError(f"{folder} exists already; choose another folder or remove it first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = folder.parent / f".{folder.name}.{os.getpid()}.partial"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(mode=0o700)
+    schema, digest = arrow_schema(), hashlib.sha256(json.dumps(card.to_json(), sort_keys=True).encode())
+    shard, shards, count, written = None, 0, 0, 0
+    batch: list[Mapping[str, Any]] = []
+    size = 0
+
+    def flush() -> None:
+        nonlocal batch, size, shard, shards, written
+        if not batch:
+            return
+        if shard is None:
+            shard = pq.ParquetWriter(staging / f"data-{shards:05d}.parquet", schema, compression="zstd")
+            shards += 1
+        shard.write_table(pa.Table.from_pylist(batch, schema=schema))
+        pa.default_memory_pool().release_unused()  # or freed pages pile up: memory would grow with the cohort
+        written += size
+        batch, size = [], 0
+        if written > 256 << 20:
+            shard.close()
+            shard, written = None, 0
+
+    try:
+        for row in rows:
+            _digest_row(digest, row)
+            batch.append(row)
+            size += sum(4 * len(s["values"]) for s in row["streams"])
+            count += 1
+            if size > 8 << 20 or len(batch) >= 1000:
+                flush()
+        flush()
+        if shard is not None:
+            shard.close()
+        if consents:
+            table = {
+                p: {
+                    "purposes": list(c.purposes),
+                    "expires": c.expires and c.expires.isoformat(),
+                    "withdrawn": c.withdrawn and c.withdrawn.isoformat(),
+                }
+                for p, c in sorted(consents.items())
+            }
+            (staging / "consent.json").write_text(json.dumps(table, indent=1))
+        head = {
+            "format": _FORMAT,
+            "fingerprint": digest.hexdigest(),
+            "recordings": count,
+            "shards": shards,
+            "card": card.to_json(),
+        }
+        (staging / "cohort.json").write_text(json.dumps(head, indent=1))
+        os.replace(staging, folder)
+    except BaseException:
+        if shard is not None:
+            with suppress(Exception):
+                shard.close()
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def check_parquet(file: Path) -> None:
+    """Raise MienError if a parquet file is truncated, unreadable or has another schema than a cohort's shard."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        found = pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise MienError(
+            f"{file} is truncated or not parquet ({str(error).splitlines()[0]}); restore it"
+        ) from None
+    missing = [n for n in arrow_schema().names if n not in found.names]
+    if missing:
+        raise MienError(f"{file} has no column {missing[0]!r}: it was not written as a cohort's shard")
+
+
+def _memory_map(files: Sequence[Path], fingerprint: str) -> Any:
+    """Parquet shards as one memory-mapped `datasets.Dataset`.
+
+    Mapping needs the rows uncompressed: they are copied once, a row group at a time, into Mien's own cache, which
+    only its owner can read; never into the shared hub cache and never beside the shards (a released cohort must
+    hold no extra files).
+    """
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = arrow_schema()
+    if not files:
+        return datasets.Dataset.from_list([], features=datasets.Features.from_arrow_schema(schema))
+    place = cache_home() / "arrow"
+    place.mkdir(exist_ok=True, mode=0o700)
+    target = place / f"{fingerprint[:32]}.arrow"
+    if not target.exists():
+        part = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            with open(part, "wb", opener=private_file) as sink, pa.ipc.new_stream(sink, schema) as writer:
+                for file in files:
+                    with pq.ParquetFile(file, memory_map=True) as source:
+                        for group in range(source.num_row_groups):
+                            writer.write_table(source.read_row_group(group, use_threads=False).cast(schema))
+                            pa.default_memory_pool().release_unused()
+            os.replace(part, target)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+            raise MienError(f"{files[0].parent}: a shard cannot be read ({str(error).splitlines()[0]})") from None
+        finally:
+            part.unlink(missing_ok=True)
+    return datasets.Dataset.from_file(str(target))
+
+
+def private_file(path: str, flags: int) -> int:
+    """An `open` opener for files only their owner may read."""
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,259 @@
+"""Run folders: `runs/<verb>-<study>-<hash>/` with `config.yaml`, a `private/` half (0700) and a `release/` half.
+
+The hash covers the resolved recipe, the code and the inputs' fingerprints, so the same question finds the same
+answer again. Everything is written beside its place and renamed into it; a killed run is continued by running the
+same command again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import console
+from .errors import MienError
+from .paths import runs_home
+
+ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = (
+    "core",
+    "data",
+    "backbones",
+    "privacy",
+    "adapters",
+    "generation",
+    "alignment",
+    "attacks",
+    "evaluation",
+    "recipes",
+)
+
+
+@cache
+def code_version() -> str:
+    """Package version and a digest of its sources: a changed line of code is another run."""
+    from .. import __version__
+
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            digest.update(str(file.relative_to(ROOT)).encode())
+            digest.update(file.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: beside its place, flushed to disk, renamed."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(part, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` (replacing it) when the block ends well, and vanishes otherwise."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.exists():
+            os.replace(path, old)
+        os.replace(part, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+class Run:
+    """One run folder, locked while open.
+
+    Use `with Run.start(...) as run:`; inside, `run.private` and `run.release` are folders to write to, and
+    `run.reused` says that a finished run of the same hash was found (then do nothing). Leaving the block without
+    an exception marks it finished; with one, it stays unfinished and the next start continues it.
+    """
+
+    def __init__(
+        self, folder: Path, verb: str, study: str, digest: str, reused: bool, inputs: Mapping[str, str]
+    ):
+        self.folder, self.verb, self.study, self.digest, self.reused = folder, verb, study, digest, reused
+        self.inputs = dict(inputs)
+        self._lock: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def private(self) -> Path:
+        return self.folder / "private"
+
+    @property
+    def release(self) -> Path:
+        return self.folder / "release"
+
+    @staticmethod
+    def start(
+        verb: str,
+        study: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        *,
+        fresh: bool = False,
+        main: bool = True,
+        wait: Any = None,
+    ) -> Run:
+        """Find or make the folder for this recipe and these inputs.
+
+        inputs: name -> fingerprint of everything read (cohort, adapter run …). fresh: forget an earlier result.
+        main / wait: under several processes only the main one writes; the others pass main=False and a barrier.
+        """
+        asked = {
+            "verb": verb,
+            "study": study,
+            "config": config,
+            "inputs": dict(inputs),
+            "code": code_version(),
+        }
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+        folder = runs_home() / f"{verb}-{study}-{digest[:10]}"
+        run = Run(folder, verb, study, digest, reused=False, inputs=inputs)
+        if main:
+            run._acquire()
+            if fresh:
+                for half in (run.private, run.release):
+                    shutil.rmtree(half, ignore_errors=True)
+                (folder / "status.json").unlink(missing_ok=True)
+            status = run.status()
+            if status == "finished":
+                run.reused = True
+                console.say(
+                    f"{run.name}: finished earlier with the same recipe, code and inputs; reused (--fresh reruns it)"
+                )
+            else:
+                if status is not None:
+                    console.say(f"{run.name}: continuing an unfinished run")
+                run._layout(asked)
+        if wait is not None:
+            wait()
+            run.reused = run.status() == "finished"
+        return run
+
+    def status(self) -> str | None:
+        return status(self.folder)
+
+    def _acquire(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115 - held for the run's whole life
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MienError(
+                f"{self.folder} is being written by another process; wait for it, or stop it"
+            ) from None
+
+    def _layout(self, asked: Mapping[str, Any]) -> None:
+        self.private.mkdir(mode=0o700, exist_ok=True)
+        self.private.chmod(0o700)
+        self.release.mkdir(exist_ok=True)
+        for stale in [*self.folder.rglob(".*.partial"), *self.folder.rglob(".*.old")]:
+            shutil.rmtree(stale, ignore_errors=True)
+            stale.unlink(missing_ok=True)
+        write_text(
+            self.folder / "config.yaml",
+            yaml.safe_dump(json.loads(json.dumps(asked, default=str)), sort_keys=False),
+        )
+        self._mark("running")
+
+    def _mark(self, status: str) -> None:
+        write_text(self.folder / "status.json", json.dumps({"status": status, "hash": self.digest}))
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._lock is None:
+            return
+        try:
+            if kind is None and not self.reused:
+                self._mark("finished")
+        finally:
+            self._lock.close()
+            self._lock = None
+
+
+def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
+    """The folder of a finished run: a path, a run's name, or `<verb>-<study>` for its newest finished run.
+
+    made_from: only runs that read the run of this hash. Raises MienError with the command that makes one.
+    """
+    path = Path(reference)
+    if (path / "status.json").exists():
+        candidates = [path]
+    else:
+        home = runs_home()
+        candidates = [
+            p
+            for p in home.glob(f"{path.name}*")
+            if p.name == path.name or p.name.rpartition("-")[0] == path.name
+        ]
+    done = [p for p in candidates if status(p) == "finished"]
+    if done and made_from:
+        done = [p for p in done if made_from in asked(p)["inputs"].values()]
+        if not done:
+            raise MienError(
+                f"no finished run {str(reference)!r} was made from run {made_from[:10]}; run `mien {verb}` for that"
+                " adapter again, or name the runs that belong together"
+            )
+    if not done:
+        unfinished = f" (found only unfinished: {candidates[0].name})" if candidates else ""
+        study = path.name.removeprefix(f"{verb}-")
+        raise MienError(
+            f"no finished run {str(reference)!r} in {runs_home()}{unfinished}; make one with"
+            f" `mien {verb} recipes/{study}/{verb}.yaml`, or name a run folder"
+        )
+    newest = max(done, key=lambda p: (p / "status.json").stat().st_mtime_ns)
+    return newest.resolve()
+
+
+def _head(folder: Path) -> dict[str, str]:
+    try:
+        return json.loads((Path(folder) / "status.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return {}
+
+
+def status(folder: Path) -> str | None:
+    """ "running", "finished", or None where no run is."""
+    return _head(folder).get("status")
+
+
+def fingerprint(folder: Path) -> str:
+    """The hash a run was made under; "" where no run is."""
+    return _head(folder).get("hash", "")
+
+
+def asked(folder: Path) -> dict[str, Any]:
+    """What a run was asked: verb, study, config, inputs, code."""
+    return yaml.safe_load((folder / "config.yaml").read_text())

@@ -1,0 +1,101 @@
+"""What every verb's script shares: its command line, its errors, and the recipe keys all recipes have."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import config, console
+from .errors import MienError
+
+R = TypeVar("R", bound="Recipe")
+
+PLAIN = "none (plain training, ε = ∞): nothing bounds what this adapter and its output reveal about a person"
+
+
+class Recipe(config.Section):
+    """study: the name run folders carry; seed: of everything random in a plain run."""
+
+    study: str
+    seed: int = 0
+
+
+def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) -> tuple[R, bool]:
+    """Parse `RECIPE [key=value …] [--seed N] [--fresh]` into the typed recipe and the fresh flag."""
+    parser = argparse.ArgumentParser(
+        prog=f"mien {verb}",
+        description=what,
+        epilog=f"example: mien {verb} recipes/watch/{verb}.yaml seed=1    (keys: {', '.join(model.model_fields)})",
+    )
+    parser.add_argument("recipe", help="a YAML recipe; the shipped ones are found from any folder")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="override single keys, dots go into sections"
+    )
+    parser.add_argument("--seed", type=int, help="the same as seed=N")
+    parser.add_argument(
+        "--fresh", action="store_true", help="do not reuse or continue an earlier run of this recipe"
+    )
+    args = parser.parse_args(argv)
+    extra = [] if args.seed is None else [f"seed={args.seed}"]
+    return config.load(args.recipe, model, [*args.overrides, *extra]), args.fresh
+
+
+def guard(main: Callable[..., int | None], *args: Any) -> int:
+    """Run a verb; what a person can act on becomes one line and exit code 2, an interruption 130."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    # the libraries' own bars and advice would drown ours; this is before any of them is imported
+    for name, value in {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch|accelerate")
+    try:
+        return main(*args) or 0
+    except MienError as error:
+        console.fail(str(error))
+        return 2
+    except KeyboardInterrupt:
+        console.fail("stopped; run the same command again to continue where it was")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if full_disk(error):
+            where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+            console.fail(
+                f"the disk is full{where}; nothing half-written was kept: free some space and run again"
+            )
+            return 2
+        raise
+
+
+def full_disk(error: BaseException | None) -> bool:
+    """ENOSPC anywhere in the chain; libraries wrap it in errors of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def public(value: Any) -> Any:
+    """A recipe as it may be shown outside: local paths lose their folders."""
+    if isinstance(value, dict):
+        return {k: public(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [public(v) for v in value]
+    if isinstance(value, str) and os.path.isabs(os.path.expanduser(value)):
+        return f"…/{Path(value).name}"
+    return value

@@ -1,0 +1,1 @@
+"""Recordings of people: data sets (one file each in `datasets/`), person-level splits, features."""

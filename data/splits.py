@@ -1,0 +1,142 @@
+"""Who trains and who is held out. Disjoint in persons unless a random-window split is asked for by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..core.errors import MienError
+from ..core.records import Cohort, Window
+from ..core.runs import write_text
+
+Kind = Literal["person", "random_window"]
+WARNING = (
+    "The split is by random windows: the same persons are in training and in test, so every utility number here is"
+    " too good and no membership number means anything about persons."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Persons per part. Membership is drawn at random before training; held-out persons are the attacks' non-members.
+
+    kind "random_window": every person is in both `train` and `holdout`, and `side` sends each window to one.
+    """
+
+    kind: Kind
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    holdout: tuple[str, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.kind == "person":
+            parts = [set(self.train), set(self.validation), set(self.holdout)]
+            if len(parts[0] | parts[1] | parts[2]) != sum(map(len, parts)):
+                raise MienError("a person is in two parts of the split; parts must be disjoint in persons")
+
+    def side(self, window: Window) -> str | None:
+        """ "train", "validation", "holdout" or None (a person outside the split) for one window."""
+        if self.kind == "random_window" and window.person in self.train:
+            digest = hashlib.sha256(f"{self.seed}:{window.key}".encode()).digest()
+            return "train" if digest[0] < 128 else "holdout"
+        for part in ("train", "validation", "holdout"):
+            if window.person in getattr(self, part):
+                return part
+        return None
+
+    def write(self, path: Path) -> None:
+        write_text(path, json.dumps(asdict(self), indent=1))
+
+    @staticmethod
+    def read(path: Path) -> Splits:
+        raw = json.loads(Path(path).read_text())
+        return Splits(
+            kind=raw["kind"],
+            train=tuple(raw["train"]),
+            validation=tuple(raw["validation"]),
+            holdout=tuple(raw["holdout"]),
+            seed=raw["seed"],
+        )
+
+
+def draw(
+    cohort: Cohort,
+    *,
+    holdout: int | float = 0.5,
+    validation: int | float = 0,
+    stratify: Sequence[str] = (),
+    kind: Kind = "person",
+    seed: int = 0,
+) -> Splits:
+    """Draw the split.
+
+    holdout, validation: a number of persons, or a share of them. stratify: attributes or labels that are constant
+    within a person; each part then gets its share of every combination, as far as counts allow. Raises MienError
+    when fewer than two persons are there, or a part would be empty.
+    """
+    persons = cohort.persons
+    if len(persons) < 2:
+        raise MienError(
+            f"cohort {cohort.card.name!r} has {len(persons)} person; a person-level split needs at least two"
+            " (one to train on, one to hold out)"
+        )
+    if kind == "random_window":
+        return Splits(kind=kind, train=tuple(persons), validation=(), holdout=tuple(persons), seed=seed)
+    n_hold, n_val = _count(holdout, len(persons), "holdout"), _count(validation, len(persons), "validation")
+    if n_hold < 1 or n_hold + n_val >= len(persons):
+        raise MienError(
+            f"split: holdout {n_hold} and validation {n_val} of {len(persons)} persons leave nobody to train on or"
+            " nobody held out"
+        )
+    order = _interleaved(_strata(cohort, persons, stratify), np.random.default_rng([seed, 0x5E]))
+    return Splits(
+        kind=kind,
+        holdout=tuple(sorted(order[:n_hold])),
+        validation=tuple(sorted(order[n_hold : n_hold + n_val])),
+        train=tuple(sorted(order[n_hold + n_val :])),
+        seed=seed,
+    )
+
+
+def _count(part: int | float, n: int, name: str) -> int:
+    if isinstance(part, float) and 0 <= part < 1:
+        return round(part * n)
+    if part != int(part) or part < 0:
+        raise MienError(f"split.{name} is a number of persons or a share below 1, got {part!r}")
+    return int(part)
+
+
+def _strata(cohort: Cohort, persons: Sequence[str], stratify: Sequence[str]) -> list[list[str]]:
+    if not stratify:
+        return [list(persons)]
+    seen: dict[str, dict[str, str]] = defaultdict(dict)
+    rows = zip(cohort.column("person"), cohort.column("labels"), cohort.column("attributes"), strict=True)
+    for person, labels, attributes in rows:
+        for name in stratify:
+            value = str(attributes.get(name, labels.get(name)))
+            if seen[person].setdefault(name, value) != value:
+                raise MienError(
+                    f"split.stratify: {name!r} differs within one person; only constant ones can stratify"
+                )
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for person in persons:
+        groups[tuple(seen[person][n] for n in stratify)].append(person)
+    return [groups[k] for k in sorted(groups)]
+
+
+def _interleaved(strata: Sequence[Sequence[str]], rng: np.random.Generator) -> list[str]:
+    """A random order in which every prefix holds about its share of each stratum."""
+    places = []
+    for group in strata:
+        shuffled = [group[i] for i in rng.permutation(len(group))]
+        offset = rng.random()
+        places += [((i + offset) / len(group), rng.random(), p) for i, p in enumerate(shuffled)]
+    return [p for _, _, p in sorted(places)]

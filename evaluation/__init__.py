@@ -1,0 +1,1 @@
+"""What a synthetic cohort is worth: utility, fidelity, intervals, pictures, reports."""

@@ -1,0 +1,55 @@
+"""Spectra: how far synthetic power spectra lie from real ones, beside how far real persons lie from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...core.config import Section
+from ...core.records import Signal
+from ...core.results import Baseline, Result
+from ..protocols import Inputs
+
+HIGHER_IS_BETTER = False
+
+
+class Config(Section):
+    """floor: power below this share of the strongest frequency counts as this much (what sensors call noise)."""
+
+    floor: float = 1e-4
+
+
+def measure(inputs: Inputs, config: Config) -> list[Result]:
+    """Per stream, the RMS difference of mean log10 power over frequencies and channels, in decades."""
+    w, results = inputs.windows, []
+    for stream in w.card.streams:
+        real, other, made = (spectrum(x, stream, config.floor) for x in (w.train, w.test, w.synthetic))
+        if real is None or made is None:
+            continue
+        control = None if other is None else _distance(real, other)
+        results.append(
+            Result(
+                metric=f"log-spectrum distance {stream}", value=_distance(real, made), unit="window",
+                higher_is_better=False, note="decades of power, RMS over frequencies; one release, so no interval",
+                baselines=(Baseline(name="real vs real persons", value=control),),
+            )
+        )  # fmt: skip
+    return results
+
+
+def spectrum(windows: Sequence[Mapping[str, Signal]], stream: str, floor: float) -> np.ndarray | None:
+    """float64[F, C]: mean log10 Welch power of a stream's windows; None when no window has it."""
+    from scipy.signal import welch
+
+    parts = [w[stream] for w in windows if stream in w]
+    if not parts:
+        return None
+    values = np.stack([p.values for p in parts]).astype(np.float64)
+    _, power = welch(values, fs=parts[0].rate_hz, nperseg=min(values.shape[1], 256), axis=1)
+    mean = power.mean(0)[1:]  # without the level
+    return np.log10(np.maximum(mean, floor * mean.max(0, keepdims=True) + 1e-30))
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(((a - b) ** 2).mean()))

@@ -1,0 +1,1 @@
+"""Recordings as tokens, and tokens as synthetic recordings."""

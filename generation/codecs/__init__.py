@@ -1,0 +1,1 @@
+"""One codec per file; each exposes `Config`, `Codec` (encode, decode) and `grammar`."""

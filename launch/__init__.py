@@ -1,0 +1,1 @@
+"""accelerate configurations: hardware in one file, science in the recipe."""

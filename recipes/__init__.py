@@ -1,0 +1,1 @@
+"""One script per verb; studies are folders of YAML."""

@@ -1,0 +1,48 @@
+"""The whole loop on real smart-watch recordings of ten persons: adapt, generate, attack, evaluate, each its own command."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+
+from mien.core import assets, config, console, verbs
+from mien.core.errors import MienError
+
+STEPS = (
+    ("pretrain", "pretrain a tiny base model on simulated movement, no person involved", 4.0),
+    ("adapt", "LoRA-adapt it to the recordings of five of the ten persons", 1.5),
+    ("generate", "sample 100 synthetic windows of each of the seven exercises", 0.5),
+    ("attack", "try to find out who was in the training data, and whom the synthetic recordings resemble", 1.0),
+    ("evaluate", "train on synthetic, test on the five other persons; fidelity; the privacy–utility picture", 1.5),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mien demo", description=__doc__, epilog="Run it again to reuse what is finished; --fresh starts over."
+    )
+    parser.add_argument("--study", default="watch", help="a folder of recipes (default: watch)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--fresh", action="store_true", help="reuse nothing")
+    args = parser.parse_args(argv)
+    files = {verb: config.find_recipe(f"recipes/{args.study}/{verb}.yaml") for verb, _, _ in STEPS}
+    if args.study == "watch":
+        assets.fetch("watch")
+    console.say("What will happen, with about how long each step takes on two quiet cores:")
+    for i, (verb, what, minutes) in enumerate(STEPS, 1):
+        console.say(f"  {i}. {verb:<9} ~{minutes:3.1f} min   {what}")
+    console.say(f"  together about {sum(m for *_, m in STEPS):.0f} minutes; stop it at any time, it continues where it was")
+    began = time.monotonic()
+    for i, (verb, what, _) in enumerate(STEPS, 1):
+        console.say(f"\n[{i}/{len(STEPS)}] {verb}: {what}")
+        command = [sys.executable, "-m", "mien.cli", verb, str(files[verb]), "--seed", str(args.seed)]
+        if subprocess.run([*command, *(["--fresh"] if args.fresh else [])]).returncode:
+            raise MienError(f"the step {verb} did not finish (see above); run `mien demo` again to continue there")
+    console.say(f"\nthe whole loop took {console.duration(time.monotonic() - began)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(verbs.guard(main))

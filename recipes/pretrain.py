@@ -1,0 +1,74 @@
+"""Pretrain the tiny base on simulated, public recordings. It never sees a person."""
+
+from __future__ import annotations
+
+from mien.adapters import training
+from mien.backbones import tiny
+from mien.backbones.causal_lm import CausalBackbone, linear_names
+from mien.core import config, console, runs, verbs
+from mien.core.results import Report, environment
+from mien.data.load import open_cohort
+from mien.generation.grammar import constrain
+from mien.generation.layout import Layout
+from mien.generation.tokens import Documents
+from mien.generation.vocabulary import VOCABULARY
+from mien.core.errors import MienError
+
+
+class Pretrain(verbs.Recipe):
+    """cohort: a *simulated* data set; shape: of the model; window, task, codec: as in adapt."""
+
+    cohort: config.Plugin
+    task: str
+    seconds: float = 4.0
+    stride_s: float = 2.0
+    codec: config.Plugin = config.Plugin(name="transform")
+    shape: tiny.Shape = tiny.Shape()
+    train: training.Train = training.Train()
+
+
+def main(argv: list[str] | None = None) -> int:
+    recipe, fresh = verbs.arguments("pretrain", __doc__ or "", Pretrain, argv)
+    accelerator = training.accelerator(recipe.train.threads)
+    with accelerator.main_process_first():
+        cohort, _ = open_cohort(recipe.cohort, "training")
+    if not cohort.card.licence.startswith("none needed"):
+        raise MienError(
+            f"pretraining is for simulated cohorts; {cohort.card.name!r} holds recordings: use adapt"
+        )
+    run = runs.Run.start(
+        "pretrain", recipe.study, recipe.model_dump(mode="json"), {"cohort": cohort.fingerprint},
+        fresh=fresh, main=accelerator.is_main_process, wait=accelerator.wait_for_everyone,
+    )  # fmt: skip
+    with run:
+        if not run.reused:
+            layout = Layout.of(cohort.card, seconds=recipe.seconds, task=recipe.task, codec=recipe.codec)
+            documents = Documents.encode(cohort, layout, stride_s=recipe.stride_s)
+            model = constrain(tiny.fresh(recipe.shape, VOCABULARY.size, recipe.seed), layout.grammar, 0)
+            base = CausalBackbone(
+                model=model, identity="", revision=None, fingerprint="", offset=0,
+                lora_targets=linear_names(model), speaks_behaviour=True,
+            )  # fmt: skip
+            training.fit(
+                model, base.losses,
+                lambda rows: base.batch(
+                    [documents[i] for i in rows], prompt=layout.prompt_length,
+                    persons=documents.person[rows], device=accelerator.device,
+                ),
+                len(documents), recipe.train, seed=recipe.seed, folder=run.private, accelerator=accelerator,
+                label="pretraining the tiny base",
+            )  # fmt: skip
+            if accelerator.is_main_process:
+                with runs.whole_folder(run.release / "base") as part:
+                    model.save_pretrained(part, safe_serialization=True)
+                Report(
+                    verb="pretrain", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
+                    data_fingerprint=cohort.fingerprint, guarantee="none needed: simulated recordings only",
+                    environment=environment(recipe.seed),
+                ).write(run.release / "report.json")  # fmt: skip
+    console.say(f"base: {run.release / 'base'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(verbs.guard(main))

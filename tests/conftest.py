@@ -1,0 +1,75 @@
+"""Shared fixtures: private caches and run folders, invented cohorts, a base of a few thousand parameters."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mien.core.records import Cohort, CohortCard, Consent, Recording, Signal, StreamSpec
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for caches and runs."""
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MIEN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+CARD = CohortCard(
+    name="invented",
+    licence="none needed: invented in a test",
+    consent="invented persons",
+    tasks={"activity": ("rest", "walk")},
+    attributes=("sex",),
+    streams={
+        "acc": StreamSpec(channels=("x", "y", "z"), unit="g", rate_hz=20.0, range=(-4.0, 4.0)),
+        "eda": StreamSpec(channels=("eda",), unit="uS", rate_hz=4.0, range=(0.0, 40.0)),
+    },
+)
+
+
+def recording(
+    person: int, index: int, label: str, rng: np.random.Generator, seconds: float = 12.0
+) -> Recording:
+    """One invented recording: walking shakes, rest does not; persons differ in posture."""
+    t = np.arange(round(seconds * 20)) / 20
+    shake = 0.8 if label == "walk" else 0.05
+    acc = np.stack([shake * np.sin(2 * np.pi * (1 + 0.1 * c) * t + person) for c in range(3)], axis=1)
+    acc[:, 2] += 1 + 0.02 * person
+    acc += 0.02 * rng.normal(size=acc.shape)
+    eda = 3 + person * 0.2 + 0.1 * rng.normal(size=(round(seconds * 4), 1)).cumsum(0)
+    return Recording(
+        id=f"p{person:02d}-{index}",
+        person=f"p{person:02d}",
+        streams={
+            "acc": Signal(values=acc, rate_hz=20.0, channels=("x", "y", "z"), unit="g"),
+            "eda": Signal(values=np.clip(eda, 0, 40), rate_hz=4.0, channels=("eda",), unit="uS"),
+        },
+        labels={"activity": label},
+        attributes={"sex": "f" if person % 2 else "m"},
+    )
+
+
+def recordings(persons: int = 4, each: int = 2, seed: int = 0, seconds: float = 12.0) -> list[Recording]:
+    rng = np.random.default_rng(seed)
+    return [
+        recording(p, i, ("rest", "walk")[i % 2], rng, seconds) for p in range(persons) for i in range(each)
+    ]
+
+
+def consents(persons: int = 4) -> dict[str, Consent]:
+    return {f"p{p:02d}": Consent() for p in range(persons)}
+
+
+@pytest.fixture
+def cohort(home: Path) -> Cohort:
+    return Cohort.build(recordings(), card=CARD, consents=consents())

@@ -1,0 +1,84 @@
+"""Run folders: reuse by hash, halves and modes, locks, atomic writes."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+import yaml
+
+from mien.core import runs
+from mien.core.errors import MienError
+from mien.core.runs import Run
+
+
+def start(config=None, inputs=None, **kw) -> Run:
+    return Run.start("adapt", "toy", config or {"a": 1}, inputs or {"cohort": "f"}, **kw)
+
+
+def test_two_halves_and_reuse(home, capsys):
+    with start() as run:
+        assert not run.reused
+        assert stat.S_IMODE(run.private.stat().st_mode) == 0o700
+        (run.release / "x").write_text("1")
+        assert run.status() == "running"
+    assert run.status() == "finished"
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["config"] == {"a": 1}
+    with start() as again:
+        assert again.reused
+        assert again.folder == run.folder
+    assert "reused" in capsys.readouterr().out
+    with start(fresh=True) as third:
+        assert not third.reused
+        assert not (third.release / "x").exists()
+
+
+def test_hash_covers_config_and_inputs(home):
+    names = set()
+    for config, inputs in [({"a": 1}, {"c": "f"}), ({"a": 2}, {"c": "f"}), ({"a": 1}, {"c": "g"})]:
+        with start(config, inputs) as run:
+            names.add(run.name)
+    assert len(names) == 3
+
+
+def test_failed_run_is_continued_and_leftovers_are_swept(home, capsys):
+    with pytest.raises(ValueError, match="x"), start() as run:
+        (run.private / "keep").write_text("1")
+        (run.private / ".half.123.partial").write_text("1")
+        raise ValueError("x")
+    assert run.status() == "running"
+    with start() as again:
+        assert (again.private / "keep").exists()
+        assert not (again.private / ".half.123.partial").exists()
+    assert "continuing" in capsys.readouterr().out
+
+
+def test_two_writers_are_refused(home):
+    with start(), pytest.raises(MienError, match="another process"):
+        start()
+
+
+def test_whole_folder_or_nothing(tmp_path):
+    target = tmp_path / "t"
+    with pytest.raises(ValueError, match="x"), runs.whole_folder(target) as part:
+        (part / "a").write_text("1")
+        raise ValueError("x")
+    assert list(tmp_path.iterdir()) == []
+    for text in "12":
+        with runs.whole_folder(target) as part:
+            (part / "a").write_text(text)
+    assert (target / "a").read_text() == "2"
+    assert [p.name for p in tmp_path.iterdir()] == ["t"]
+
+
+def test_find(home):
+    with pytest.raises(MienError, match="mien adapt recipes/toy/adapt.yaml"):
+        runs.find("adapt-toy", "adapt")
+    with start() as run:
+        pass
+    with pytest.raises(MienError, match="no finished run"), start({"a": 9}) as broken:
+        runs.find(broken.folder, "adapt")
+    assert runs.find("adapt-toy", "adapt") == run.folder
+    assert runs.find(run.name, "adapt") == run.folder
+    assert runs.find(run.folder, "adapt") == run.folder
+    assert len(runs.fingerprint(run.folder)) == 64
