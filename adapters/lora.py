@@ -93,9 +93,7 @@ def restore(backbone: CausalBackbone, folder: Path) -> Any:
     own = {n for n, p in model.named_parameters() if p.requires_grad}  # a tied head's rows are listed once
     missing = [k for k in outcome.missing_keys if k in own]
     if unexpected or missing:
-        raise MienError(
-            f"{folder / 'adapter_model.safetensors'}: unexpected {unexpected[:3]}, missing {missing[:3]}"
-        )
+        raise MienError(f"{folder / 'adapter_model.safetensors'}: unexpected {unexpected[:3]}, missing {missing[:3]}")
     model.eval()
     return model
 

@@ -105,9 +105,7 @@ def fit(
     import torch
 
     if train.batch % accelerator.num_processes:
-        raise MienError(
-            f"train.batch {train.batch} must be a multiple of the {accelerator.num_processes} processes"
-        )
+        raise MienError(f"train.batch {train.batch} must be a multiple of the {accelerator.num_processes} processes")
     named = [(k, p) for k, p in model.named_parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW([p for _, p in named], lr=train.lr, weight_decay=train.weight_decay)
     start, log = _resume(folder, named, optimizer)
@@ -131,9 +129,7 @@ def fit(
             if done % train.log_every == 0 or done == train.max_steps:
                 value = float(accelerator.reduce(loss.detach(), reduction="mean"))
                 if not math.isfinite(value):
-                    raise MienError(
-                        f"the training loss became {value} at step {done}; lower train.lr ({train.lr:g})"
-                    )
+                    raise MienError(f"the training loss became {value} at step {done}; lower train.lr ({train.lr:g})")
                 log.append({"step": done, "loss": value, "seconds": round(time.monotonic() - since, 2)})
                 bar.step(done - bar.done, f"loss {value:.3f}")
             if done % train.checkpoint_every == 0 or done == train.max_steps:
@@ -164,9 +160,7 @@ def _checkpoint(folder: Path, step: int, named: Sequence[tuple[str, Any]], optim
     (folder / "log.jsonl").write_text(lines)
 
 
-def _resume(
-    folder: Path, named: Sequence[tuple[str, Any]], optimizer: Any
-) -> tuple[int, list[dict[str, float]]]:
+def _resume(folder: Path, named: Sequence[tuple[str, Any]], optimizer: Any) -> tuple[int, list[dict[str, float]]]:
     import torch
     from safetensors.torch import load_file
 

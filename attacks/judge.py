@@ -13,9 +13,7 @@ from ..core.results import Baseline, Result
 from ..core.scores import Scores
 
 
-def judge(
-    scores: Scores, *, fprs: Sequence[float] = (0.001, 0.01, 0.1), blind: Interval | None = None
-) -> list[Result]:
+def judge(scores: Scores, *, fprs: Sequence[float] = (0.001, 0.01, 0.1), blind: Interval | None = None) -> list[Result]:
     """AUC and TPR at each FPR, with intervals over persons and what this many persons can support.
 
     blind: the blind attack's AUC on the same split (`membership.blind.pairwise`). When its interval excludes
@@ -71,9 +69,7 @@ def judge(
     out = [result("auc", area, (chance, control), note)]
     for fpr in fprs:
         found, note = _tpr(scores, fpr, n_out)
-        out.append(
-            result(f"tpr_at_fpr_{fpr:g}", found, (Baseline(name="chance", value=fpr),), f"{support}; {note}")
-        )
+        out.append(result(f"tpr_at_fpr_{fpr:g}", found, (Baseline(name="chance", value=fpr),), f"{support}; {note}"))
     return out
 
 
@@ -96,7 +92,5 @@ def _tpr(scores: Scores, fpr: float, n_out: int) -> tuple[Interval | None, str]:
     note = "threshold set on these non-members, where its FPR is "
     note += f"{100 * false.value:.2g} % (95 % upper limit {upper})"
     if n_out < need:
-        note += (
-            f"; certifying an FPR of {100 * fpr:g} % takes {need} non-member persons without a false positive"
-        )
+        note += f"; certifying an FPR of {100 * fpr:g} % takes {need} non-member persons without a false positive"
     return found, note

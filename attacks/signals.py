@@ -74,9 +74,7 @@ class Signals:
         """MienError when an attack's NEEDS are not here."""
         for name in names:
             if getattr(self, name) is None:
-                raise MienError(
-                    f"this attack needs {name!r}, which these signals lack; compute it before the attack"
-                )
+                raise MienError(f"this attack needs {name!r}, which these signals lack; compute it before the attack")
 
     def check(self, made_with: str) -> None:
         """MienError when the signals were made with another adapter than the one under attack."""
@@ -92,9 +90,7 @@ class Signals:
         table: the windows of the same cohort, in the same order and number; MienError otherwise.
         """
         same = len(table) == len(self) and all(
-            np.array_equal(
-                getattr(self, name), np.asarray([str(v) for v in getattr(table, name)], dtype=object)
-            )
+            np.array_equal(getattr(self, name), np.asarray([str(v) for v in getattr(table, name)], dtype=object))
             for name in ("recording", "person", "label")
         )
         if not same:
@@ -114,9 +110,7 @@ class Signals:
 
         columns = {c: getattr(self, c) for c in _COLUMNS if getattr(self, c) is not None}
         texts = ("recording", "person", "label")
-        table = pa.table(
-            {c: pa.array(v, pa.string()) if c in texts else pa.array(v) for c, v in columns.items()}
-        )
+        table = pa.table({c: pa.array(v, pa.string()) if c in texts else pa.array(v) for c, v in columns.items()})
         table = table.replace_schema_metadata({"made_with": self.made_with, "mien_signals": _FORMAT})
         path = Path(path)
         part = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -142,9 +136,7 @@ class Signals:
         notes = table.schema.metadata or {}
         if notes.get(b"mien_signals", b"").decode() != _FORMAT or b"made_with" not in notes:
             raise MienError(f"{path} does not say which adapter made it; make the signals again")
-        found = {
-            c: table.column(c).to_numpy(zero_copy_only=False) for c in _COLUMNS if c in table.column_names
-        }
+        found = {c: table.column(c).to_numpy(zero_copy_only=False) for c in _COLUMNS if c in table.column_names}
         missing = {"recording", "person", "member", "label", "n_tokens"} - set(found)
         if missing:
             raise MienError(f"{path} lacks the columns {sorted(missing)}; make the signals again")
@@ -178,17 +170,13 @@ def pool(
         rows = (ids, signals.person, signals.member, values)
     else:
         if (signals.member != member[who]).any():
-            raise MienError(
-                f"a recording holds member and non-member windows; {unit}s have no membership, use windows"
-            )
+            raise MienError(f"a recording holds member and non-member windows; {unit}s have no membership, use windows")
         means = np.bincount(who, values) / np.bincount(who)
         rows = (names, person, member, means)
         if unit == "person":
             people, start, whose = np.unique(person, return_index=True, return_inverse=True)
             if (member != member[start][whose]).any():
-                raise MienError(
-                    "a person has member and non-member recordings and so no membership; use recordings"
-                )
+                raise MienError("a person has member and non-member recordings and so no membership; use recordings")
             rows = (people, people, member[start], np.bincount(whose, means) / np.bincount(whose))
     ids, persons, member, score = rows
     return Scores(

@@ -58,7 +58,7 @@ class CausalBackbone:
     speaks_behaviour: bool
 
     def batch(
-        self, documents: Sequence[np.ndarray], *, prompt: int, persons: Sequence[int], device: Any = "cpu"
+        self, documents: Sequence[np.ndarray], *, prompt: int, persons: Sequence[int] | np.ndarray, device: Any = "cpu"
     ) -> Batch:
         """Local-id documents -> a right-padded Batch in the model's own ids (local id 0 is padding)."""
         import torch
@@ -120,7 +120,7 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
             " a local folder with config.json and model.safetensors, or fetch an asset with `mien assets fetch`"
         ) from None
     digest = weights_digest(model)
-    offset = model.get_input_embeddings().num_embeddings
+    offset = int(model.get_input_embeddings().num_embeddings)
     torch.manual_seed(0)  # the new rows' starting values are part of the recipe
     model.resize_token_embeddings(offset + behaviour_tokens, mean_resizing=False)
     model.requires_grad_(False)
@@ -180,11 +180,7 @@ def linear_names(model: Any) -> list[str]:
     import torch
 
     head = model.get_output_embeddings()
-    names = {
-        n.rsplit(".", 1)[-1]
-        for n, m in model.named_modules()
-        if isinstance(m, torch.nn.Linear) and m is not head
-    }
+    names = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     return sorted(names)
 
 

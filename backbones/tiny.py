@@ -118,9 +118,7 @@ def with_weights(section: Plugin) -> Plugin:
         )
         clean = {k: v for k, v in os.environ.items() if not k.startswith(launcher)}
         if subprocess.run([sys.executable, "-m", "mien.cli", "pretrain", recipe], env=clean).returncode:
-            raise MienError(
-                f"pretraining the tiny base did not finish; `mien pretrain {recipe}` continues it"
-            )
+            raise MienError(f"pretraining the tiny base did not finish; `mien pretrain {recipe}` continues it")
         run = _pretrained(recipe)
     return Plugin(name="tiny", recipe=recipe, weights=run)  # type: ignore[call-arg]
 

@@ -1,6 +1,6 @@
 """How quickly the command line answers, as ratios to `python -c "import torch"` measured in the same rounds.
 
-    python benchmarks/startup.py [--rounds 7]
+python benchmarks/startup.py [--rounds 7]
 """
 
 from __future__ import annotations

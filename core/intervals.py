@@ -52,9 +52,7 @@ def clopper_pearson(k: float, n: float, alpha: float = 0.05) -> tuple[float, flo
     of a yes/no variable with the same mean, which has the largest variance among variables on [0, 1].
     """
     if not (n > 0 and 0 <= k <= n and 0 < alpha < 1):
-        raise MienError(
-            f"a proportion needs 0 <= k <= n, n > 0 and 0 < alpha < 1, got k={k}, n={n}, alpha={alpha}"
-        )
+        raise MienError(f"a proportion needs 0 <= k <= n, n > 0 and 0 < alpha < 1, got k={k}, n={n}, alpha={alpha}")
     low = 0.0 if k <= 0 else float(stats.beta.ppf(alpha / 2, k, n - k + 1))
     high = 1.0 if k >= n else float(stats.beta.ppf(1 - alpha / 2, k + 1, n - k))
     return low, high
@@ -80,16 +78,12 @@ def over_persons(
     persons = np.asarray(persons)
     arrays = tuple(np.asarray(a) for a in arrays)
     if len(persons) == 0 or any(len(a) != len(persons) for a in arrays):
-        raise MienError(
-            f"an interval over persons needs rows of equal number: {[len(persons), *map(len, arrays)]}"
-        )
+        raise MienError(f"an interval over persons needs rows of equal number: {[len(persons), *map(len, arrays)]}")
     value = float(statistic(*arrays))
     if not math.isfinite(value):
         raise MienError(f"the statistic is {value}; an interval over persons needs a finite number")
     if bounds is not None and not bounds[0] - 1e-9 <= value <= bounds[1] + 1e-9:
-        raise MienError(
-            f"the statistic is {value:g}, outside its bounds {bounds}; pass the right bounds, or None"
-        )
+        raise MienError(f"the statistic is {value:g}, outside its bounds {bounds}; pass the right bounds, or None")
     _, who = np.unique(persons.astype(str), return_inverse=True)
     n = int(who.max()) + 1
     unknown = Interval(value=value, low=None, high=None, n_persons=n)
@@ -121,9 +115,7 @@ def auc(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> float:
     return float(placements.mean())
 
 
-def auc_interval(
-    scores: np.ndarray, member: np.ndarray, persons: np.ndarray, alpha: float = 0.05
-) -> Interval:
+def auc_interval(scores: np.ndarray, member: np.ndarray, persons: np.ndarray, alpha: float = 0.05) -> Interval:
     """The AUC of pooled scores with an interval over persons. scores: float[n], member: bool[n], persons:
     [n].
 
@@ -139,9 +131,7 @@ def auc_interval(
         np.asarray(persons),
     )
     if not len(scores) == len(member) == len(persons):
-        raise MienError(
-            f"scores, member and persons differ in length: {len(scores)}, {len(member)}, {len(persons)}"
-        )
+        raise MienError(f"scores, member and persons differ in length: {len(scores)}, {len(member)}, {len(persons)}")
     inside, outside = _two(scores[member], scores[~member])
     _, who = np.unique(persons.astype(str), return_inverse=True)
     n = int(who.max()) + 1
@@ -173,9 +163,7 @@ def auc_interval(
     return Interval(value=value, low=low, high=high, n_persons=n)
 
 
-def pairs_interval(
-    wins: np.ndarray, pairs: np.ndarray, alpha: float = 0.05, inflation: float = 1.0
-) -> Interval:
+def pairs_interval(wins: np.ndarray, pairs: np.ndarray, alpha: float = 0.05, inflation: float = 1.0) -> Interval:
     """The AUC of scores that may only be compared within a pair of persons, with its interval over persons.
 
     wins: float[members, non-members], pairs won by person i over person j (ties ½), of pairs[i, j] compared.
@@ -277,9 +265,7 @@ def certifiable(fpr: float, alpha: float = 0.05) -> int:
     return math.ceil(math.log(alpha) / math.log1p(-fpr) - 1e-9)
 
 
-def _auc_limits(
-    value: float, variance: float, n_in: int, n_out: int, df: int, alpha: float
-) -> tuple[float, float]:
+def _auc_limits(value: float, variance: float, n_in: int, n_out: int, df: int, alpha: float) -> tuple[float, float]:
     se = math.sqrt(variance)
     if se < _FLAT or min(value, 1 - value) < _FLAT:
         return newcombe_auc(value, n_in, n_out, alpha)
@@ -306,9 +292,7 @@ def _two(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarra
         raise MienError(f"{len(inside)} members and {len(outside)} non-members; an attack is judged on both")
     bad = int((~np.isfinite(inside)).sum() + (~np.isfinite(outside)).sum())
     if bad:
-        raise MienError(
-            f"{bad} scores are NaN or infinite; repair the attack, for dropping them would bias the AUC"
-        )
+        raise MienError(f"{bad} scores are NaN or infinite; repair the attack, for dropping them would bias the AUC")
     return inside, outside
 
 

@@ -60,9 +60,7 @@ class Signal:
             valid = np.ascontiguousarray(self.valid, dtype=bool)
             object.__setattr__(self, "valid", valid)
             if valid.shape != (len(values),):
-                raise MienError(
-                    f"`valid` must have one flag per sample: {len(values)}, got {list(valid.shape)}"
-                )
+                raise MienError(f"`valid` must have one flag per sample: {len(values)}, got {list(valid.shape)}")
         good = values if self.valid is None else values[self.valid]
         if not np.isfinite(good).all():
             raise MienError(
@@ -107,9 +105,7 @@ class Recording:
         if not self.id:
             raise MienError("a recording without an id")
         if not isinstance(self.person, str) or not self.person.strip():
-            raise MienError(
-                f"recording {self.id!r} has no person; every recording belongs to one pseudonymous person"
-            )
+            raise MienError(f"recording {self.id!r} has no person; every recording belongs to one pseudonymous person")
 
     @property
     def seconds(self) -> float:
@@ -335,9 +331,7 @@ class Cohort:
     `consent.json` (per person; absent for synthetic cohorts) and `data-*.parquet`.
     """
 
-    def __init__(
-        self, *, card: CohortCard, rows: datasets.Dataset, consents: Mapping[str, Consent], fingerprint: str
-    ):
+    def __init__(self, *, card: CohortCard, rows: datasets.Dataset, consents: Mapping[str, Consent], fingerprint: str):
         self.card, self.rows, self.consents, self.fingerprint = card, rows, dict(consents), fingerprint
 
     # --- making -----------------------------------------------------------------------------------------
@@ -387,7 +381,6 @@ class Cohort:
     @staticmethod
     def read(folder: Path) -> Cohort:
         """Open a cohort written by `write`; memory-mapped, nothing is loaded until it is asked for."""
-        import datasets
 
         folder = Path(folder)
         try:
@@ -399,14 +392,10 @@ class Cohort:
                 f"{folder / 'cohort.json'} is not valid JSON ({error}); restore it from its source"
             ) from None
         if raw.get("format") != _FORMAT:
-            raise MienError(
-                f"{folder / 'cohort.json'} has format {raw.get('format')!r}; this Mien reads {_FORMAT}"
-            )
+            raise MienError(f"{folder / 'cohort.json'} has format {raw.get('format')!r}; this Mien reads {_FORMAT}")
         files = sorted(folder.glob("data-*.parquet"))
         if len(files) != raw["shards"]:
-            raise MienError(
-                f"{folder} should hold {raw['shards']} data-*.parquet files and holds {len(files)}"
-            )
+            raise MienError(f"{folder} should hold {raw['shards']} data-*.parquet files and holds {len(files)}")
         for file in files:
             check_parquet(file)
         consents = {}
@@ -525,9 +514,7 @@ def _check(r: Recording, card: CohortCard) -> None:
     for name, s in r.streams.items():
         spec = card.streams.get(name)
         if spec is None:
-            raise MienError(
-                f"recording {r.id!r} has a stream {name!r} that the cohort's card does not declare"
-            )
+            raise MienError(f"recording {r.id!r} has a stream {name!r} that the cohort's card does not declare")
         if abs(s.rate_hz - spec.rate_hz) > 1e-6 * spec.rate_hz:
             raise MienError(
                 f"recording {r.id!r}: stream {name!r} is at {s.rate_hz:g} Hz, the cohort declares {spec.rate_hz:g} Hz;"
@@ -547,7 +534,7 @@ def _check(r: Recording, card: CohortCard) -> None:
             )
 
 
-def _fingerprint(card: CohortCard, rows: Iterable[Mapping[str, Any]]) -> str:
+def _fingerprint(card: CohortCard, rows: Any) -> str:
     digest = hashlib.sha256(json.dumps(card.to_json(), sort_keys=True).encode())
     for row in rows:
         _digest_row(digest, row)
@@ -558,9 +545,7 @@ def _digest_row(digest: Any, row: Mapping[str, Any]) -> None:
     head = [row["id"], row["person"], row["session"], row["start_s"], row["labels"], row["attributes"]]
     digest.update(json.dumps(head).encode())
     for s in row["streams"]:
-        digest.update(
-            json.dumps([s["name"], s["rate_hz"], s["offset_s"], s["unit"], list(s["channels"])]).encode()
-        )
+        digest.update(json.dumps([s["name"], s["rate_hz"], s["offset_s"], s["unit"], list(s["channels"])]).encode())
         digest.update(np.asarray(s["values"], dtype="<f4").tobytes())
         digest.update(b"" if s["valid"] is None else np.asarray(s["valid"], dtype=bool).tobytes())
 
@@ -647,9 +632,7 @@ def check_parquet(file: Path) -> None:
     try:
         found = pq.read_schema(file)
     except (pa.ArrowInvalid, OSError) as error:
-        raise MienError(
-            f"{file} is truncated or not parquet ({str(error).splitlines()[0]}); restore it"
-        ) from None
+        raise MienError(f"{file} is truncated or not parquet ({str(error).splitlines()[0]}); restore it") from None
     missing = [n for n in arrow_schema().names if n not in found.names]
     if missing:
         raise MienError(f"{file} has no column {missing[0]!r}: it was not written as a cohort's shard")

@@ -94,9 +94,7 @@ class Run:
     an exception marks it finished; with one, it stays unfinished and the next start continues it.
     """
 
-    def __init__(
-        self, folder: Path, verb: str, study: str, digest: str, reused: bool, inputs: Mapping[str, str]
-    ):
+    def __init__(self, folder: Path, verb: str, study: str, digest: str, reused: bool, inputs: Mapping[str, str]):
         self.folder, self.verb, self.study, self.digest, self.reused = folder, verb, study, digest, reused
         self.inputs = dict(inputs)
         self._lock: Any = None
@@ -169,9 +167,7 @@ class Run:
             self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115 - held for the run's whole life
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise MienError(
-                f"{self.folder} is being written by another process; wait for it, or stop it"
-            ) from None
+            raise MienError(f"{self.folder} is being written by another process; wait for it, or stop it") from None
 
     def _layout(self, asked: Mapping[str, Any]) -> None:
         self.private.mkdir(mode=0o700, exist_ok=True)
@@ -214,9 +210,7 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
     else:
         home = runs_home()
         candidates = [
-            p
-            for p in home.glob(f"{path.name}*")
-            if p.name == path.name or p.name.rpartition("-")[0] == path.name
+            p for p in home.glob(f"{path.name}*") if p.name == path.name or p.name.rpartition("-")[0] == path.name
         ]
     done = [p for p in candidates if status(p) == "finished"]
     if done and made_from:
@@ -235,6 +229,14 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
         )
     newest = max(done, key=lambda p: (p / "status.json").stat().st_mtime_ns)
     return newest.resolve()
+
+
+def by_hash(digest: str) -> Path:
+    """The folder of the finished run with this hash. MienError when it is gone."""
+    for folder in runs_home().glob(f"*-{digest[:10]}"):
+        if _head(folder) == {"status": "finished", "hash": digest}:
+            return folder.resolve()
+    raise MienError(f"the run {digest[:10]} this was made from is no longer in {runs_home()}; make the chain again")
 
 
 def _head(folder: Path) -> dict[str, str]:

@@ -33,18 +33,14 @@ class Scores:
     def __post_init__(self) -> None:
         member = np.asarray(self.member)
         if member.dtype != bool:
-            raise MienError(
-                f"attack {self.attack!r}: `member` must be true or false per row, got {member.dtype}"
-            )
+            raise MienError(f"attack {self.attack!r}: `member` must be true or false per row, got {member.dtype}")
         for name in ("ids", "persons"):
             object.__setattr__(self, name, np.asarray([str(v) for v in getattr(self, name)], dtype=object))
         object.__setattr__(self, "member", member)
         object.__setattr__(self, "score", np.asarray(self.score, dtype=np.float64))
         lengths = {name: getattr(self, name).shape for name in ("ids", "persons", "member", "score")}
         if len(set(lengths.values())) != 1 or self.score.ndim != 1:
-            raise MienError(
-                f"attack {self.attack!r}: ids, persons, member and score differ in shape: {lengths}"
-            )
+            raise MienError(f"attack {self.attack!r}: ids, persons, member and score differ in shape: {lengths}")
         bad = int((~np.isfinite(self.score)).sum())
         if bad:
             raise MienError(
@@ -69,9 +65,7 @@ class Scores:
                 " or say allow_shared_persons=True for a random-window split"
             )
         if shared and self.unit == "person":
-            raise MienError(
-                f"attack {self.attack!r}: a person who is on both sides has no membership; use windows"
-            )
+            raise MienError(f"attack {self.attack!r}: a person who is on both sides has no membership; use windows")
 
     def __len__(self) -> int:
         return len(self.score)

@@ -35,13 +35,9 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
         epilog=f"example: mien {verb} recipes/watch/{verb}.yaml seed=1    (keys: {', '.join(model.model_fields)})",
     )
     parser.add_argument("recipe", help="a YAML recipe; the shipped ones are found from any folder")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="override single keys, dots go into sections"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single keys, dots go into sections")
     parser.add_argument("--seed", type=int, help="the same as seed=N")
-    parser.add_argument(
-        "--fresh", action="store_true", help="do not reuse or continue an earlier run of this recipe"
-    )
+    parser.add_argument("--fresh", action="store_true", help="do not reuse or continue an earlier run of this recipe")
     args = parser.parse_args(argv)
     extra = [] if args.seed is None else [f"seed={args.seed}"]
     return config.load(args.recipe, model, [*args.overrides, *extra]), args.fresh
@@ -72,9 +68,7 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
     except Exception as error:
         if full_disk(error):
             where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-            console.fail(
-                f"the disk is full{where}; nothing half-written was kept: free some space and run again"
-            )
+            console.fail(f"the disk is full{where}; nothing half-written was kept: free some space and run again")
             return 2
         raise
 

@@ -422,9 +422,7 @@ def check_command(argv: list[str]) -> int:
     if found:
         rows = [(f.level, f.where, f.problem, f.fix) for f in found]
         console.table(f"{args.root}", ["level", "where", "problem", "what to do"], rows)
-    console.say(
-        f"{counts['error']} error(s), {counts['warning']} warning(s), {counts['info']} note(s) in {args.root}"
-    )
+    console.say(f"{counts['error']} error(s), {counts['warning']} warning(s), {counts['info']} note(s) in {args.root}")
     again = f"mien data check {shlex.quote(args.root)}"
     if counts["error"]:
         console.say(f"repair the errors, then: {again}")
@@ -433,9 +431,7 @@ def check_command(argv: list[str]) -> int:
     console.table(cohort.card.name, ["what", "how much"], summary(cohort))
     task = next(iter(cohort.card.tasks), None)
     if any(s.range is None for s in cohort.card.streams.values()):
-        console.say(
-            "each stream needs a range before `mien adapt` can make tokens of it (see the warnings), then:"
-        )
+        console.say("each stream needs a range before `mien adapt` can make tokens of it (see the warnings), then:")
     if task is None:
         console.say("declare a task in cohort.yaml (a label column and its classes), then:")
     console.say(
@@ -456,13 +452,9 @@ def pack_command(argv: list[str]) -> int:
     parser.add_argument("arrays", help="the npz file; text arrays must have a plain text type, not object")
     parser.add_argument("out", help="the folder to make; it must not exist")
     parser.add_argument("--rate", type=float, required=True, metavar="HZ", help="samples per second")
-    parser.add_argument(
-        "--channels", required=True, metavar="A,B,…", help="names of the C channels, in order"
-    )
+    parser.add_argument("--channels", required=True, metavar="A,B,…", help="names of the C channels, in order")
     parser.add_argument("--unit", required=True, help="the unit of the values: g, m/s^2, mV, uS …")
-    parser.add_argument(
-        "--task", required=True, help="what the labels are: the label column's name, e.g. activity"
-    )
+    parser.add_argument("--task", required=True, help="what the labels are: the label column's name, e.g. activity")
     parser.add_argument(
         "--range",
         metavar="LOW,HIGH",
@@ -470,14 +462,10 @@ def pack_command(argv: list[str]) -> int:
         " maximum: these would give away somebody's extremes",
     )
     parser.add_argument("--stream", default="signal", help="name of the stream (default: %(default)s)")
-    parser.add_argument(
-        "--gaps", choices=("refuse", "mark"), default="refuse", help="mark: rows with NaN are gaps"
-    )
+    parser.add_argument("--gaps", choices=("refuse", "mark"), default="refuse", help="mark: rows with NaN are gaps")
     parser.add_argument("--name", help="name of the cohort (default: the folder's)")
     parser.add_argument("--licence", default=UNSTATED, help="under what terms you hold the data")
-    parser.add_argument(
-        "--consent", default=UNSTATED, metavar="BASIS", help="what the people signed, in words"
-    )
+    parser.add_argument("--consent", default=UNSTATED, metavar="BASIS", help="what the people signed, in words")
     parser.add_argument(
         "--purposes",
         default=",".join(folder.DEFAULT_PURPOSES),
@@ -499,16 +487,10 @@ def pack_command(argv: list[str]) -> int:
     for k in arrays:
         if k not in known and not k.startswith(("values_", "attribute_")):
             near = difflib.get_close_matches(k, known, n=1)
-            hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else "call private facts attribute_<name>, and drop the rest"
-            )
+            hint = f"did you mean {near[0]!r}?" if near else "call private facts attribute_<name>, and drop the rest"
             raise MienError(f"{source}: unknown array {k!r}; {hint}")
         if not k.startswith("values") and arrays[k].ndim != 1:
-            raise MienError(
-                f"{source}: {k!r} has shape {list(arrays[k].shape)}; give one value per recording"
-            )
+            raise MienError(f"{source}: {k!r} has shape {list(arrays[k].shape)}; give one value per recording")
     folder.write(
         args.out,
         values=values,
@@ -529,9 +511,7 @@ def pack_command(argv: list[str]) -> int:
         starts=arrays.get("start_s"),
         attributes=attributes,
     )
-    console.say(
-        f"{len(values)} recordings of {len(set(arrays['person'].tolist()))} persons are in {args.out}"
-    )
+    console.say(f"{len(values)} recordings of {len(set(arrays['person'].tolist()))} persons are in {args.out}")
     console.say(f"next: mien data check {shlex.quote(args.out)}")
     return 0
 
@@ -562,15 +542,11 @@ def _values(arrays: dict[str, np.ndarray], source: str) -> Sequence[np.ndarray] 
     if parts:
         for i in range(len(parts)):
             if f"values_{i}" not in arrays:
-                raise MienError(
-                    f"{source}: {len(parts)} arrays values_…, but no values_{i}; number them from 0"
-                )
+                raise MienError(f"{source}: {len(parts)} arrays values_…, but no values_{i}; number them from 0")
         return [arrays[f"values_{i}"] for i in range(len(parts))]
     values = arrays["values"]
     if values.ndim != 3:
-        raise MienError(
-            f"{source}: `values` has shape {list(values.shape)}; it must be [recordings, time, channels]"
-        )
+        raise MienError(f"{source}: `values` has shape {list(values.shape)}; it must be [recordings, time, channels]")
     return values
 
 
@@ -624,8 +600,7 @@ def describe_command(argv: list[str]) -> int:
         today = date.today()
         for purpose in PURPOSES:
             agreed = sum(
-                p in cohort.consents and cohort.consents[p].refusal(purpose, today) is None
-                for p in cohort.persons
+                p in cohort.consents and cohort.consents[p].refusal(purpose, today) is None for p in cohort.persons
             )
             rows.append((f"may be used for {purpose}", f"{agreed} person(s)"))
     console.table(card.name, ["what", "how much"], [*rows, *summary(cohort)])

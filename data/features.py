@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..core.errors import MienError
-from ..core.records import Cohort, CohortCard, Signal, cut, recording_windows
+from ..core.records import Cohort, CohortCard, Recording, Signal, Window, cut, recording_windows
 
 _STATISTICS = ("mean", "sd", "min", "q25", "q75", "max", "power_low", "power_mid", "power_high")
 
@@ -82,36 +82,50 @@ def vector(streams: Mapping[str, Signal], card: CohortCard) -> np.ndarray:
 
 def tabulate(cohort: Cohort, *, seconds: float, stride_s: float, task: str) -> WindowTable:
     """Every usable window of a cohort; windows with gaps or without the task's label are skipped and counted."""
-    codes = _Codes()
-    X, meta, label, person, recording = [], [], [], [], []
     skipped: dict[str, int] = {}
-    for r in cohort:
-        if task not in r.labels:
-            skipped[f"no label {task!r}"] = skipped.get(f"no label {task!r}", 0) + 1
-            continue
-        facts = [r.seconds, *(codes(a, r.attributes.get(a)) for a in sorted(cohort.card.attributes))]
-        for w in recording_windows(r, seconds, stride_s):
-            streams, why = cut(r, w)
-            if why:
-                skipped[why] = skipped.get(why, 0) + 1
+
+    def usable() -> Iterator[tuple[Recording, Window, Mapping[str, Signal]]]:
+        for r in cohort:
+            if task not in r.labels:
+                skipped[f"no label {task!r}"] = skipped.get(f"no label {task!r}", 0) + 1
                 continue
-            X.append(vector(streams, cohort.card))
-            meta.append([*facts, r.start_s + w.start_s])
-            label.append(str(r.labels[task]))
-            person.append(r.person)
-            recording.append(r.id)
-    if not X:
+            for w in recording_windows(r, seconds, stride_s):
+                streams, why = cut(r, w)
+                if why:
+                    skipped[why] = skipped.get(why, 0) + 1
+                else:
+                    yield r, w, streams
+
+    table = of_windows(usable(), cohort.card, cohort.card, task)
+    if not len(table):
         raise MienError(
             f"cohort {cohort.card.name!r} has no usable window of {seconds:g} s with the label {task!r}"
             + (f" (skipped: {skipped})" if skipped else "")
         )
+    return replace(table, skipped=skipped)
+
+
+def of_windows(
+    windows: Iterable[tuple[Recording, Window, Mapping[str, Signal]]], card: CohortCard, source: CohortCard, task: str
+) -> WindowTable:
+    """Windows with their recordings -> a table. card: whose streams make the columns of X; source: whose attributes
+    make those of meta (recording length, attributes, start)."""
+    codes = _Codes()
+    X, meta, label, person, recording = [], [], [], [], []
+    for r, w, streams in windows:
+        X.append(vector(streams, card))
+        facts = [codes(a, r.attributes.get(a)) for a in sorted(source.attributes)]
+        meta.append([r.seconds, *facts, r.start_s + w.start_s])
+        label.append(str(r.labels[task]))
+        person.append(r.person)
+        recording.append(r.id)
     return WindowTable(
-        X=np.array(X),
-        meta=np.array(meta, dtype=np.float64),
+        X=np.array(X, dtype=np.float64).reshape(len(X), -1),
+        meta=np.array(meta, dtype=np.float64).reshape(len(X), -1),
         label=np.array(label, dtype=object),
         person=np.array(person, dtype=object),
         recording=np.array(recording, dtype=object),
-        skipped=skipped,
+        skipped={},
     )
 
 

@@ -123,9 +123,7 @@ def _strata(cohort: Cohort, persons: Sequence[str], stratify: Sequence[str]) -> 
         for name in stratify:
             value = str(attributes.get(name, labels.get(name)))
             if seen[person].setdefault(name, value) != value:
-                raise MienError(
-                    f"split.stratify: {name!r} differs within one person; only constant ones can stratify"
-                )
+                raise MienError(f"split.stratify: {name!r} differs within one person; only constant ones can stratify")
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for person in persons:
         groups[tuple(seen[person][n] for n in stratify)].append(person)

@@ -110,9 +110,7 @@ def _constrained(kind: type) -> type:
             states.append(state)
         return torch.stack(states, dim=1)
 
-    def forward(
-        self: Any, input_ids: Any = None, labels: Any = None, grammar_state: Any = None, **kwargs: Any
-    ) -> Any:
+    def forward(self: Any, input_ids: Any = None, labels: Any = None, grammar_state: Any = None, **kwargs: Any) -> Any:
         if input_ids is None:
             raise MienError(
                 "a grammar-constrained model needs `input_ids`; embeddings alone do not show the grammar's state"
@@ -122,9 +120,7 @@ def _constrained(kind: type) -> type:
         if grammar_state is None:
             cache = kwargs.get("past_key_values")
             if cache is not None and cache.get_seq_length() > input_ids.shape[1]:
-                raise MienError(
-                    "with a key/value cache, pass `grammar_state`: the state before these input ids"
-                )
+                raise MienError("with a key/value cache, pass `grammar_state`: the state before these input ids")
             grammar_state = torch.full_like(input_ids[:, 0], START)
         states = scan(self, input_ids, grammar_state)
         if isinstance(keep, int) and keep:

@@ -40,9 +40,7 @@ class Layout:
     options: Mapping[str, Any]
 
     @staticmethod
-    def of(
-        card: CohortCard, *, seconds: float, task: str, codec: Plugin, streams: Sequence[str] = ()
-    ) -> Layout:
+    def of(card: CohortCard, *, seconds: float, task: str, codec: Plugin, streams: Sequence[str] = ()) -> Layout:
         """The layout for a cohort. streams: which to use, in order (default: all, by name)."""
         if task not in card.tasks:
             raise MienError(
@@ -50,16 +48,12 @@ class Layout:
             )
         for name in streams:
             if name not in card.streams:
-                raise MienError(
-                    f"cohort {card.name!r} has no stream {name!r}; it has {', '.join(card.streams)}"
-                )
+                raise MienError(f"cohort {card.name!r} has no stream {name!r}; it has {', '.join(card.streams)}")
         chosen = {n: card.streams[n] for n in (streams or sorted(card.streams))}
         if len(chosen) > STREAMS or len(card.tasks[task]) > LABELS:
             raise MienError(f"a layout holds at most {STREAMS} streams and {LABELS} classes")
         if codec.name not in CODECS:
-            raise MienError(
-                f"codec {codec.name!r} has no place in the vocabulary; there are {', '.join(CODECS)}"
-            )
+            raise MienError(f"codec {codec.name!r} has no place in the vocabulary; there are {', '.join(CODECS)}")
         _, options = plugins.resolve("generation/codecs", codec, f"codec {codec.name}")
         layout = Layout(
             streams=chosen,

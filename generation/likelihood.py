@@ -9,9 +9,7 @@ from .adapted import Adapted
 from .tokens import Documents
 
 
-def losses(
-    adapted: Adapted, documents: Documents, batch: int = 64
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def losses(adapted: Adapted, documents: Documents, batch: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(tokens int64[n], loss float64[n], loss_base float64[n]) of every document.
 
     loss: mean negative log-likelihood per predicted token in nats with the adapter on; loss_base: with it off.

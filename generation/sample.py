@@ -48,9 +48,7 @@ def documents(
     model.eval()
     with torch.inference_mode():
         for t in range(prompt.shape[1], layout.length):
-            made = model(
-                input_ids=fed, past_key_values=cache, use_cache=True, grammar_state=state, logits_to_keep=1
-            )
+            made = model(input_ids=fed, past_key_values=cache, use_cache=True, grammar_state=state, logits_to_keep=1)
             state = made.grammar_state
             # the model's own distribution, in float64 on the CPU: the draw is then the same on every device
             p = torch.softmax(made.logits[:, -1, offset : offset + size].double().cpu() / temperature, dim=-1)

@@ -67,9 +67,7 @@ class Documents:
             )
         return documents
 
-    def _recording(
-        self, r: Any, stride_s: float, keep: Callable[[Window], bool], people: dict[str, int]
-    ) -> None:
+    def _recording(self, r: Any, stride_s: float, keep: Callable[[Window], bool], people: dict[str, int]) -> None:
         label = r.labels.get(self.layout.task)
         if label is None:
             self._skip(f"recording without the label {self.layout.task!r}")

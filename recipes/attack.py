@@ -56,9 +56,7 @@ def main(argv: list[str] | None = None) -> int:
                     synthetic = tabulate(Cohort.read(release / "release" / "cohort"), asked)
                     results += module.score(synthetic, table, member, options).results()
                 if release is None:
-                    missing.append(
-                        "No synthetic cohort was named, so nothing was said about re-identification in it."
-                    )
+                    missing.append("No synthetic cohort was named, so nothing was said about re-identification in it.")
             n_out = len(split.holdout)
             report = Report(
                 verb="attack", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),

@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     console.say("What will happen, with about how long each step takes on two quiet cores:")
     for i, (verb, what, minutes) in enumerate(STEPS, 1):
         console.say(f"  {i}. {verb:<9} ~{minutes:3.1f} min   {what}")
-    console.say(f"  together about {sum(m for *_, m in STEPS):.0f} minutes; stop it at any time, it continues where it was")
+    console.say(
+        f"  together about {sum(m for *_, m in STEPS):.0f} minutes; stop it at any time, it continues where it was"
+    )
     began = time.monotonic()
     for i, (verb, what, _) in enumerate(STEPS, 1):
         console.say(f"\n[{i}/{len(STEPS)}] {verb}: {what}")

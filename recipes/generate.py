@@ -33,14 +33,10 @@ def main(argv: list[str] | None = None) -> int:
             adapted = open_adapted(source)
             layout = adapted.layout
             labels = [c for _ in range(recipe.sampling.per_label) for c in layout.classes]
-            parts = [
-                labels[i : i + recipe.sampling.batch] for i in range(0, len(labels), recipe.sampling.batch)
-            ]
+            parts = [labels[i : i + recipe.sampling.batch] for i in range(0, len(labels), recipe.sampling.batch)]
             rows = []
             with console.progress("sampling synthetic recordings", len(labels)) as bar:
-                for i, part in enumerate(
-                    parts
-                ):  # each part is kept as it is made: a killed run goes on from there
+                for i, part in enumerate(parts):  # each part is kept as it is made: a killed run goes on from there
                     rows.append(one_part(run, adapted, part, i, recipe))
                     bar.step(len(part))
             ids = np.concatenate(rows)

@@ -6,13 +6,13 @@ from mien.adapters import training
 from mien.backbones import tiny
 from mien.backbones.causal_lm import CausalBackbone, linear_names
 from mien.core import config, console, runs, verbs
+from mien.core.errors import MienError
 from mien.core.results import Report, environment
 from mien.data.load import open_cohort
 from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
 from mien.generation.tokens import Documents
 from mien.generation.vocabulary import VOCABULARY
-from mien.core.errors import MienError
 
 
 class Pretrain(verbs.Recipe):
@@ -33,9 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     with accelerator.main_process_first():
         cohort, _ = open_cohort(recipe.cohort, "training")
     if not cohort.card.licence.startswith("none needed"):
-        raise MienError(
-            f"pretraining is for simulated cohorts; {cohort.card.name!r} holds recordings: use adapt"
-        )
+        raise MienError(f"pretraining is for simulated cohorts; {cohort.card.name!r} holds recordings: use adapt")
     run = runs.Run.start(
         "pretrain", recipe.study, recipe.model_dump(mode="json"), {"cohort": cohort.fingerprint},
         fresh=fresh, main=accelerator.is_main_process, wait=accelerator.wait_for_everyone,

@@ -37,9 +37,7 @@ CARD = CohortCard(
 )
 
 
-def recording(
-    person: int, index: int, label: str, rng: np.random.Generator, seconds: float = 12.0
-) -> Recording:
+def recording(person: int, index: int, label: str, rng: np.random.Generator, seconds: float = 12.0) -> Recording:
     """One invented recording: walking shakes, rest does not; persons differ in posture."""
     t = np.arange(round(seconds * 20)) / 20
     shake = 0.8 if label == "walk" else 0.05
@@ -61,9 +59,7 @@ def recording(
 
 def recordings(persons: int = 4, each: int = 2, seed: int = 0, seconds: float = 12.0) -> list[Recording]:
     rng = np.random.default_rng(seed)
-    return [
-        recording(p, i, ("rest", "walk")[i % 2], rng, seconds) for p in range(persons) for i in range(each)
-    ]
+    return [recording(p, i, ("rest", "walk")[i % 2], rng, seconds) for p in range(persons) for i in range(each)]
 
 
 def consents(persons: int = 4) -> dict[str, Consent]:

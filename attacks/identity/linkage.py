@@ -132,21 +132,17 @@ def score(release: WindowTable, gallery: WindowTable, member: Mapping[str, bool]
     people, who = np.unique(persons, return_inverse=True)
     unknown = [p for p in people if p not in member]
     if unknown:
-        raise MienError(
-            f"{len(unknown)} of {len(people)} gallery persons have no membership; take it from the split"
-        )
+        raise MienError(f"{len(unknown)} of {len(people)} gallery persons have no membership; take it from the split")
     if len(release) == 0 or release.X.shape[1:] != gallery.X.shape[1:]:
         raise MienError(
-            f"release {list(release.X.shape)} and gallery {list(gallery.X.shape)} need windows with the"
-            f" same columns"
+            f"release {list(release.X.shape)} and gallery {list(gallery.X.shape)} need windows with the same columns"
         )
     if set(release.recording) & set(gallery.recording):
         raise MienError("the release holds recordings of the gallery; give the synthetic windows alone")
     labels = sorted(set(release.label) & set(gallery.label))
     if not labels:
         raise MienError(
-            f"release and gallery share no label: {sorted(set(release.label))} against"
-            f" {sorted(set(gallery.label))}"
+            f"release and gallery share no label: {sorted(set(release.label))} against {sorted(set(gallery.label))}"
         )
     if np.isinf(release.X).any() or np.isinf(gallery.X).any():
         raise MienError("infinite window statistics; mark what is missing with NaN")
@@ -156,8 +152,7 @@ def score(release: WindowTable, gallery: WindowTable, member: Mapping[str, bool]
     parts = _deal(gallery.recording, who, config)
     if not (parts >= 0).any():
         raise MienError(
-            "no gallery person has two recordings, so no recording can be held out; record the attack as"
-            " not run"
+            "no gallery person has two recordings, so no recording can be held out; record the attack as not run"
         )
 
     mass, right, named, hit = np.zeros((len(release), len(people))), [], [], []

@@ -101,9 +101,7 @@ def _people(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
     people, first, who = np.unique(signals.person, return_index=True, return_inverse=True)
     member = signals.member[first]
     if (signals.member != member[who]).any():
-        raise MienError(
-            "the blind attack leaves persons out, and a person here is on both sides; split by person"
-        )
+        raise MienError("the blind attack leaves persons out, and a person here is on both sides; split by person")
     if min(member.sum(), (~member).sum()) < 2:
         raise MienError(
             f"the blind attack needs two persons on each side to leave one out, and has"
@@ -148,9 +146,7 @@ def _thin(rows: np.ndarray, who: np.ndarray, most: int) -> np.ndarray:
     return np.concatenate(kept)
 
 
-def _log_odds(
-    X: np.ndarray, member: np.ndarray, who: np.ndarray, new: np.ndarray, config: Config
-) -> np.ndarray:
+def _log_odds(X: np.ndarray, member: np.ndarray, who: np.ndarray, new: np.ndarray, config: Config) -> np.ndarray:
     """Ridge logistic regression; both classes weigh the same, and within a class each person does."""
     X, new = _prepare(X, new)
     weight = np.zeros(len(X))
@@ -160,9 +156,7 @@ def _log_odds(
     weight *= len(np.unique(who)) / 2
     model = LogisticRegression(C=config.c, max_iter=500)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # an unfinished fit is a weaker attack, not a wrong one
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an unfinished fit is a weaker attack, not a wrong one
         model.fit(X, member, sample_weight=weight)
     return model.decision_function(new)
 
@@ -177,9 +171,7 @@ def _prepare(X: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = np.maximum(there.sum(0), 1)
     mean = np.where(there, X, 0.0).sum(0) / n
     sd = np.sqrt((np.where(there, X - mean, 0.0) ** 2).sum(0) / n)
-    sd = np.where(
-        sd > 1e-12 * (1 + np.abs(mean)), sd, np.inf
-    )  # a constant column says nothing: it becomes zero
+    sd = np.where(sd > 1e-12 * (1 + np.abs(mean)), sd, np.inf)  # a constant column says nothing: it becomes zero
 
     def ready(values: np.ndarray) -> np.ndarray:
         return np.clip(np.where(np.isnan(values), 0.0, (values - mean) / sd), -10, 10)

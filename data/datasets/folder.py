@@ -1027,7 +1027,7 @@ def _key(plan: Plan) -> str:
     digest = hashlib.sha256(f"{VERSION} {plan.root.resolve()}".encode())
     for name in ("cohort.yaml", plan.spec.recordings, plan.spec.persons):
         digest.update(b"\0" if name is None else inside(plan.root, name, "cohort.yaml").read_bytes() + b"\1")
-    places = {n: r.where for r in plan.rows for n in r.files.values()}
+    places = {n: f"{r.where}, recording {r.id!r}" for r in plan.rows for n in r.files.values()}
     if plan.spec.table:
         places[plan.spec.table] = "cohort.yaml, table"
     for name, where in sorted(places.items()):
@@ -1110,9 +1110,11 @@ def write(
     if not ids:
         raise MienError(f"{root}: `values` holds no recording, so there is nothing to write")
     with whole_folder(root) as staging:
+        staging.chmod(0o700)  # recordings of people: for their owner only
         (staging / "data").mkdir(mode=0o700)
         (staging / "cohort.yaml").write_text(
-            yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), encoding="utf-8"
+            yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, default_flow_style=None),
+            encoding="utf-8",
         )
         with open(staging / "recordings.csv", "w", encoding="utf-8", newline="") as file:
             out = csv.writer(file)

@@ -1,101 +1,178 @@
-"""`motion`: simulated arm movement as a smart-watch sees it, to pretrain a public base on. No person is involved.
+"""`motion`: simulated smart-watch movement, for pretraining a public base model. No person is involved.
 
-A forearm's orientation follows a periodic path (a family's axis, size, period and harmonics, varied by recording,
-repetition and drift). From that one path follow both streams, as in a real sensor: gravity and the lever arm's
-acceleration in the sensor's frame (acc, g), and the angular rate (gyro, rad/s). Families and variations are drawn
-from the ranges written below; nothing here was fitted to, or looked up in, recordings of people.
+Nothing here is taken from recordings: every number is a property of arms, watches or sensors chosen beforehand, and no
+statistic of the `watch` set (or of any other) was used. Streams, units, rates and ranges are those of `watch`.
+
+A recording is a forearm that turns about one to three axes, over and over. The phase of the repetitions has jittered
+durations, an asymmetric way out and back, and pauses; each axis turns by harmonics of it. From the orientation R(t),
+sensor to world, follow both sensors, so they agree with each other as in a real device:
+    gyro = rate of turn in the sensor's frame + bias + noise                                             [rad/s]
+    acc  = R(t)^T up + (alpha x r + omega x (omega x r)) / 9.81, r the lever from the elbow, + bias + noise    [g]
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from ...core.config import Section
-from ...core.errors import MienError
-from ...core.records import Cohort, CohortCard, Consent, Recording, Signal, StreamSpec
+from ...core.paths import cache_home
+from ...core.records import Cohort, CohortCard, Recording, Signal, StreamSpec
+from .watch import STREAMS as WATCH_STREAMS
 
-RATE_HZ = 50.0
-AXES = ("x", "y", "z")
+VERSION = 1
 FAMILIES = 8
-STREAMS = {
-    "acc": StreamSpec(channels=AXES, unit="g", rate_hz=RATE_HZ, range=(-8.0, 8.0)),
-    "gyro": StreamSpec(channels=AXES, unit="rad/s", rate_hz=RATE_HZ, range=(-35.0, 35.0)),
-}
-_G = 9.81
+G = 9.81
 
 
 class Config(Section):
-    """persons x recordings_per_person recordings of `seconds`; recordings cycle through the eight families."""
+    """persons: simulated wearers (they differ in range, tempo, wearing of the watch and length of the arm);
+    recordings_per_person, each of `seconds` at `rate_hz`; seed: of everything random."""
 
-    persons: int = 60
-    recordings_per_person: int = 8
-    seconds: float = 24.0
+    persons: int = Field(60, ge=1)
+    recordings_per_person: int = Field(8, ge=1)
+    seconds: float = Field(24.0, gt=1)
+    rate_hz: float = Field(50.0, ge=20)
     seed: int = 0
 
 
 def load(config: Config) -> Cohort:
-    """The cohort, in memory. Same seed, same bits."""
-    if config.persons < 1 or config.recordings_per_person < 1 or config.seconds < 1:
-        raise MienError("motion: persons, recordings_per_person and seconds must be at least 1")
+    """Labels: movement (8 families of random parameters). A synthetic cohort: no consent, no guarantee needed."""
     card = CohortCard(
         name="motion",
         licence="none needed: simulated",
-        consent="simulated persons",
-        tasks={"movement": tuple(f"family-{i}" for i in range(FAMILIES))},
-        streams=STREAMS,
-        source=f"simulated, seed {config.seed}",
+        consent="no person is involved: simulated movement",
+        tasks={"movement": tuple(f"movement-{k}" for k in range(FAMILIES))},
+        streams={
+            k: StreamSpec(channels=s.channels, unit=s.unit, rate_hz=config.rate_hz, range=s.range)
+            for k, s in WATCH_STREAMS.items()
+        },
+        source=f"mien.data.datasets.motion v{VERSION}",
+        synthetic=True,
+        guarantee="none needed: simulated, no recording of a person was used",
     )
-    persons = {f"simulated-{p:04d}": Consent() for p in range(config.persons)}
-    return Cohort.build(_recordings(config, list(persons)), card=card, consents=persons)
+    text = json.dumps({"version": VERSION, **config.model_dump()}, sort_keys=True)
+    key = f"motion-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return Cohort.build(_recordings(config), card=card, cache=cache_home() / "cohorts", key=key)
 
 
-def _recordings(config: Config, persons: list[str]) -> Iterator[Recording]:
-    rng = np.random.default_rng([config.seed, 0xFA])
-    families = [
-        {
-            "axis": rng.normal(size=3),
-            "size": rng.uniform(0.2, 1.6),  # rad, half the swing
-            "period": rng.uniform(1.5, 5.0),  # s
-            "harmonics": rng.normal(size=(3, 3)) * np.array([[0.1], [0.3], [0.15]]),
-            "posture": rng.normal(size=4),  # a quaternion, any direction of gravity
+def _recordings(config: Config) -> Iterator[Recording]:
+    families = [_family(np.random.default_rng([config.seed, 0, k])) for k in range(FAMILIES)]
+    for p in range(config.persons):
+        rng = np.random.default_rng([config.seed, 1, p])
+        wearer = {
+            "range": np.exp(0.2 * rng.normal()),
+            "tempo": np.exp(0.15 * rng.normal()),
+            "mount": 0.25 * rng.normal(size=3),
+            "lever": rng.uniform(0.18, 0.28),
         }
-        for _ in range(FAMILIES)
-    ]
-    for p, person in enumerate(persons):
-        for j in range(config.recordings_per_person):
-            acc, gyro = _movement(families[j % FAMILIES], config, np.random.default_rng([config.seed, p, j]))
-            parts = {"acc": acc, "gyro": gyro}
+        for i in range(config.recordings_per_person):
+            k = (p + i) % FAMILIES
+            acc, gyro = simulate(families[k], wearer, config.seconds, config.rate_hz, rng)
             yield Recording(
-                id=f"{person}-{j}",
-                person=person,
+                id=f"motion-{p:04d}-{i:02d}",
+                person=f"motion-{p:04d}",
                 streams={
-                    n: Signal(values=np.clip(v, *STREAMS[n].range), rate_hz=RATE_HZ, channels=AXES, unit=STREAMS[n].unit)
-                    for n, v in parts.items()
+                    "acc": Signal(values=acc, rate_hz=config.rate_hz, channels=("x", "y", "z"), unit="g"),
+                    "gyro": Signal(
+                        values=gyro, rate_hz=config.rate_hz, channels=("x", "y", "z"), unit="rad/s"
+                    ),
                 },
-                labels={"movement": f"family-{j % FAMILIES}"},
+                labels={"movement": f"movement-{k}"},
             )
 
 
-def _movement(family: dict, config: Config, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """acc float64[T, 3] in g and gyro float64[T, 3] in rad/s of one recording."""
+def _family(rng: np.random.Generator) -> dict[str, Any]:
+    """The random parameters of one kind of movement; angles in radians, times in seconds."""
+    axes = rng.normal(size=(rng.integers(1, 4), 3))
+    amplitude = np.deg2rad(np.exp(rng.uniform(np.log(10), np.log(150))))
+    harmonics = rng.normal(size=(len(axes), 3)) * [1.0, 0.35, 0.15]
+    harmonics[0] = [1.0, *harmonics[0, 1:]]
+    return {
+        "axes": axes / np.linalg.norm(axes, axis=1, keepdims=True),
+        "turn": amplitude * np.array([1.0, *rng.uniform(0.1, 0.6, size=len(axes) - 1)]),
+        "harmonics": harmonics,
+        "shift": rng.uniform(0, 2 * np.pi, size=(len(axes), 3)),
+        "period": np.exp(rng.uniform(np.log(1.5), np.log(6.0))),
+        "out": rng.uniform(0.3, 0.7),  # the share of a repetition that its way out takes
+        "pause": rng.choice([0.0, 0.0, 0.3, 1.0]),
+        "posture": rng.normal(size=4),
+    }
+
+
+def simulate(
+    family: dict[str, Any], wearer: dict[str, Any], seconds: float, rate_hz: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One recording: acc [T, 3] in g and gyro [T, 3] in rad/s."""
+    acc, gyro, _ = trajectory(family, wearer, seconds, rate_hz, rng)
+    n = len(acc)
+    # white noise and bias of a small inertial sensor, and a tremor of 6-10 Hz seen by both
+    tremor = (
+        0.01 * np.sin(2 * np.pi * rng.uniform(6, 10) * np.arange(n) / rate_hz + rng.uniform(0, 6.3))[:, None]
+    )
+    acc = acc + tremor * rng.normal(size=3) + 0.01 * rng.normal(size=3) + 0.01 * rng.normal(size=(n, 3))
+    gyro = gyro + 3 * tremor * rng.normal(size=3) + 0.01 * rng.normal(size=3) + 0.02 * rng.normal(size=(n, 3))
+    return acc, gyro
+
+
+def trajectory(
+    family: dict[str, Any], wearer: dict[str, Any], seconds: float, rate_hz: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same without noise and bias: acc, gyro, and gravity's part of acc alone (each [T, 3])."""
+    from scipy.ndimage import gaussian_filter1d
     from scipy.spatial.transform import Rotation
 
-    n = round(config.seconds * RATE_HZ)
-    speed = np.exp(np.convolve(rng.normal(size=n + 100), np.ones(100) / 100, "same")[:n])  # uneven repetitions
-    phase = 2 * np.pi * np.cumsum(speed / (family["period"] * np.exp(0.25 * rng.normal()))) / RATE_HZ
-    phase += rng.uniform(0, 2 * np.pi)
-    axis = family["axis"] + 0.4 * rng.normal(size=3)
-    size = family["size"] * np.exp(0.3 * rng.normal())
-    harmonics = family["harmonics"] + 0.15 * rng.normal(size=(3, 3))
-    angle = np.outer(np.sin(phase), axis / np.linalg.norm(axis))
-    angle += sum(np.outer(np.sin((k + 1) * phase + rng.uniform(0, 2 * np.pi)), harmonics[k]) for k in range(3))
-    angle = size * angle + 0.003 * rng.normal(size=(n, 3)).cumsum(0)  # posture drifts
-    turn = Rotation.from_quat(family["posture"] + 0.3 * rng.normal(size=4)) * Rotation.from_rotvec(angle)
-    rate = (turn[:-1].inv() * turn[1:]).as_rotvec() * RATE_HZ
-    rate = np.vstack([rate, rate[-1:]])
-    arm = np.array([0.3, 0.05, 0.05])  # m from the elbow to the watch
-    swing = np.cross(np.gradient(rate, 1 / RATE_HZ, axis=0), arm) + np.cross(rate, np.cross(rate, arm))
-    acc = turn.inv().apply([0.0, 0.0, 1.0]) + swing / _G + 0.02 * rng.normal(size=(n, 3))
-    return acc, rate + 0.03 * rng.normal(size=(n, 3))
+    margin = 4  # samples on either side, for the derivatives
+    n = round(seconds * rate_hz)
+    t = np.arange(-margin, n + margin) / rate_hz
+    phase, strength = _phase(family, wearer["tempo"], t, rng)
+    smooth = 0.06 * rate_hz  # muscles do not start or stop at once
+    turn = Rotation.from_quat(family["posture"]) * Rotation.from_rotvec(0.2 * rng.normal(size=3))
+    for axis, size, h, shift in zip(
+        family["axes"], family["turn"], family["harmonics"], family["shift"], strict=True
+    ):
+        wave = sum(h[m] * np.cos((m + 1) * phase + (shift[m] if m else 0)) for m in range(3))
+        angle = 0.5 * size * wearer["range"] * strength * wave  # 0.5: `turn` is from one end to the other
+        angle = gaussian_filter1d(angle + _drift(t, 0.08, rng), smooth, mode="nearest")
+        turn = turn * Rotation.from_rotvec(angle[:, None] * axis)
+    turn = turn * Rotation.from_rotvec(wearer["mount"] + 0.05 * rng.normal(size=3))
+    rate = np.zeros((len(t), 3))
+    rate[1:-1] = (turn[:-2].inv() * turn[2:]).as_rotvec() * rate_hz / 2
+    lever = np.array([wearer["lever"], 0.0, 0.0])
+    alpha = np.gradient(rate, 1 / rate_hz, axis=0)
+    linear = (np.cross(alpha, lever) + np.cross(rate, np.cross(rate, lever))) / G
+    gravity = turn.inv().apply([0.0, 0.0, 1.0])
+    inside = slice(margin, margin + n)
+    return (gravity + linear)[inside], rate[inside], gravity[inside]
+
+
+def _phase(
+    family: dict[str, Any], tempo: float, t: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Phase [rad] (a repetition is 2 pi, its turning point pi) and strength (1 = the family's range) at the times t."""
+    from scipy.interpolate import PchipInterpolator
+
+    mean = family["period"] * tempo
+    count = int(2 * (t[-1] - t[0]) / (0.5 * mean)) + 4
+    period = mean * np.exp(0.1 * rng.normal(size=count)).clip(0.6, 1.6)
+    out = np.clip(family["out"] + 0.04 * rng.normal(size=count), 0.2, 0.8)
+    pause = family["pause"] * rng.uniform(0, 1, size=count) * (rng.uniform(size=count) < 0.5) + 1e-3
+    steps = np.stack([period * out, period * (1 - out), pause], axis=1).ravel()
+    knots = np.concatenate([[0.0], np.cumsum(steps)]) + t[0] - rng.uniform(0, mean)
+    values = np.concatenate([[0.0], np.cumsum(np.tile([np.pi, np.pi, 0.0], count))])
+    ends = knots[::3]
+    strength = PchipInterpolator(ends, np.exp(0.12 * rng.normal(size=len(ends))))(t)
+    return PchipInterpolator(knots, values)(t), strength
+
+
+def _drift(t: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
+    """A slow wander of about `size` radians, with a knot every four seconds."""
+    from scipy.interpolate import CubicSpline
+
+    knots = np.arange(t[0] - 4, t[-1] + 8, 4.0)
+    return CubicSpline(knots, size * rng.normal(size=len(knots)))(t)

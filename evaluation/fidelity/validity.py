@@ -35,6 +35,8 @@ def _valid(streams, inputs: Inputs) -> bool:
             return False
         if len(s.values) != round(inputs.windows.seconds * s.rate_hz) or not np.isfinite(s.values).all():
             return False
-        if spec.range is not None and not (spec.range[0] - 1e-4 <= s.values.min() <= s.values.max() <= spec.range[1] + 1e-4):
+        if spec.range is not None and not (
+            spec.range[0] - 1e-4 <= s.values.min() <= s.values.max() <= spec.range[1] + 1e-4
+        ):
             return False
     return bool(streams)

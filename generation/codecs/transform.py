@@ -107,7 +107,7 @@ class Codec:
         mean = x.mean(1)
         level, scale = self._level(mean), self._scale((x - mean[:, None]).std(1))
         unit = self._sd(scale)[:, None] * np.sqrt(self.samples)
-        c = dct(x - mean[:, None], axis=1, norm="ortho")[:, 1 : self.kept + 1] / unit
+        c = np.asarray(dct(x - mean[:, None], axis=1, norm="ortho"))[:, 1 : self.kept + 1] / unit
         half = (STEPS - 1) // 2
         q = np.rint(np.sign(c) * np.minimum(np.abs(c), 1) ** _POWER * half) + half
         pair = q[:, 0::2] * STEPS + q[:, 1::2]
@@ -133,9 +133,7 @@ class Codec:
 
     def signal(self, values: np.ndarray) -> Signal:
         """One decoded window [T, C] as a Signal at the original rate."""
-        return Signal(
-            values=values, rate_hz=self.spec.rate_hz, channels=self.spec.channels, unit=self.spec.unit
-        )
+        return Signal(values=values, rate_hz=self.spec.rate_hz, channels=self.spec.channels, unit=self.spec.unit)
 
 
 def span(name: str, spec: StreamSpec) -> tuple[float, float]:

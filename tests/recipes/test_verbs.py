@@ -228,7 +228,12 @@ def test_random_window_split_is_marked_and_not_attacked(chain):
 
 def mounted(folder: Path, size: str) -> bool:
     folder.mkdir(exist_ok=True)
-    return subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("verb", ["adapt", "generate"])
@@ -241,14 +246,18 @@ def test_full_disk(chain, verb, tmp_path):
         for run in (lab.folder / "runs").iterdir():
             (small / run.name).symlink_to(run)
         env = {**lab.env, "MIEN_RUNS": str(small)}
-        done = subprocess.run(lab.command(verb, f"{verb}.yaml"), cwd=lab.folder, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            lab.command(verb, f"{verb}.yaml"), cwd=lab.folder, env=env, capture_output=True, text=True
+        )
         assert done.returncode == 2, done.stderr[-3000:]
         assert "the disk is full" in done.stderr
         assert "Traceback" not in done.stderr
         (run,) = [p for p in small.glob(f"{verb}-*") if not p.is_symlink()]
         assert not [p for p in run.rglob("*.partial")]
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
-        again = subprocess.run(lab.command(verb, f"{verb}.yaml"), cwd=lab.folder, env=env, capture_output=True, text=True)
+        again = subprocess.run(
+            lab.command(verb, f"{verb}.yaml"), cwd=lab.folder, env=env, capture_output=True, text=True
+        )
         assert again.returncode == 0, again.stderr[-3000:]
         assert "continuing" in again.stdout
     finally:

@@ -46,9 +46,7 @@ def table(persons, recordings, windows, centre, seed, noise=0.5):
     """Windows of persons, each around a centre of its own."""
     rng = np.random.default_rng(seed)
     rows = [(p, r, w) for p in persons for r in range(recordings) for w in range(windows)]
-    X = np.array([centre[p] for p, _, _ in rows]) + noise * rng.standard_normal(
-        (len(rows), len(centre[persons[0]]))
-    )
+    X = np.array([centre[p] for p, _, _ in rows]) + noise * rng.standard_normal((len(rows), len(centre[persons[0]])))
     return WindowTable(
         X=X,
         meta=np.zeros((len(rows), 0)),
@@ -114,9 +112,7 @@ def test_pooling_equals_plain_loops(unit):
     s = signals(windows=7)
     values = np.random.default_rng(1).standard_normal(len(s))
     got = pool(s, values, unit, attack="a")
-    per_recording = {
-        r: np.mean([v for v, q in zip(values, s.recording, strict=True) if q == r]) for r in s.recording
-    }
+    per_recording = {r: np.mean([v for v, q in zip(values, s.recording, strict=True) if q == r]) for r in s.recording}
     if unit == "window":
         assert (got.score == values).all()
         assert list(got.ids[:4]) == ["p0/0#0", "p0/1#0", "p0/0#1", "p0/1#1"]
@@ -224,9 +220,7 @@ def test_blind_never_scores_a_person_it_was_fitted_on(monkeypatch):
     s = signals(n=6)
     seen = []
     real = blind._log_odds
-    monkeypatch.setattr(
-        blind, "_log_odds", lambda X, m, who, new, c: seen.append((X, new)) or real(X, m, who, new, c)
-    )
+    monkeypatch.setattr(blind, "_log_odds", lambda X, m, who, new, c: seen.append((X, new)) or real(X, m, who, new, c))
     blind.score(s, blind.Config(folds=3))
     assert len(seen) == 9
     person = {tuple(row): p for row, p in zip(s.features, s.person, strict=True)}
@@ -284,12 +278,8 @@ def test_linkage_finds_nothing_in_a_release_of_strangers():
     stranger = {f"s{i}": np.random.default_rng(100 + i).standard_normal(5) for i in range(20)}
     values = []
     for i in range(6):  # membership drawn at random: no release of strangers may know it
-        drawn = dict(
-            zip(PERSONS, np.random.default_rng(i).permutation([True] * 4 + [False] * 4), strict=True)
-        )
-        found = linkage.score(
-            table(list(stranger), 1, 4, stranger, seed=3), gallery, drawn, linkage.Config(**QUICK)
-        )
+        drawn = dict(zip(PERSONS, np.random.default_rng(i).permutation([True] * 4 + [False] * 4), strict=True))
+        found = linkage.score(table(list(stranger), 1, 4, stranger, seed=3), gallery, drawn, linkage.Config(**QUICK))
         values.append(found.p_value)
     assert np.mean(values) > 0.2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mien.backbones import tiny
@@ -82,9 +82,7 @@ def test_transform_is_total_and_stays_in_range(seed, kind, low, width):
     assert back.min() >= low - 1e-3 * width
     assert back.max() <= low + width + 1e-3 * width
     # Any sequence of the right groups decodes: the decoder is total on its grammar.
-    slots = [
-        rng.integers(codec.offset(g), codec.offset(g) + transform.TOKENS[g], size=4) for g in codec.slots
-    ]
+    slots = [rng.integers(codec.offset(g), codec.offset(g) + transform.TOKENS[g], size=4) for g in codec.slots]
     assert np.isfinite(codec.decode(np.stack(slots, axis=1))).all()
 
 
@@ -247,9 +245,7 @@ def test_random_weights_sample_only_valid_documents(masked):
     assert len({r.person for r in made}) == len(made)
     # transformers' own generate obeys too, with left padding as trainers use it
     prompts = torch.tensor([[PAD, *lay.prompt("rest")], [PAD, *lay.prompt("walk")]])
-    out = model.generate(
-        prompts, attention_mask=(prompts != PAD).long(), max_new_tokens=lay.length, do_sample=True
-    )
+    out = model.generate(prompts, attention_mask=(prompts != PAD).long(), max_new_tokens=lay.length, do_sample=True)
     assert all(lay.grammar.accepts(o.numpy()[o.numpy() != PAD]) for o in out)
 
 

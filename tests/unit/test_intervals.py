@@ -17,9 +17,7 @@ SCORES = st.lists(st.integers(-4, 4), min_size=1, max_size=12)
 
 
 def slow_auc(inside, outside):
-    return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in inside for b in outside) / (
-        len(inside) * len(outside)
-    )
+    return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in inside for b in outside) / (len(inside) * len(outside))
 
 
 def slow_tpr(inside, outside, fpr):
@@ -88,9 +86,7 @@ def test_deleting_persons_fast_equals_deleting_them(shared, monkeypatch):
     persons = np.repeat(np.arange(7), [3, 5, 2, 6, 4, 1, 3])
     member = rng.random(len(persons)) < 0.5 if shared else persons < 4
     scores = rng.integers(0, 5, len(persons)) + member.astype(float)
-    left = np.array(
-        [slow_auc(scores[member & (persons != p)], scores[~member & (persons != p)]) for p in range(7)]
-    )
+    left = np.array([slow_auc(scores[member & (persons != p)], scores[~member & (persons != p)]) for p in range(7)])
     if shared:
         variance, df = 6 / 7 * ((left - left.mean()) ** 2).sum(), 6
     else:

@@ -63,9 +63,7 @@ def test_round_trip_is_exact(home, tmp_path_factory, lengths, masked, seed):
         if valid is not None:
             values[~valid] = np.nan
         s = Signal(values=values, rate_hz=20.0, channels=("x", "y", "z"), unit="g", offset_s=0.5, valid=valid)
-        made.append(
-            Recording(id=f"r{i}", person=f"p{i % 2}", streams={"acc": s}, labels={"activity": "rest"})
-        )
+        made.append(Recording(id=f"r{i}", person=f"p{i % 2}", streams={"acc": s}, labels={"activity": "rest"}))
     folder = tmp_path_factory.mktemp("c") / "cohort"
     built = Cohort.build(made, card=CARD, consents={"p0": Consent(expires=date(2030, 1, 1))})
     built.write(folder)
@@ -102,9 +100,9 @@ def test_consent_leaves_out_and_counts(home):
     assert counts == {"withdrawn": 1, "expired": 1, "not agreed to training": 1, "no consent recorded": 1}
     assert rest.fingerprint != cohort.fingerprint
     with pytest.raises(MienError, match="nobody"):
-        cohort.for_purpose("sharing", date(2099, 1, 1)) if not cohort.consents.pop(
-            "p03"
-        ) else cohort.for_purpose("sharing")
+        cohort.for_purpose("sharing", date(2099, 1, 1)) if not cohort.consents.pop("p03") else cohort.for_purpose(
+            "sharing"
+        )
 
 
 @pytest.mark.parametrize(

@@ -96,11 +96,7 @@ def test_my_loss_does_not_move_when_others_change(setting):
     mine = docs[0]
     others = [docs[1], docs[5], docs[7][: len(docs[7]) // 2]]  # other content, other length
     losses = [
-        float(
-            backbone.losses(backbone.model, backbone.batch([mine, *o], prompt=2, persons=[0] * (1 + len(o))))[
-                0
-            ]
-        )
+        float(backbone.losses(backbone.model, backbone.batch([mine, *o], prompt=2, persons=[0] * (1 + len(o))))[0])
         for o in ([], others, others[::-1], others[:1])
     ]
     assert max(losses) - min(losses) < 1e-5

@@ -1,0 +1,49 @@
+"""The privacy–utility picture: what a synthetic cohort is worth against what it gives away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.results import Result
+from . import pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One protected (or plain) release: utility and leakage, each a Result with its interval."""
+
+    label: str
+    utility: Result
+    leakage: Result
+
+
+def draw(points: Sequence[Point], lines: Sequence[Result], blind: float | None) -> str:
+    """SVG: x leakage (membership AUC, 0.5 = nothing), y utility; horizontal lines: TRTR, majority and the like.
+
+    A point without a measured leakage stands hollow at the right edge: unknown is not private.
+    """
+    figure, axes = pictures._figure(5.2, 4.2)
+    axis = axes[0][0]
+    for i, r in enumerate(r for r in lines if r.value is not None):
+        axis.axhline(r.value, color="0.45", linestyle=pictures.LINES[1 + i % 3], linewidth=1)
+        axis.text(1.0, r.value, r.metric.rsplit(" ", 1)[0], ha="right", va="bottom", fontsize=9, color="0.3")
+    axis.axvline(0.5, color="0.8", linewidth=1)
+    if blind is not None:
+        axis.axvline(blind, color=pictures.COLOURS[4], linestyle=":", linewidth=1.4)
+        axis.text(blind, 0.02, " blind attack", rotation=90, va="bottom", fontsize=9, color=pictures.COLOURS[4])
+    for i, p in enumerate(points):
+        x, known = (p.leakage.value, True) if p.leakage.value is not None else (0.98, False)
+        y = p.utility.value or 0.0
+        colour, mark = pictures.COLOURS[i], pictures.MARKS[i % 7]
+        axis.plot(x, y, mark, color=colour, markersize=9, markerfacecolor=colour if known else "white", label=p.label)
+        if p.utility.low is not None:
+            axis.plot([x, x], [p.utility.low, p.utility.high], color=colour, linewidth=2)
+        if known and p.leakage.low is not None:
+            axis.plot([p.leakage.low, p.leakage.high], [y, y], color=colour, linewidth=2)
+    leak = points[0].leakage
+    axis.set(
+        xlim=(0.0, 1.0), ylim=(0, 1), xlabel=f"leakage: {leak.metric} per {leak.unit}", ylabel=points[0].utility.metric
+    )
+    axis.legend(frameon=False, loc="lower left")
+    return pictures._svg(figure)

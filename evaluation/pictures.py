@@ -1,0 +1,150 @@
+"""Pictures as inline SVG: deterministic, small, readable at phone width, never by colour alone."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..core.records import Signal
+from ..core.results import Result
+
+# Okabe & Ito's palette, told apart with any colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":")
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **kw: Any) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "svg.hashsalt": "mien", "svg.fonttype": "none", "font.size": 11, "font.family": "sans-serif",
+            "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11, "path.simplify_threshold": 0.5,
+        }
+    )  # fmt: skip
+    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **kw)
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an <svg> element that scales with the page."""
+    from matplotlib import pyplot as plt
+
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    plt.close(figure)
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'xmlns:xlink="[^"]*"', 'xmlns:xlink="http://www.w3.org/1999/xlink"', text)
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
+    )
+
+
+def examples(windows: Sequence[Mapping[str, Signal]], titles: Sequence[str]) -> str:
+    """Windows one below the other, streams side by side, in physical units; one scale per stream."""
+    streams = list(dict.fromkeys(n for w in windows for n in w))
+    figure, axes = _figure(
+        3.3 * len(streams), 1.25 * len(windows) + 0.4, len(windows), len(streams), sharex="col", sharey="col"
+    )
+    for row, (window, title) in enumerate(zip(windows, titles, strict=True)):
+        for column, name in enumerate(streams):
+            _draw(axes[row][column], window.get(name))
+            if column == 0:
+                axes[row][column].set_title(title, loc="left", fontweight="bold")
+            elif row == 0:
+                axes[row][column].set_title(" ", loc="left")
+            if row == len(windows) - 1:
+                axes[row][column].set_xlabel("seconds")
+            if name in window and row == 0:
+                axes[row][column].set_ylabel(f"{name} ({window[name].unit})")
+    _legend(figure, axes, windows[0])
+    return _svg(figure)
+
+
+def real_beside_synthetic(
+    real: Sequence[Mapping[str, Signal]], synthetic: Sequence[Mapping[str, Signal]], titles: Sequence[str], stream: str
+) -> str:
+    """Left real, right synthetic, one stream, one scale. For the private half only."""
+    figure, axes = _figure(7.2, 1.35 * len(titles) + 0.5, len(titles), 2, sharex=True, sharey=True)
+    for row, title in enumerate(titles):
+        for column, (kind, windows) in enumerate((("real", real), ("synthetic", synthetic))):
+            _draw(axes[row][column], windows[row].get(stream))
+            axes[row][column].set_title(f"{title}, {kind}", loc="left")
+            if row == len(titles) - 1:
+                axes[row][column].set_xlabel("seconds")
+        if stream in real[row]:
+            axes[row][0].set_ylabel(f"{stream} ({real[row][stream].unit})")
+    _legend(figure, axes, {stream: real[0][stream]} if stream in real[0] else {})
+    return _svg(figure)
+
+
+def _draw(axis: Any, signal: Signal | None) -> None:
+    if signal is None:
+        axis.text(0.5, 0.5, "absent", transform=axis.transAxes, ha="center", va="center")
+        return
+    t = np.arange(len(signal.values)) / signal.rate_hz
+    for c, name in enumerate(signal.channels):
+        axis.plot(t, signal.values[:, c], color=COLOURS[c % 7], linestyle=LINES[c % 4], linewidth=1.2, label=name)
+    axis.locator_params(nbins=4)
+
+
+def _legend(figure: Any, axes: Any, window: Mapping[str, Signal]) -> None:
+    if any(len(s.channels) > 1 for s in window.values()):
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+
+
+def roc_loglog(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], n_nonmembers: int) -> str:
+    """ROC on two logarithmic axes; where fewer than one held-out person would be wrong is shaded."""
+    figure, axes = _figure(4.6, 4.2)
+    axis, low = axes[0][0], 1e-3
+    grid = np.geomspace(low, 1, 200)
+    axis.plot(grid, grid, color="0.5", linewidth=1, linestyle=":", label="chance")
+    for i, (name, (fpr, tpr)) in enumerate(curves.items()):
+        axis.step(
+            np.maximum(fpr, low),
+            np.maximum(tpr, low),
+            where="post",
+            color=COLOURS[i],
+            linestyle=LINES[i % 4],
+            label=name,
+        )
+    if n_nonmembers:
+        axis.axvspan(low, 1 / n_nonmembers, color="0.9", zorder=0)
+        axis.text(low * 1.2, 1.25 * low, f"not resolvable\nwith {n_nonmembers} persons", color="0.35", fontsize=9)
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlim=(low, 1),
+        ylim=(low, 1.1),
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+    )
+    axis.legend(frameon=False, loc="lower right")
+    return _svg(figure)
+
+
+def whiskers(results: Sequence[Result], xlabel: str) -> str:
+    """One dot with its interval per result, in the given order from above."""
+    shown = [r for r in results if r.value is not None]
+    figure, axes = _figure(5.6, 0.42 * len(shown) + 0.9)
+    axis = axes[0][0]
+    for i, r in enumerate(shown):
+        colour = COLOURS[0] if i == 0 else "0.35"
+        low, high = (r.value if v is None else v for v in (r.low, r.high))
+        axis.plot([low, high], [i, i], color=colour, linewidth=2)
+        axis.plot(r.value, i, marker=MARKS[0 if i == 0 else 1], color=colour, markersize=7)
+    axis.set_yticks(range(len(shown)), [r.metric.rsplit(" ", 1)[0] for r in shown])
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 1), xlabel=xlabel)
+    axis.grid(axis="x", color="0.9")
+    return _svg(figure)

@@ -1,0 +1,171 @@
+"""One-file HTML reports: no script, no network, readable on a phone, in the dark and on paper.
+
+`release_html` is made of a Report and pictures only, so nothing about a single person can reach it by accident;
+`assert_leak_free` looks all the same.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from ...core.errors import MienError
+from ...core.results import Baseline, Report, Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure: title, an <svg> made by `evaluation/pictures.py`, and what one sees in it."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+_STYLE = """
+:root{--ink:#1b1f24;--soft:#59636e;--line:#d5dae0;--paper:#fff;--band:#f4f6f8;--mark:#0b5cad;--warn:#8a4b00;
+--warnband:#fff4e0;--stop:#a40e26;--stopband:#ffecef}
+@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a6afb8;--line:#3a4149;--paper:#15181c;--band:#1e2328;
+--mark:#7ab8f5;--warn:#ffcf8a;--warnband:#3a2c12;--stop:#ff9aa8;--stopband:#3d171d}}
+*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
+main{max-width:58rem;margin:0 auto;padding:1rem 1rem 4rem}h1{font-size:1.6rem;line-height:1.25;margin:.4em 0}
+h2{font-size:1.2rem;margin:2.2em 0 .5em;border-bottom:1px solid var(--line);padding-bottom:.2em}
+p{margin:.6em 0;max-width:44rem}.soft{color:var(--soft)}.banner{padding:.8rem 1rem;border-radius:.5rem;margin:1rem 0;
+border-left:.4rem solid var(--warn);background:var(--warnband)}.banner b{color:var(--warn)}
+.banner.stop{border-color:var(--stop);background:var(--stopband)}.banner.stop b{color:var(--stop)}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:.45rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
+thead th{font-size:.85rem;color:var(--soft);font-weight:600}td.num{white-space:nowrap}tr.main td,tr.main th{background:var(--band);
+font-weight:600}small{color:var(--soft);display:block}figure{margin:1.2rem 0;padding:.8rem;background:#fff;color:#1b1f24;
+border:1px solid var(--line);border-radius:.5rem}figure svg{width:100%;height:auto;display:block;max-height:40rem}
+figcaption{color:#59636e;font-size:.9rem;margin-top:.5rem}li{margin:.35em 0}pre{overflow-x:auto;background:var(--band);
+padding:.8rem;border-radius:.5rem;font-size:.85rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}summary{cursor:pointer}
+@media(max-width:40rem){thead{position:absolute;left:-999rem}tr,td,th{display:block;border:0;padding:.15rem .4rem}
+tr{border-bottom:1px solid var(--line);padding:.5rem 0}td[data-k]::before{content:attr(data-k) ": ";color:var(--soft)}
+td:empty{display:none}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
+@media print{figure{break-inside:avoid}details{display:none}}
+"""
+
+
+def release_html(report: Report, pictures: Sequence[Picture] = (), sections: Sequence[tuple[str, Report]] = ()) -> str:
+    """The report that may leave the house. sections: further reports (the attack's, say) shown under a heading."""
+    return _page(report, pictures, sections, private=False)
+
+
+def private_html(report: Report, pictures: Sequence[Picture] = (), sections: Sequence[tuple[str, Report]] = ()) -> str:
+    """The same with pictures of real recordings; for the run's private half."""
+    return _page(report, pictures, sections, private=True)
+
+
+def assert_leak_free(page: str, forbidden: Mapping[str, Iterable[str]]) -> None:
+    """MienError if an id occurs as a word of the page. forbidden: kind -> ids. The message names the kind, not the id."""
+    for kind, ids in forbidden.items():
+        for one in set(ids):
+            if re.search(rf"(?<![\w-]){re.escape(html.escape(one))}(?![\w-])", page):
+                raise MienError(f"the report would show a {kind}'s id; it was not written – please report this")
+
+
+def number(value: float | None) -> str:
+    """.763, 1.00, –0.05, or "not measured"."""
+    if value is None:
+        return "not measured"
+    text = f"{value:.3f}" if abs(value) < 0.9995 else f"{value:.2f}"
+    return text.replace("-", "−").replace("0.", ".", 1) if abs(value) < 0.9995 else text.replace("-", "−")
+
+
+def interval(r: Result | Baseline) -> str:
+    return "" if r.low is None or r.high is None else f"{number(r.low)} to {number(r.high)}"
+
+
+def beside(r: Result) -> str:
+    """The baselines of a result, in words."""
+    return ", ".join(f"{b.name} {number(b.value)}" + (f" ({interval(b)})" if interval(b) else "") for b in r.baselines)
+
+
+def _page(report: Report, pictures: Sequence[Picture], sections: Sequence[tuple[str, Report]], private: bool) -> str:
+    e = html.escape
+    every = [report, *(r for _, r in sections)]
+    parts = [f"<h1>{e(report.study)}: {e(report.verb)}</h1>"]
+    if private:
+        parts.append(
+            "<div class='banner stop'><b>Private: contains recordings of real people.</b> Do not share, print or"
+            " upload this page.</div>"
+        )
+    if "∞" in report.guarantee:
+        parts.append(
+            "<div class='banner'><b>No privacy guarantee (ε = ∞).</b> This adapter was trained without differential"
+            " privacy. What it leaks was measured below, by attacks of limited strength; nothing bounds it.</div>"
+        )
+    else:
+        parts.append(f"<p>Guarantee: {e(report.guarantee)}</p>")
+    for caveat in dict.fromkeys(c for r in every for c in r.caveats if "random windows" in c):
+        parts.append(f"<div class='banner stop'><b>Warning.</b> {e(caveat)}</div>")
+    parts += ["<h2>Results</h2>", _table(report.results)]
+    for title, other in sections:
+        parts += [f"<h2>{e(title)}</h2>", _table(other.results)]
+    if pictures:
+        parts.append("<h2>Pictures</h2>")
+    for p in pictures:
+        parts.append(
+            f"<figure role='group' aria-label='{e(p.title, quote=True)}'><b>{e(p.title)}</b>"
+            f"<div role='img' aria-label='{e(p.caption, quote=True)}'>{p.svg}</div><figcaption>{e(p.caption)}</figcaption></figure>"
+        )
+    for title, lines in (
+        ("What was not measured", [x for r in every for x in r.not_measured]),
+        ("What this number of persons can support", [x for r in every for x in r.caveats if "random windows" not in x]),
+    ):
+        if lines:
+            parts += [f"<h2>{title}</h2><ul>", *(f"<li>{e(x)}</li>" for x in dict.fromkeys(lines)), "</ul>"]
+    left_out = "; ".join(f"{n} person(s): {why}" for why, n in report.consent.items()) or "nobody"
+    facts = {
+        "Run": report.run,
+        "Data fingerprint": report.data_fingerprint[:16],
+        **{f"Made from ({k})": v[:16] for k, v in report.inputs.items()},
+        "Left out for lack of consent": left_out,
+        **{str(k): str(v) for k, v in report.environment.items()},
+    }
+    parts += [
+        "<h2>Where this comes from</h2><dl>",
+        *(f"<dt>{e(k)}</dt><dd>{e(v)}</dd>" for k, v in facts.items()),
+        "</dl>",
+    ]
+    recipe = yaml.safe_dump(report.config, sort_keys=False, allow_unicode=True)
+    parts.append(f"<details><summary>The recipe, resolved</summary><pre>{e(recipe)}</pre></details>")
+    title = f"{report.study}: {report.verb}" + (" (private)" if private else "")
+    return (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{e(title)}</title><style>{_STYLE}</style></head><body><main>"
+        + "\n".join(parts)
+        + "</main></body></html>\n"
+    )
+
+
+def _table(results: Sequence[Result]) -> str:
+    if not results:
+        return "<p class='soft'>Nothing was measured here; the reasons are below.</p>"
+    e, rows = html.escape, []
+    for r in results:
+        mark = (
+            " class='main'"
+            if r.baselines and r.value is not None and any(b.name == "majority" for b in r.baselines)
+            else ""
+        )
+        note = f"<small>{e(r.note)}</small>" if r.note else ""
+        persons = f"{r.n_persons} persons" if r.n_persons else ""
+        rows.append(
+            f"<tr{mark}><th scope='row'>{e(r.metric)}{note}</th><td class='num' data-k='value'>{e(number(r.value))}</td>"
+            f"<td class='num' data-k='95 %'>{e(interval(r))}</td><td data-k='over'>{e(persons)}</td>"
+            f"<td data-k='beside'>{e(beside(r))}</td></tr>"
+        )
+    return (
+        "<div class='wide'><table><thead><tr><th scope='col'>measure</th><th scope='col'>value</th>"
+        "<th scope='col'>95 % interval</th><th scope='col'>over</th><th scope='col'>read beside</th></tr></thead><tbody>"
+        + "".join(rows)
+        + "</tbody></table></div>"
+    )
