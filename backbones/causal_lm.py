@@ -169,8 +169,13 @@ def converted(folder: Path) -> Path:
     console.say(f"converting {source.name} to safetensors, once (about a minute)")
     part = folder / ".hf.partial"
     shutil.rmtree(part, ignore_errors=True)
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float16)
-    model.save_pretrained(part, safe_serialization=True)
+    read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float16)
+    config = read.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the weights are dequantised; only the note that they were not is left
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+    plain.load_state_dict(read.state_dict())
+    plain.save_pretrained(part, safe_serialization=True)
     part.rename(done)
     return done
 

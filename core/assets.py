@@ -107,7 +107,7 @@ def fetch(name: str, wheel: Path | None = None) -> Path:
         return target.parent
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as staging:
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent.parent) as staging:
             if wheel is None:
                 console.say(f"fetching {asset.package} {asset.version} ({asset.megabytes} MB, {asset.licence})")
                 wheel = _download(name, asset, Path(staging))

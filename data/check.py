@@ -57,9 +57,6 @@ def check(root: str | Path, today: date | None = None) -> list[Finding]:
     except folder.Problem as problem:
         report(problem)
         return found
-    except MienError as error:
-        say("error", str(root / "cohort.yaml"), str(error), "repair the YAML")
-        return found
     spec, findings = _spec(raw)
     found += findings
     if spec is None:
@@ -163,7 +160,7 @@ def _people_findings(plan: folder.Plan, say: Any, today: date) -> None:
         say(
             "info",
             spec.recordings or spec.table,
-            f"{len(persons)} persons: enough to see that everything runs, too few for privacy or utility claims",
+            f"only {len(persons)} persons: enough to see that everything runs, too few for privacy or utility claims",
         )
     for person in plan.listed:
         if person not in persons:
@@ -215,7 +212,7 @@ def _stream_findings(spec: folder.CohortFile, seen: _Seen, say: Any) -> None:
             say(
                 "warning",
                 where,
-                "no range: behaviour tokens need the sensor's plausible span",
+                "no range: tokens are scaled by the sensor's plausible span, and only common units have a usual one",
                 f"add `range: [low, high]` in {s.unit} from the data sheet or physiology, never from these recordings",
             )
         if seen.seconds and not seen.present[name]:
@@ -363,7 +360,7 @@ def _attribute_findings(plan: folder.Plan, say: Any) -> None:
         say(
             "warning" if alone >= 0.5 else "info",
             "attributes",
-            f"{100 * alone:.0f} % of the persons are the only one with their combination of {', '.join(names)}",
+            f"of the persons, {100 * alone:.0f} % are the only one with their combination of {', '.join(names)}",
             "who knows these facts can point at the person: coarsen them (age in decades), or declare fewer",
         )
 
@@ -430,8 +427,6 @@ def check_command(argv: list[str]) -> int:
     cohort = folder.load(folder.Config(root=args.root))
     console.table(cohort.card.name, ["what", "how much"], summary(cohort))
     task = next(iter(cohort.card.tasks), None)
-    if any(s.range is None for s in cohort.card.streams.values()):
-        console.say("each stream needs a range before `mien adapt` can make tokens of it (see the warnings), then:")
     if task is None:
         console.say("declare a task in cohort.yaml (a label column and its classes), then:")
     console.say(
@@ -453,7 +448,7 @@ def pack_command(argv: list[str]) -> int:
     parser.add_argument("out", help="the folder to make; it must not exist")
     parser.add_argument("--rate", type=float, required=True, metavar="HZ", help="samples per second")
     parser.add_argument("--channels", required=True, metavar="A,B,…", help="names of the C channels, in order")
-    parser.add_argument("--unit", required=True, help="the unit of the values: g, m/s^2, mV, uS …")
+    parser.add_argument("--unit", required=True, help="the unit of the values: g, m/s2, mV, uS …")
     parser.add_argument("--task", required=True, help="what the labels are: the label column's name, e.g. activity")
     parser.add_argument(
         "--range",

@@ -10,7 +10,7 @@ import numpy as np
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording, Signal, Window, cut, recording_windows
 
-_STATISTICS = ("mean", "sd", "min", "q25", "q75", "max", "power_low", "power_mid", "power_high")
+_STATISTICS = ("mean", "sd", "min", "q25", "q75", "max", "power_low", "power_mid", "power_high", "peak_hz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class WindowTable:
 
 
 def names(card: CohortCard) -> list[str]:
-    """Column names of `vector`, in order: nine statistics per channel, then correlations within each stream."""
+    """Column names of `vector`, in order: ten statistics per channel, then correlations within each stream."""
     out = []
     for stream, spec in sorted(card.streams.items()):
         out += [f"{stream}.{c}.{s}" for c in spec.channels for s in _STATISTICS]
@@ -57,7 +57,8 @@ def names(card: CohortCard) -> list[str]:
 def vector(streams: Mapping[str, Signal], card: CohortCard) -> np.ndarray:
     """float64[d]: the statistics of one window; NaN for a missing stream.
 
-    power_low / mid / high: mean squared deviation below 0.5 Hz, 0.5–2 Hz and above, from the window's periodogram.
+    power_low / mid / high: mean squared deviation below 0.5 Hz, 0.5–2 Hz and above, from the window's
+    periodogram; peak_hz: where it is highest.
     """
     parts = []
     for name, spec in sorted(card.streams.items()):
@@ -72,7 +73,7 @@ def vector(streams: Mapping[str, Signal], card: CohortCard) -> np.ndarray:
         hz = np.fft.rfftfreq(len(v), 1 / streams[name].rate_hz)
         low, mid = hz < 0.5, (hz >= 0.5) & (hz < 2.0)
         q = np.quantile(v, (0.25, 0.75), axis=0)
-        bands = [power[low].sum(0), power[mid].sum(0), power[~(low | mid)].sum(0)]
+        bands = [power[low].sum(0), power[mid].sum(0), power[~(low | mid)].sum(0), hz[power.argmax(0)]]
         parts.append(np.stack([mean, v.std(0), v.min(0), q[0], q[1], v.max(0), *bands], axis=1).ravel())
         sd = centred.std(0) + 1e-9
         corr = (centred / sd).T @ (centred / sd) / len(v)
@@ -120,8 +121,8 @@ def of_windows(
         person.append(r.person)
         recording.append(r.id)
     return WindowTable(
-        X=np.array(X, dtype=np.float64).reshape(len(X), -1),
-        meta=np.array(meta, dtype=np.float64).reshape(len(X), -1),
+        X=np.array(X, dtype=np.float64).reshape(len(X), len(names(card))),
+        meta=np.array(meta, dtype=np.float64).reshape(len(X), 2 + len(source.attributes)),
         label=np.array(label, dtype=object),
         person=np.array(person, dtype=object),
         recording=np.array(recording, dtype=object),

@@ -51,8 +51,7 @@ def read_npy_dict(path: str | Path, *, memory_mb: int = 2048, seconds: float = 1
         if done.returncode:
             raise MienError(f"{path}: {_why(done, memory_mb, seconds)}")
         with np.load(plain, allow_pickle=False) as arrays:
-            keys = arrays["keys"].tolist()
-            return {key: arrays[f"a{i}"] for i, key in enumerate(keys)}
+            return {key: arrays[f"arr_{i}"] for i, key in enumerate(arrays["arr_0"].tolist(), 1)}
 
 
 def split(arrays: dict[str, np.ndarray], key: str) -> list[np.ndarray]:
@@ -220,13 +219,15 @@ def _child(source: str, plain: str, memory_mb: str, seconds: str) -> int:
         _limit(int(memory_mb), int(seconds))
         with open(source, "rb") as opened:
             data = _plain(_unpickle(opened))
-        np.savez(plain, keys=np.array(list(data), dtype=str), **{f"a{i}": a for i, a in enumerate(data.values())})
+        np.savez(plain, np.array(list(data), dtype=str), *data.values())  # arr_0: the keys
     except _Refused as error:
         return _say(_REFUSED, str(error))
     except MemoryError:
         return _MEMORY
     except RecursionError:
         return _say(_REFUSED, "nested too deeply")
+    except OSError as error:  # a full disk, or more output than allowed
+        return _say(1, str(error))
     except Exception as error:  # a broken pickle can raise nearly anything; all of it means "not readable"
         return _say(_DAMAGED, f"{type(error).__name__}: {error}")
     return 0

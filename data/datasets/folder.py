@@ -34,7 +34,7 @@ from ...core.runs import whole_folder
 
 VERSION = 1  # of this importer: a new number makes every folder be read again
 RESERVED = ("recording", "person", "session", "start_s", "file", "time", "valid")
-NO_GAP_S = 1.5  # samples: steps of the time column longer than this are gaps
+NO_GAP = 1.5  # samples: steps of the time column longer than this are gaps
 _DATA = (".npz", ".csv", ".parquet")
 _NULLS = ["", "nan", "NaN", "NA", "null"]
 Purpose = Literal["training", "generation", "alignment", "audit", "evaluation", "sharing"]
@@ -137,6 +137,8 @@ class CohortFile(Section):
     @classmethod
     def _streams(cls, streams: dict[str, StreamSection]) -> dict[str, StreamSection]:
         for name in streams:
+            if name in (*RESERVED, "allow_pickle"):  # the last is numpy's: no array can be saved under it
+                raise ValueError(f"stream {name!r}: the name is taken; call it acc, eda, …")
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name.endswith(("_valid", "_rate_hz")):
                 raise ValueError(
                     f"stream {name!r}: a name has letters, digits, _ and -, and does not end in _valid or _rate_hz"
@@ -177,22 +179,14 @@ class CohortFile(Section):
 def inside(root: Path, name: str, where: str) -> Path:
     """The file `name` of the folder; refuses absolute paths, `..`, links that lead out, and what is no file."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    if (
-        not parts
-        or "\0" in name
-        or Path(name).is_absolute()
-        or re.match(r"[A-Za-z]:|[\\/]", name)
-        or ".." in parts
-    ):
+    if not parts or "\0" in name or Path(name).is_absolute() or re.match(r"[A-Za-z]:|[\\/]", name) or ".." in parts:
         raise Problem(
             where, f"{name!r} is not a path inside the folder", "write it relative to cohort.yaml, without .."
         )
     try:
         found = (root / Path(*parts)).resolve()
         if not found.is_relative_to(root.resolve()):
-            raise Problem(
-                where, f"{name!r} is a link that leads out of the folder", "copy the file into the folder"
-            )
+            raise Problem(where, f"{name!r} is a link that leads out of the folder", "copy the file into the folder")
         if not found.exists():
             raise Problem(where, f"the file {name!r} does not exist", "restore it, or correct the name")
         if not found.is_file():
@@ -244,9 +238,7 @@ def read_table(root: Path, name: str, key: str) -> Table:
                 cells.append({c: v.strip() or None for c, v in zip(columns, row, strict=True)})
                 lines.append(reader.line_num)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise Problem(
-            name, f"not readable as UTF-8 CSV ({error})", "save it as comma-separated UTF-8"
-        ) from None
+        raise Problem(name, f"not readable as UTF-8 CSV ({error})", "save it as comma-separated UTF-8") from None
     return Table(name=name, columns=columns, cells=cells, lines=lines)
 
 
@@ -259,17 +251,13 @@ def _header(file: Path, name: str) -> list[str]:
         try:
             columns = list(pq.read_schema(file).names)
         except (pa.ArrowException, OSError) as error:
-            raise Problem(
-                name, f"truncated or not parquet ({_first_line(error)})", "restore the file"
-            ) from None
+            raise Problem(name, f"truncated or not parquet ({_first_line(error)})", "restore the file") from None
     else:
         try:
             with open(file, encoding="utf-8-sig", newline="") as text:
                 columns = [c.strip() for c in next(csv.reader(text, strict=True), [])]
         except (csv.Error, UnicodeDecodeError) as error:
-            raise Problem(
-                name, f"not readable as UTF-8 CSV ({error})", "save it as comma-separated UTF-8"
-            ) from None
+            raise Problem(name, f"not readable as UTF-8 CSV ({error})", "save it as comma-separated UTF-8") from None
     if not columns:
         raise Problem(name, "the file is empty", "restore it")
     double = [c for c in columns if columns.count(c) > 1]
@@ -291,8 +279,7 @@ def _batches(file: Path, name: str, types: Mapping[str, Any] | None) -> Iterator
                 for batch in source.iter_batches(batch_size=65536, columns=columns, use_threads=False):
                     if types is not None:
                         parts = [
-                            batch.column(c) if t == pa.string() else batch.column(c).cast(t)
-                            for c, t in types.items()
+                            batch.column(c) if t == pa.string() else batch.column(c).cast(t) for c, t in types.items()
                         ]
                         batch = pa.RecordBatch.from_arrays(parts, names=list(types))
                     yield batch
@@ -322,13 +309,8 @@ def _texts(column: Any, name: str, label: str) -> list[str | None]:
     try:
         if pa.types.is_floating(column.type):
             plain = column.to_pylist()
-            return [
-                None if v is None or math.isnan(v) else str(int(v)) if v.is_integer() else str(v)
-                for v in plain
-            ]
-        return [
-            None if v is None or not v.strip() else v.strip() for v in column.cast(pa.string()).to_pylist()
-        ]
+            return [None if v is None or math.isnan(v) else str(int(v)) if v.is_integer() else str(v) for v in plain]
+        return [None if v is None or not v.strip() else v.strip() for v in column.cast(pa.string()).to_pylist()]
     except pa.ArrowException as error:
         raise Problem(
             f"{name}, column {label!r}", f"not text or numbers ({_first_line(error)})", "store plain values"
@@ -379,7 +361,12 @@ def read_yaml(root: Path) -> dict[str, Any]:
             "cohort.yaml is missing",
             "write it (docs/bring-your-own.md), or make it with `mien data pack`",
         )
-    raw = recipes.load_yaml(inside(root, "cohort.yaml", str(root)))
+    file = inside(root, "cohort.yaml", str(root))
+    try:
+        raw = recipes.load_yaml(file)
+    except MienError as error:  # some YAML errors span lines: a Problem is one line
+        text = str(error).removeprefix(str(file)).lstrip(", :")
+        raise Problem(str(root / "cohort.yaml"), text, "repair the YAML") from None
     if not isinstance(raw, dict):
         raise Problem(str(root / "cohort.yaml"), "holds no mapping of keys", "start with `name: my-study`")
     return raw
@@ -400,11 +387,7 @@ def plan(root: Path, spec: CohortFile, report: Report = strict) -> Plan:
     in_persons = [a for a in spec.attributes if persons and a in persons.columns]
     for a in spec.attributes:
         if a in table.columns and a in in_persons:
-            report(
-                Problem(
-                    name, f"attribute {a!r} is a column here and in {spec.persons}", "keep one of the two"
-                )
-            )
+            report(Problem(name, f"attribute {a!r} is a column here and in {spec.persons}", "keep one of the two"))
         elif a not in table.columns and a not in in_persons:
             needed.append(a)
     missing = [c for c in needed if c not in table.columns]
@@ -429,6 +412,7 @@ def plan(root: Path, spec: CohortFile, report: Report = strict) -> Plan:
                     "name each recording's data",
                 )
             )
+    given, files = files, [c for c in files if c == "file" or c.removeprefix("file_") in spec.streams]
     if "recording" in missing or "person" in missing:
         return Plan(root=root, spec=spec, rows=[], consents={}, listed=tuple(people), ignored=())
     typed = {a: _typed([r[a] for r in table.cells]) for a in spec.attributes if a in table.columns}
@@ -439,9 +423,7 @@ def plan(root: Path, spec: CohortFile, report: Report = strict) -> Plan:
         try:
             row = _row(cells, where, spec, files, people, {a: v[i] for a, v in typed.items()}, persons)
             if row.id in seen:
-                fix = (
-                    "sort the table by recording and time" if spec.table else "give each recording its own id"
-                )
+                fix = "sort the table by recording and time" if spec.table else "give each recording its own id"
                 raise Problem(where, f"recording {row.id!r} is already at {seen[row.id]}", fix)
         except Problem as problem:
             report(problem)
@@ -454,7 +436,7 @@ def plan(root: Path, spec: CohortFile, report: Report = strict) -> Plan:
         report(Problem(name, "no recording in it: the cohort is empty", "add a row per recording"))
     default = Consent(purposes=spec.consent.purposes, expires=spec.consent.expires)
     consents = {r.person: people[r.person][0] if r.person in people else default for r in rows}
-    known = {*RESERVED, *needed, *spec.attributes, *files}
+    known = {*RESERVED, *needed, *spec.attributes, *given}
     known |= {c for s, v in spec.streams.items() for k in v.channels for c in (k, f"{s}.{k}", f"{s}.valid")}
     ignored = tuple(c for c in table.columns if c not in known)
     return Plan(root=root, spec=spec, rows=rows, consents=consents, listed=tuple(people), ignored=ignored)
@@ -473,9 +455,7 @@ def _row(
     if not name:
         raise Problem(where, "a recording without an id", "fill the column 'recording'")
     if not person:
-        raise Problem(
-            where, f"recording {name!r} has no person", "fill the column 'person' with a pseudonymous id"
-        )
+        raise Problem(where, f"recording {name!r} has no person", "fill the column 'person' with a pseudonymous id")
     if persons is not None and person not in people:
         raise Problem(
             where,
@@ -542,9 +522,7 @@ def _people(table: Table, spec: CohortFile, report: Report) -> dict[str, tuple[C
     return out
 
 
-def _purposes(
-    cells: Mapping[str, str | None], columns: Sequence[str], spec: CohortFile, where: str
-) -> tuple[str, ...]:
+def _purposes(cells: Mapping[str, str | None], columns: Sequence[str], spec: CohortFile, where: str) -> tuple[str, ...]:
     if "purposes" not in columns:
         return spec.consent.purposes
     text = cells["purposes"]
@@ -591,6 +569,8 @@ def recordings(plan: Plan, report: Report = strict) -> Iterator[Recording]:
         yield from _long_recordings(plan, report)
         return
     for row in plan.rows:
+        if not row.files:  # the columns that name files were reported
+            continue
         try:
             parts: dict[str, Samples] = {}
             for key, name in row.files.items():
@@ -616,9 +596,7 @@ def _recording(row: Row, parts: Mapping[str, Samples], spec: CohortFile) -> Reco
     firsts = [p.first_s for p in parts.values() if p.first_s is not None]
     where = f"{next(iter(row.files.values()), row.where)} (recording {row.id!r})"
     if firsts and len(firsts) != len(parts):
-        raise Problem(
-            where, "some streams have a time column and some have none", "give it to all or to none"
-        )
+        raise Problem(where, "some streams have a time column and some have none", "give it to all or to none")
     streams = {}
     for name, part in parts.items():
         s = spec.streams[name]
@@ -677,9 +655,7 @@ def open_npz(file: Path, where: str) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as raw:
             if not isinstance(raw, np.lib.npyio.NpzFile):
-                raise Problem(
-                    where, "a single array, not an npz archive", "save it with np.savez(file, name=array)"
-                )
+                raise Problem(where, "a single array, not an npz archive", "save it with np.savez(file, name=array)")
             return {k: raw[k] for k in raw.files}
     except (
         ValueError,
@@ -718,15 +694,11 @@ def _read_npz(file: Path, where: str, streams: Mapping[str, StreamSection]) -> d
     for name, spec in streams.items():
         if name not in arrays:
             if f"{name}_valid" in arrays or f"{name}_rate_hz" in arrays:
-                raise Problem(
-                    where, f"{name}_valid or {name}_rate_hz without the array {name!r}", "add the array"
-                )
+                raise Problem(where, f"{name}_valid or {name}_rate_hz without the array {name!r}", "add the array")
             continue
         values = arrays[name]
         if values.dtype.kind not in "fiub":
-            raise Problem(
-                where, f"array {name!r} has type {values.dtype}, not real numbers", "save it as float32"
-            )
+            raise Problem(where, f"array {name!r} has type {values.dtype}, not real numbers", "save it as float32")
         if values.ndim == 1 and len(spec.channels) == 1:
             values = values[:, None]
         if values.ndim != 2 or values.shape[1] != len(spec.channels):
@@ -762,9 +734,7 @@ def _same_rate(rate: np.ndarray | None, spec: StreamSection, where: str, name: s
         )
 
 
-def _read_columns(
-    file: Path, name: str, where: str, streams: Mapping[str, StreamSection]
-) -> dict[str, Samples]:
+def _read_columns(file: Path, name: str, where: str, streams: Mapping[str, StreamSection]) -> dict[str, Samples]:
     import pyarrow as pa
 
     names = _header(file, name)
@@ -872,20 +842,16 @@ def on_grid(
     missing rows are inserted as NaN with valid=False, so that later samples stay in their place; nothing is filled.
     """
     if not np.isfinite(time).all():
-        raise Problem(
-            where, f"row {int(np.flatnonzero(~np.isfinite(time))[0])} has no time", "fill or drop the row"
-        )
+        raise Problem(where, f"row {int(np.flatnonzero(~np.isfinite(time))[0])} has no time", "fill or drop the row")
     if len(time) < 2:
         return values, valid
     steps = np.diff(time) * rate_hz  # in samples
     if not (steps > 0).all():
         at = int(np.flatnonzero(steps <= 0)[0]) + 1
-        raise Problem(
-            where, f"does not increase at row {at} ({time[at]:g} s after {time[at - 1]:g} s)", "sort by time"
-        )
-    small = steps[steps <= NO_GAP_S]
+        raise Problem(where, f"does not increase at row {at} ({time[at]:g} s after {time[at - 1]:g} s)", "sort by time")
+    small = steps[steps <= NO_GAP]
     typical = float(np.median(steps))
-    mean = float(small.mean()) if typical <= NO_GAP_S else typical
+    mean = float(small.mean()) if typical <= NO_GAP else typical
     if abs(mean - 1) > 0.02:
         hint = " (is it in milliseconds?)" if 900 < typical < 1100 else ""
         raise Problem(
@@ -893,7 +859,7 @@ def on_grid(
             f"the rows come at about {rate_hz / mean:.4g} Hz, cohort.yaml declares {rate_hz:g} Hz{hint}",
             "time is in seconds; correct rate_hz, or resample",
         )
-    missing = np.where(steps > NO_GAP_S, np.rint(steps) - 1, 0)
+    missing = np.where(steps > NO_GAP, np.rint(steps) - 1, 0)
     if missing.sum() > max(10 * len(time), 600 * rate_hz):
         at = int(missing.argmax())
         raise Problem(
@@ -920,9 +886,7 @@ def _long_head(root: Path, name: str, spec: CohortFile) -> Table:
         raise Problem(name, f"a table is .csv or .parquet, not {file.suffix!r}", "convert it")
     columns = _header(file, name)
     if not channel_columns(columns, spec.streams, name):
-        raise Problem(
-            name, "no column of any declared stream", "name the columns <channel> or <stream>.<channel>"
-        )
+        raise Problem(name, "no column of any declared stream", "name the columns <channel> or <stream>.<channel>")
     wanted = ["recording", "person", "session", "start_s", *spec.tasks, *spec.attributes]
     types = {c: pa.string() for c in wanted if c in columns}
     cells: list[dict[str, str | None]] = []
@@ -980,10 +944,7 @@ def _long_recordings(plan: Plan, report: Report) -> Iterator[Recording]:
             parts = _split_columns(data, columns, plan.spec.streams, where)
             # A stream whose every cell is empty was not recorded: absent, never a stretch of gaps.
             parts = {k: p for k, p in parts.items() if not np.isnan(p.values).all()}
-            try:
-                return _recording(row, parts, plan.spec)
-            except Problem as problem:
-                raise Problem(problem.where.replace(row.where, name), problem.problem, problem.fix) from None
+            return _recording(row, parts, plan.spec)
 
         def guarded() -> Recording | None:
             try:
@@ -1040,8 +1001,8 @@ def write(
     root: str | Path,
     *,
     values: Sequence[np.ndarray] | np.ndarray,
-    persons: Sequence[Any],
-    labels: Sequence[Any],
+    persons: Sequence[Any] | np.ndarray,
+    labels: Sequence[Any] | np.ndarray,
     task: str,
     rate_hz: float,
     channels: Sequence[str],
@@ -1053,9 +1014,9 @@ def write(
     stream: str = "signal",
     range: tuple[float, float] | None = None,
     gaps: str = "refuse",
-    sessions: Sequence[Any] | None = None,
-    starts: Sequence[float] | None = None,
-    attributes: Mapping[str, Sequence[Any]] | None = None,
+    sessions: Sequence[Any] | np.ndarray | None = None,
+    starts: Sequence[float] | np.ndarray | None = None,
+    attributes: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
 ) -> Path:
     """Arrays -> a folder that `load` reads: cohort.yaml, recordings.csv, data/*.npz. It appears whole or not at all.
 
@@ -1063,16 +1024,14 @@ def write(
     `attributes`: N values. range: the sensor's plausible span, which only you can know. consent: its basis in words.
     """
     root = Path(root)
-    columns: dict[str, Sequence[Any]] = {"person": persons, task: labels, **(attributes or {})}
+    columns: dict[str, Sequence[Any] | np.ndarray] = {"person": persons, task: labels, **(attributes or {})}
     if sessions is not None:
         columns["session"] = sessions
     if starts is not None:
         columns["start_s"] = starts
     for column, cells in columns.items():
         if len(cells) != len(values):
-            raise MienError(
-                f"{column!r} has {len(cells)} values for {len(values)} recordings; give one per recording"
-            )
+            raise MienError(f"{column!r} has {len(cells)} values for {len(values)} recordings; give one per recording")
     texts = {c: [_text(v, c, i) for i, v in enumerate(cells)] for c, cells in columns.items()}
     spec = {
         "name": name,
@@ -1122,7 +1081,8 @@ def write(
             for i, r in enumerate(ids):
                 out.writerow([r, *(t[i] for t in texts.values()), f"data/{r}.npz"])
         for r, x in zip(ids, values, strict=True):
-            np.savez(staging / "data" / f"{r}.npz", **{stream: np.asarray(x, dtype=np.float32)})
+            arrays: dict[str, Any] = {stream: np.asarray(x, dtype=np.float32)}
+            np.savez(staging / "data" / f"{r}.npz", **arrays)
     return root
 
 

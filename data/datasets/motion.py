@@ -79,9 +79,7 @@ def _recordings(config: Config) -> Iterator[Recording]:
                 person=f"motion-{p:04d}",
                 streams={
                     "acc": Signal(values=acc, rate_hz=config.rate_hz, channels=("x", "y", "z"), unit="g"),
-                    "gyro": Signal(
-                        values=gyro, rate_hz=config.rate_hz, channels=("x", "y", "z"), unit="rad/s"
-                    ),
+                    "gyro": Signal(values=gyro, rate_hz=config.rate_hz, channels=("x", "y", "z"), unit="rad/s"),
                 },
                 labels={"movement": f"movement-{k}"},
             )
@@ -112,9 +110,7 @@ def simulate(
     acc, gyro, _ = trajectory(family, wearer, seconds, rate_hz, rng)
     n = len(acc)
     # white noise and bias of a small inertial sensor, and a tremor of 6-10 Hz seen by both
-    tremor = (
-        0.01 * np.sin(2 * np.pi * rng.uniform(6, 10) * np.arange(n) / rate_hz + rng.uniform(0, 6.3))[:, None]
-    )
+    tremor = 0.01 * np.sin(2 * np.pi * rng.uniform(6, 10) * np.arange(n) / rate_hz + rng.uniform(0, 6.3))[:, None]
     acc = acc + tremor * rng.normal(size=3) + 0.01 * rng.normal(size=3) + 0.01 * rng.normal(size=(n, 3))
     gyro = gyro + 3 * tremor * rng.normal(size=3) + 0.01 * rng.normal(size=3) + 0.02 * rng.normal(size=(n, 3))
     return acc, gyro
@@ -133,9 +129,7 @@ def trajectory(
     phase, strength = _phase(family, wearer["tempo"], t, rng)
     smooth = 0.06 * rate_hz  # muscles do not start or stop at once
     turn = Rotation.from_quat(family["posture"]) * Rotation.from_rotvec(0.2 * rng.normal(size=3))
-    for axis, size, h, shift in zip(
-        family["axes"], family["turn"], family["harmonics"], family["shift"], strict=True
-    ):
+    for axis, size, h, shift in zip(family["axes"], family["turn"], family["harmonics"], family["shift"], strict=True):
         wave = sum(h[m] * np.cos((m + 1) * phase + (shift[m] if m else 0)) for m in range(3))
         angle = 0.5 * size * wearer["range"] * strength * wave  # 0.5: `turn` is from one end to the other
         angle = gaussian_filter1d(angle + _drift(t, 0.08, rng), smooth, mode="nearest")

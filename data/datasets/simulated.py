@@ -14,7 +14,8 @@ It tests code and trade-offs: what a method finds here is what was put in. It pr
       outlier  `outliers` persons, drawn at random: outlier_sd * (+1 or -1 per trait), in all sessions
 
 so each effect is in between-person standard deviations (those of person_effect = 1), and 0 removes it. At 1, stress
-means +8 beats/min, 0.8 units less RSA, +2 breaths/min, and so on: size times unit, before the clipping at the trait's limits.
+means +8 beats/min, 0.8 units less RSA, +2 breaths/min, and so on: size times weight times unit, up to the trait's
+limits. Sex is a coin per person.
 
 **Dates.** Recordings are spread over some 60 days: `start_s` is 30 days + 10 days * x, where x has variance 1 and
 correlates with the label by exactly `date_confound` (in expectation). `device_drift` lets the EDA gain grow by that
@@ -45,7 +46,7 @@ from ...core.console import progress
 from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, Signal, StreamSpec
 
-VERSION = 1
+VERSION = 2
 DAY_S = 86400.0
 STREAMS = {
     "bvp": StreamSpec(channels=("bvp",), unit="au", rate_hz=64.0, range=(-3.0, 3.0)),
@@ -73,11 +74,11 @@ TRAITS = {
     # beats/min
     "hr": Trait(70.0, 8.0, limits=(40.0, 180.0), label=1.0, sex=0.6),
     # s: amplitude of the swing of the beat interval with breathing
-    "rsa": Trait(math.log(0.04), 0.4, log=True, label=-0.8, sex=0.2, age=-0.8),
+    "rsa": Trait(math.log(0.04), 0.4, log=True, limits=(0.0, 0.2), label=-0.8, sex=0.2, age=-0.8),
     # breaths/min
     "breathing": Trait(15.0, 2.0, limits=(6.0, 40.0), label=1.0, sex=0.3, age=0.2),
     # uS
-    "tonic": Trait(math.log(4.0), 0.5, log=True, label=0.5, sex=-0.5, age=-0.4),
+    "tonic": Trait(math.log(4.0), 0.5, log=True, limits=(0.05, 40.0), label=0.5, sex=-0.5, age=-0.4),
     # skin conductance responses/min, expected
     "scr": Trait(5.0, 1.5, limits=(0.0, 30.0), label=2.0, sex=-0.2, age=-0.4),
     # degC, skin
@@ -152,9 +153,7 @@ def load(config: Config) -> Cohort:
     text = json.dumps({"version": VERSION, **config.model_dump()}, sort_keys=True)
     key = f"simulated-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     consents = {_name(p): Consent() for p in range(config.persons)}
-    return Cohort.build(
-        _recordings(config), card=card, consents=consents, cache=cache_home() / "cohorts", key=key
-    )
+    return Cohort.build(_recordings(config), card=card, consents=consents, cache=cache_home() / "cohorts", key=key)
 
 
 def sessions(config: Config, person: int) -> list[Session]:
@@ -228,9 +227,7 @@ def record(s: Session, config: Config) -> Recording:
         session=f"s{s.index:03d}",
         start_s=round(max(0.0, 30 + 10 * s.date) * DAY_S),
         streams={
-            k: Signal(
-                values=v, rate_hz=STREAMS[k].rate_hz, channels=STREAMS[k].channels, unit=STREAMS[k].unit
-            )
+            k: Signal(values=v, rate_hz=STREAMS[k].rate_hz, channels=STREAMS[k].channels, unit=STREAMS[k].unit)
             for k, v in values.items()
         },
         labels={"stress": "stress" if s.stress else "calm"},
@@ -254,9 +251,7 @@ def signals(s: Session, seconds: float, drift: float, rng: np.random.Generator) 
     artefact = 2 * size * moving * _wander(t, 0.25, rng)
     width = s.trait("pulse")
     bvp = _bump(cardiac - 1.6, 3.5 / width**2) + 0.35 * _bump(cardiac - 1.6 - 2.1 * width, 3.0 / width**2)
-    bvp = np.exp(0.2 * rng.normal()) * depth * (bvp - 0.4) * (1 + 0.1 * np.sin(breath)) + 0.1 * _wander(
-        t, 5.0, rng
-    )
+    bvp = np.exp(0.2 * rng.normal()) * depth * (bvp - 0.4) * (1 + 0.1 * np.sin(breath)) + 0.1 * _wander(t, 5.0, rng)
     bvp = bvp + artefact + 0.02 * rng.normal(size=len(t))
 
     tr = np.arange(round(seconds * 25)) / 25

@@ -26,7 +26,7 @@ from .. import pickles
 VERSION = 1  # of the conversion below: a change of it makes a new cache entry
 RATE_HZ = 50.0
 EXERCISES = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
-ARMS = {0: "left", 1: "right"}
+ARMS = {0: "arm-0", 1: "arm-1"}  # the file does not say which is left
 CHANNELS = ["ax", "ay", "az", "wx", "wy", "wz"]
 # Round full scales of such sensors, known before any recording: not computed from this data.
 STREAMS = {
@@ -42,16 +42,14 @@ class Config(Section):
 
 
 def load(config: Config) -> Cohort:
-    """Labels: exercise (7). Attributes: arm (left, right). Persons: watch-01 … watch-10."""
+    """Labels: exercise (7). Attributes: arm. Persons: watch-01 … watch-10."""
     if config.path is None:
         source, digest = assets.file("watch"), assets.verify("watch")
         origin = "{0.package}=={0.version}".format(assets.describe("watch"))
     else:
         source = Path(config.path).expanduser()
         if not source.is_file():
-            raise MienError(
-                f"no such file: {source}; leave `path` out to use the asset (`mien assets fetch watch`)"
-            )
+            raise MienError(f"no such file: {source}; leave `path` out to use the asset (`mien assets fetch watch`)")
         digest, origin = assets.sha256(source), "own copy"
     cache, key = cache_home() / "cohorts", f"watch-v{VERSION}-{digest[:16]}"
     if (cache / key / "cohort.json").exists():
@@ -87,9 +85,7 @@ def _recordings(source: Path) -> Iterator[Recording]:
     for i in np.lexsort((raw["side"], raw["y"], raw["subject"])):
         side, label = int(raw["side"][i]), int(raw["y"][i])
         if side not in ARMS or not 0 <= label < len(names):
-            raise MienError(
-                f"{source}: recording {i} has side {side} and exercise {label}, which have no name"
-            )
+            raise MienError(f"{source}: recording {i} has side {side} and exercise {label}, which have no name")
         person, arm, exercise = f"watch-{int(raw['subject'][i]):02d}", ARMS[side], str(names[label])
         acc, gyro = samples[i][:, :3], samples[i][:, 3:]
         yield Recording(

@@ -108,7 +108,10 @@ def test_a_full_disk(wheel, monkeypatch):
     [
         ("/usr/bin/python3: No module named pip", "-m ensurepip"),
         ("WARNING: Retrying: NewConnectionError('Temporary failure in name resolution')", "--wheel FILE"),
-        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "no space left"),
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+            "no space left",
+        ),
         ("ERROR: x\nERROR: No matching distribution found for toy==1.0", "No matching distribution"),
     ],
 )

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportCallIssue=false
 import csv
 from datetime import date
 
@@ -102,9 +103,7 @@ def test_it_goes_on_after_the_first_error(tmp_path):
     ):
         assert len(only(found, "error", words)) == 1
     assert len(levels(found, "error")) == 10
-    assert [f.level for f in found] == sorted(
-        (f.level for f in found), key=["error", "warning", "info"].index
-    )
+    assert [f.level for f in found] == sorted((f.level for f in found), key=["error", "warning", "info"].index)
 
 
 @pytest.mark.parametrize(
@@ -181,9 +180,7 @@ def test_signals(tmp_path):
     only(found, "warning", "channel acc.y: constant in 1 recording(s), the first is 'r00003'")
     only(found, "warning", "shorter than 4 s, the first is 'r00000' (2 s)")
     only(found, "info", "% of the samples are gaps")
-    only(
-        check.check(study(tmp_path / "e", range=None), TODAY), "warning", "cohort.yaml, streams.acc: no range"
-    )
+    only(check.check(study(tmp_path / "e", range=None), TODAY), "warning", "cohort.yaml, streams.acc: no range")
     one = {"channels": ["e"], "unit": "uS", "rate_hz": 4, "range": [0, 50]}
     root = study(tmp_path / "f")
     spec(root, streams__eda=one)
@@ -231,7 +228,7 @@ def test_attributes_that_single_people_out(tmp_path):
     _, persons, _ = arrays()
     ages = [20 + int(p[1:]) for p in persons]
     found = check.check(study(tmp_path / "d", attributes={"age": ages}), TODAY)
-    only(found, "warning", "100 % of the persons are the only one with their combination of age")
+    only(found, "warning", "of the persons, 100 % are the only one with their combination of age")
     found = check.check(study(tmp_path / "e", attributes={"age": [20 + a % 2 for a in ages]}), TODAY)
     assert found == []
 

@@ -93,7 +93,9 @@ def test_the_hostile_pickle_is_really_hostile(home):
 
 
 @pytest.mark.parametrize(
-    "function", [eval, getattr, np.load, np.fromfile, np.memmap, pickle.loads, os.remove], ids=lambda f: f.__name__
+    "function",
+    [eval, getattr, np.load, np.fromfile, np.memmap, pickle.loads, os.remove],
+    ids=lambda f: f.__name__,
 )
 def test_other_names_are_refused(home, function):
     with pytest.raises(MienError, match="refused"):
@@ -116,7 +118,13 @@ def test_the_allowed_names_are_kept_narrow(home):
 
 
 def test_what_is_no_plain_data_is_refused(home):
-    for data in ([1, 2], {"x": {"y": 1}}, {1: 2}, {"x": [1, "a"]}, {"x": [np.zeros((2, 3)), np.zeros((2, 4))]}):
+    for data in (
+        [1, 2],
+        {"x": {"y": 1}},
+        {1: 2},
+        {"x": [1, "a"]},
+        {"x": [np.zeros((2, 3)), np.zeros((2, 4))]},
+    ):
         with pytest.raises(MienError, match="refused"):
             pickles.read_npy_dict(save(home / "a.pkl", data))
     np.save(home / "plain.npy", np.zeros(3))

@@ -1,0 +1,195 @@
+"""Metrics: perfect copies, shuffled labels, shifted signals; controls; bad input; the same bits from the same seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mien.core import plugins
+from mien.core.errors import MienError
+from mien.core.records import Signal
+from mien.data import features
+from mien.data.features import WindowTable
+from mien.evaluation.fidelity import c2st, spectra, validity
+from mien.evaluation.protocols import Inputs, Tables, Windows
+from mien.evaluation.utility import tstr
+
+from ..conftest import CARD, recordings
+
+
+def table(persons: range, seed: int, shift: float = 0.0, each: int = 24, prefix: str = "p") -> WindowTable:
+    """Two classes three SD apart, persons a little different."""
+    rng = np.random.default_rng(seed)
+    rows = [(p, c) for p in persons for c in ("rest", "walk") for _ in range(each // 2)]
+    offset = {p: 0.3 * np.random.default_rng([7, p]).normal(size=5) for p in persons}
+    X = np.array([rng.normal(size=5) + (3 if c == "walk" else 0) * np.eye(5)[0] + offset[p] + shift for p, c in rows])
+    return WindowTable(
+        X=X,
+        meta=rng.normal(size=(len(rows), 2)),
+        label=np.array([c for _, c in rows], dtype=object),
+        person=np.array([f"{prefix}{p}" for p, _ in rows], dtype=object),
+        recording=np.array([f"{prefix}{p}-{i % each}" for i, (p, _) in enumerate(rows)], dtype=object),
+        skipped={},
+    )
+
+
+def windows(seed: int, noise: float = 0.0, persons: int = 4) -> list[dict[str, Signal]]:
+    rng, out = np.random.default_rng(seed), []
+    for r in recordings(persons, 4, seed=seed, seconds=4.0):
+        out.append(
+            {
+                n: replace(
+                    s, values=np.clip(s.values + noise * rng.normal(size=s.values.shape), *CARD.streams[n].range)
+                )
+                for n, s in r.streams.items()
+            }
+        )
+    return out
+
+
+def inputs(synthetic: WindowTable, noise: float = 0.0, **kw) -> Inputs:
+    tables = Tables(
+        train=table(range(0, 5), 0), test=table(range(5, 10), 1), synthetic=synthetic, classes=("rest", "walk"),
+        codec=table(range(0, 5), 0),
+    )  # fmt: skip
+    made = Windows(
+        train=windows(0), test=windows(1), synthetic=windows(2, noise), card=CARD, seconds=4.0, valid_sequences=1.0
+    )
+    return Inputs(tables=replace(tables, **kw), windows=made)
+
+
+def value(results, metric: str):
+    return next(r for r in results if r.metric == metric)
+
+
+@pytest.mark.parametrize("kind", ["utility", "fidelity"])
+def test_every_metric_conforms(kind):
+    data = inputs(table(range(20, 25), 2, prefix="s"))
+    for name in plugins.names(f"evaluation/{kind}"):
+        module = plugins.load(f"evaluation/{kind}", name)
+        assert isinstance(module.HIGHER_IS_BETTER, bool)
+        first, again = (module.measure(data, module.Config()) for _ in range(2))
+        assert first == again, f"{name} is not deterministic"
+        for r in first:
+            assert r.value is None or r.low is None or r.low - 1e-9 <= r.value <= r.high + 1e-9
+
+
+def test_tstr_of_a_copy_is_trtr_and_of_shuffled_labels_is_chance():
+    train = table(range(0, 5), 0)
+    found = tstr.measure(inputs(train), tstr.Config(trees=50))
+    assert value(found, "TSTR accuracy").value == value(found, "TRTR accuracy").value > 0.8
+    gap = value(found, "TSTR − TRTR accuracy")
+    assert gap.value == 0
+    shuffled = replace(train, label=np.random.default_rng(0).permutation(train.label))
+    found = tstr.measure(inputs(shuffled), tstr.Config(trees=50))
+    assert abs(value(found, "TSTR accuracy").value - 0.5) < 0.15
+    gap = value(found, "TSTR − TRTR accuracy")
+    assert gap.high < 0
+    assert abs(value(found, "metadata only accuracy").value - 0.5) < 0.15
+    assert value(found, "majority accuracy").value == 0.5
+    assert value(found, "majority macro-F1").value == pytest.approx(1 / 3)
+    assert {b.name for b in value(found, "TSTR accuracy").baselines} == {
+        "TRTR", "TRTR n-matched", "codec", "metadata only", "majority",
+    }  # fmt: skip
+
+
+def test_macro_f1_equals_scikit_learn():
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        truth = rng.choice(["a", "b", "c"], 40).astype(object)
+        predicted = rng.choice(["a", "b", "c"], 40).astype(object)
+        wanted = f1_score(truth, predicted, labels=sorted(set(truth)), average="macro", zero_division=0)
+        assert tstr.macro_f1(truth, predicted) == pytest.approx(wanted)
+
+
+def test_a_class_without_synthetic_recordings_counts_as_wrong():
+    synthetic = table(range(20, 25), 2)
+    half = synthetic.rows(synthetic.label == "rest")
+    found = value(tstr.measure(inputs(half), tstr.Config(trees=20)), "TSTR accuracy")
+    assert found.value == 0.5
+    assert "no synthetic recording of walk" in found.note
+
+
+def test_a_class_missing_in_real_training_is_refused():
+    train = table(range(0, 5), 0)
+    with pytest.raises(MienError, match="no training window has the label 'walk'"):
+        inputs(train, train=train.rows(train.label == "rest"))
+
+
+def test_c2st_control_near_chance_and_shift_found():
+    same = c2st.measure(inputs(table(range(20, 40), 3, prefix="s", each=6)), c2st.Config(trees=50))[0]
+    assert same.baselines[0].value < 0.8  # other persons, who differ a little
+    shifted = c2st.measure(inputs(table(range(20, 40), 3, 5.0, prefix="s", each=6)), c2st.Config(trees=50))[0]
+    assert shifted.value > 0.97
+    assert shifted.value > same.value
+
+
+def test_spectra_are_zero_for_the_same_and_grow_with_noise():
+    real = windows(0)
+    assert spectra._distance(*[spectra.spectrum(real, "acc", 1e-4)] * 2) == 0
+    seen = [
+        value(
+            spectra.measure(inputs(table(range(20, 25), 2), noise), spectra.Config()), "log-spectrum distance acc"
+        ).value
+        for noise in (0.0, 0.1, 0.4, 1.5)
+    ]
+    assert seen == sorted(seen)
+    assert seen[-1] > 2 * seen[0]
+    assert spectra.spectrum(real, "ecg", 1e-4) is None
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: replace(s, values=s.values * 100),
+        lambda s: replace(s, values=s.values[:-3]),
+        lambda s: replace(s, rate_hz=7.0),
+        lambda s: replace(s, valid=np.zeros(len(s.values), bool)),
+    ],
+)
+def test_validity_sees(spoil):
+    data = inputs(table(range(20, 25), 2))
+    good = validity.measure(data, validity.Config())[1].value
+    assert good == 1.0
+    bad = [dict(w) for w in data.windows.synthetic]
+    bad[0]["acc"] = spoil(bad[0]["acc"])
+    worse = replace(data, windows=replace(data.windows, synthetic=bad))
+    assert validity.measure(worse, validity.Config())[1].value == pytest.approx(1 - 1 / len(bad))
+
+
+# --- features -------------------------------------------------------------------------------------------
+def slow_features(streams, card) -> list[float]:
+    out = []
+    for name in sorted(card.streams):
+        v = streams[name].values.astype(float)
+        n, k = v.shape
+        for c in range(k):
+            x = v[:, c]
+            out += [x.mean(), x.std(), x.min(), np.quantile(x, 0.25), np.quantile(x, 0.75), x.max()]
+            bands = [0.0, 0.0, 0.0]
+            for f, z in zip(np.fft.rfftfreq(n, 1 / streams[name].rate_hz), np.fft.rfft(x - x.mean()), strict=True):
+                bands[0 if f < 0.5 else 1 if f < 2 else 2] += 2 * abs(z) ** 2 / n**2
+            out += [*bands, np.fft.rfftfreq(n, 1 / streams[name].rate_hz)[np.argmax(abs(np.fft.rfft(x - x.mean())))]]
+        for i in range(k):
+            for j in range(i + 1, k):
+                out.append(np.corrcoef(v[:, i], v[:, j])[0, 1])
+    return out
+
+
+def test_features_equal_their_slow_oracle(home):
+    r = recordings(2)[1]
+    assert np.allclose(features.vector(r.streams, CARD), slow_features(r.streams, CARD), atol=1e-6)
+    assert len(features.names(CARD)) == len(features.vector(r.streams, CARD))
+    absent = features.vector({"acc": r.streams["acc"]}, CARD)
+    assert np.isnan(absent).sum() == 10  # the one-channel stream that is missing; never zeros
+
+
+def test_tabulate_counts_what_it_skips(cohort):
+    t = features.tabulate(cohort, seconds=4, stride_s=2, task="activity")
+    assert len(t) == len(list(cohort.windows(4, 2)))
+    with pytest.raises(MienError, match="no usable window"):
+        features.tabulate(cohort, seconds=4, stride_s=2, task="mood")

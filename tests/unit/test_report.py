@@ -1,0 +1,131 @@
+"""Reports: self-contained, escaped, honest about what is missing, and without anybody in them."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mien.core.errors import MienError
+from mien.core.results import Baseline, Report, Result, environment
+from mien.core.verbs import PLAIN, public
+from mien.evaluation import frontier, pictures
+from mien.evaluation.report import html
+
+from ..conftest import recordings
+
+NASTY = "<script>alert('x')</script>\"&<img src=http://evil.example/x>"
+
+
+def report(**kw) -> Report:
+    results = (
+        Result(
+            metric="TSTR accuracy", value=0.7632, low=0.7, high=0.82, n_persons=5,
+            baselines=(Baseline(name="majority", value=0.17),),
+        ),
+        Result(metric="loss.tpr_at_fpr_0.01", value=None, note="not resolvable: 5 non-member persons"),
+    )  # fmt: skip
+    base = {
+        "verb": "evaluate", "run": "evaluate-toy-1", "study": "toy", "config": {"study": "toy"}, "data_fingerprint": "ab" * 32,
+        "results": results, "guarantee": PLAIN, "environment": environment(0), "not_measured": ("outliers",),
+        "caveats": ("5 persons",), "consent": {"withdrawn": 2},
+    }  # fmt: skip
+    return Report(**{**base, **kw})
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.outside: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, v in attrs:
+            if name in ("src", "href", "xlink:href", "action", "data") and v and not v.startswith(("#", "data:")):
+                self.outside.append(v)
+
+
+def svgs() -> list[str]:
+    windows = [dict(r.streams) for r in recordings(2, seconds=4)]
+    fpr, tpr = np.array([0, 0.2, 1.0]), np.array([0, 0.6, 1.0])
+    results = report().results
+    leak = Result(metric="reference.auc", value=0.9, low=0.7, high=0.97, unit="recording")
+    point = frontier.Point(label="plain", utility=results[0], leakage=leak)
+    unknown = frontier.Point(label="x", utility=results[0], leakage=Result(metric="a", value=None))
+    return [
+        pictures.examples(windows, ["a"] * len(windows)),
+        pictures.real_beside_synthetic(windows, windows, ["a"] * len(windows), "acc"),
+        pictures.roc_loglog({"loss": (fpr, tpr)}, 5),
+        pictures.whiskers(results, "accuracy"),
+        frontier.draw([point, unknown], [results[0]], 0.55),
+    ]
+
+
+def test_pages_are_self_contained_and_deterministic():
+    made = svgs()
+    assert made == svgs()
+    page = html.release_html(report(), [html.Picture(title="t", svg=s, caption="c") for s in made])
+    found = Page(page)
+    assert found.outside == []
+    assert "script" not in found.tags
+    assert found.tags.count("svg") == len(made)
+    assert "@import" not in page
+    assert "url(http" not in page
+    assert max(len(s) for s in made) < 300_000
+    assert "width=device-width" in page
+
+
+def test_everything_foreign_is_escaped():
+    page = html.release_html(
+        report(
+            study=NASTY,
+            config={"a": NASTY},
+            not_measured=(NASTY,),
+            results=(Result(metric=NASTY, value=0.5, note=NASTY),),
+        ),
+        [html.Picture(title=NASTY, svg="<svg></svg>", caption=NASTY)],
+    )
+    found = Page(page)
+    assert "script" not in found.tags
+    assert "img" not in found.tags
+    assert found.outside == []
+
+
+def test_what_is_missing_is_said():
+    page = html.release_html(report())
+    for text in ("No privacy guarantee", "not measured", "not resolvable", "outliers", "5 persons", "2 person(s): withdrawn",
+                 "majority .170", ".763", ".700 to .820"):  # fmt: skip
+        assert text in page
+    assert "Private: contains" not in page
+    assert "Private: contains" in html.private_html(report())
+
+
+@pytest.mark.parametrize("text", ["see P017.", "'P017'", ">P017<", "(P017)"])
+def test_leaks_are_found(text):
+    with pytest.raises(MienError, match="a person's id") as e:
+        html.assert_leak_free(f"<p>{text}</p>", {"person": ["P017"]})
+    assert "P017" not in str(e.value)
+
+
+def test_longer_words_are_no_leak():
+    html.assert_leak_free("<p>P0171 and xP017 and P017-a</p>", {"person": ["P017"], "recording": []})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.7632, ".763"), (1.0, "1.00"), (-0.05, "−.050"), (1.05, "1.05"), (None, "not measured")]
+)
+def test_numbers(value, text):
+    assert html.number(value) == text
+
+
+def test_reports_round_trip_and_hide_folders(tmp_path: Path):
+    report().write(tmp_path / "r.json")
+    assert Report.read(tmp_path / "r.json") == report()
+    assert public({"a": ["/home/x/study", "b"], "n": 3}) == {"a": ["…/study", "b"], "n": 3}
+    with pytest.raises(ValueError, match="finite"):
+        Result(metric="m", value=float("nan"))
