@@ -52,8 +52,8 @@ def accelerator(threads: int | None = None) -> Any:
     made = Accelerator()
     if made.num_processes != world:
         raise MienError(
-            f"launched as {world} processes, but accelerate runs {made.num_processes}: on CPUs set ACCELERATE_USE_CPU=true"
-            " and `distributed_type: MULTI_GPU` in the launch file, as launch/cpu.yaml explains"
+            f"launched as {world} processes, but accelerate runs {made.num_processes}: on CPUs it wants"
+            " ACCELERATE_USE_CPU=true in the environment and `distributed_type: MULTI_GPU` in the launch file"
         )
     if made.device.type == "cpu":
         torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // world))

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..core import intervals
+from ..core import intervals, plugins
+from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.intervals import Interval
 from ..core.results import Baseline, Result
 from ..core.scores import Scores
+from .membership import blind as blind_attack
+from .signals import Signals, pool
 
 
 def judge(scores: Scores, *, fprs: Sequence[float] = (0.001, 0.01, 0.1), blind: Interval | None = None) -> list[Result]:
@@ -71,6 +74,48 @@ def judge(scores: Scores, *, fprs: Sequence[float] = (0.001, 0.01, 0.1), blind: 
         found, note = _tpr(scores, fpr, n_out)
         out.append(result(f"tpr_at_fpr_{fpr:g}", found, (Baseline(name="chance", value=fpr),), f"{support}; {note}"))
     return out
+
+
+def membership(
+    sections: Sequence[Plugin], signals: Signals, seed: int
+) -> tuple[list[Result], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Every membership attack a recipe names, per recording and per person, and their ROC corners per recording.
+
+    Each AUC stands beside chance, the blind attack on the same split, and the same judgement of the base's own loss
+    ("adapter off"): a model that saw nobody must tell nobody apart.
+    """
+    fair = blind_attack.pairwise(signals, blind_attack.Config(seed=seed))
+    results: list[Result] = []
+    curves = {}
+    for section in sections:
+        module, options = plugins.resolve("attacks/membership", section)
+        values = module.score(signals, options)
+        for unit in ("recording", "person"):
+            scores = pool(signals, values, unit, attack=section.name)
+            found = judge(scores, blind=fair)
+            if signals.loss_base is not None:
+                null = pool(signals, -signals.loss_base, unit, attack="adapter off")
+                off = intervals.auc_interval(null.score, null.member, null.persons)
+                control = Baseline(name="adapter off", value=off.value, low=off.low, high=off.high)
+                found[0] = found[0].model_copy(update={"baselines": (*found[0].baselines, control)})
+            results += found
+            if unit == "recording":
+                curves[section.name] = roc_points(scores)
+    return results, curves
+
+
+def doubts(results: Sequence[Result]) -> list[str]:
+    """What a reader must be told about the blind attack beside these results."""
+    blind = next((b for r in results for b in r.baselines if b.name == "blind"), None)
+    if blind is None or blind.low is None or blind.high is None or blind.value is None:
+        return []
+    if blind.high - blind.low < 0.4 or not blind.low <= 0.5 <= blind.high:
+        return []
+    return [
+        f"The blind attack, which never sees the model, has AUC {blind.value:.2f} with an interval from {blind.low:.2f} to"
+        f" {blind.high:.2f}: too wide to show that the split is fair. With this few persons part of what an attack finds"
+        " may be how the persons happened to be drawn."
+    ]
 
 
 def roc_points(scores: Scores) -> tuple[np.ndarray, np.ndarray]:

@@ -107,7 +107,7 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
 
     source, identity = _source(config)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
@@ -120,7 +120,7 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
             " a local folder with config.json and model.safetensors, or fetch an asset with `mien assets fetch`"
         ) from None
     digest = weights_digest(model)
-    offset = int(model.get_input_embeddings().num_embeddings)
+    offset = model.get_input_embeddings().weight.shape[0]
     torch.manual_seed(0)  # the new rows' starting values are part of the recipe
     model.resize_token_embeddings(offset + behaviour_tokens, mean_resizing=False)
     model.requires_grad_(False)

@@ -74,8 +74,8 @@ def load(options: Config, behaviour_tokens: int) -> CausalBackbone:
         raise MienError(
             f"the tiny base is not there ({named or 'not pretrained yet'}): run `mien pretrain {options.recipe}`"
         )
-    model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
-    rows = model.get_input_embeddings().num_embeddings
+    model: Any = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
+    rows = model.get_input_embeddings().weight.shape[0]
     if rows != behaviour_tokens:
         raise MienError(
             f"the tiny base in {folder} knows {rows} behaviour tokens, this Mien has {behaviour_tokens}:"

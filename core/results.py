@@ -51,11 +51,13 @@ class Result(Section):
 
 
 class Report(Section):
-    """What a run found, under which conditions. `not_measured` and `caveats` are sentences shown to the reader."""
+    """What a run found, under which conditions. summary: what was done, in a sentence or two, without anybody in it;
+    `not_measured` and `caveats` are sentences shown to the reader."""
 
     verb: str
     run: str
     study: str
+    summary: str = ""
     config: dict[str, Any]
     inputs: dict[str, str] = Field(default_factory=dict)
     data_fingerprint: str

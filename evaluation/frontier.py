@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core.results import Result
+from ..core.results import Baseline, Result
 from . import pictures
 
 
@@ -18,7 +18,7 @@ class Point:
     leakage: Result
 
 
-def draw(points: Sequence[Point], lines: Sequence[Result], blind: float | None) -> str:
+def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None) -> str:
     """SVG: x leakage (membership AUC, 0.5 = nothing), y utility; horizontal lines: TRTR, majority and the like.
 
     A point without a measured leakage stands hollow at the right edge: unknown is not private.
@@ -27,11 +27,13 @@ def draw(points: Sequence[Point], lines: Sequence[Result], blind: float | None) 
     axis = axes[0][0]
     for i, r in enumerate(r for r in lines if r.value is not None):
         axis.axhline(r.value, color="0.45", linestyle=pictures.LINES[1 + i % 3], linewidth=1)
-        axis.text(1.0, r.value, r.metric.rsplit(" ", 1)[0], ha="right", va="bottom", fontsize=9, color="0.3")
+        axis.text(0.01, r.value, r.name, ha="left", va="bottom", fontsize=9, color="0.3")
     axis.axvline(0.5, color="0.8", linewidth=1)
     if blind is not None:
         axis.axvline(blind, color=pictures.COLOURS[4], linestyle=":", linewidth=1.4)
-        axis.text(blind, 0.02, " blind attack", rotation=90, va="bottom", fontsize=9, color=pictures.COLOURS[4])
+        axis.text(
+            blind - 0.01, 0.97, "blind attack", rotation=90, va="top", ha="right", fontsize=9, color=pictures.COLOURS[4]
+        )
     for i, p in enumerate(points):
         x, known = (p.leakage.value, True) if p.leakage.value is not None else (0.98, False)
         y = p.utility.value or 0.0
@@ -45,5 +47,5 @@ def draw(points: Sequence[Point], lines: Sequence[Result], blind: float | None) 
     axis.set(
         xlim=(0.0, 1.0), ylim=(0, 1), xlabel=f"leakage: {leak.metric} per {leak.unit}", ylabel=points[0].utility.metric
     )
-    axis.legend(frameon=False, loc="lower left")
+    axis.legend(frameon=False, loc="lower center")
     return pictures._svg(figure)

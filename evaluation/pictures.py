@@ -133,17 +133,17 @@ def roc_loglog(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], n_nonmembers
     return _svg(figure)
 
 
-def whiskers(results: Sequence[Result], xlabel: str) -> str:
-    """One dot with its interval per result, in the given order from above."""
-    shown = [r for r in results if r.value is not None]
-    figure, axes = _figure(5.6, 0.42 * len(shown) + 0.9)
+def whiskers(result: Result, xlabel: str) -> str:
+    """A result and its baselines, one dot with its interval each, from above."""
+    rows = [(result.metric.rsplit(" ", 1)[0], result), *((b.name, b) for b in result.baselines if b.value is not None)]
+    figure, axes = _figure(5.2, 0.36 * len(rows) + 0.8)
     axis = axes[0][0]
-    for i, r in enumerate(shown):
+    for i, (_, r) in enumerate(rows):
         colour = COLOURS[0] if i == 0 else "0.35"
         low, high = (r.value if v is None else v for v in (r.low, r.high))
         axis.plot([low, high], [i, i], color=colour, linewidth=2)
         axis.plot(r.value, i, marker=MARKS[0 if i == 0 else 1], color=colour, markersize=7)
-    axis.set_yticks(range(len(shown)), [r.metric.rsplit(" ", 1)[0] for r in shown])
+    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
     axis.invert_yaxis()
     axis.set(xlim=(0, 1), xlabel=xlabel)
     axis.grid(axis="x", color="0.9")

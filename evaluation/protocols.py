@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.errors import MienError
-from ..core.records import CohortCard, Signal
-from ..data.features import WindowTable
+from ..core.records import Cohort, CohortCard, Signal, cut, recording_windows
+from ..data.features import WindowTable, of_windows
+from ..data.splits import Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +50,49 @@ class Inputs:
 
     tables: Tables
     windows: Windows
+
+
+def gather(
+    cohort: Cohort,
+    synthetic: Cohort,
+    split: Splits,
+    *,
+    seconds: float,
+    stride_s: float,
+    task: str,
+    through: Callable[[Mapping[str, Signal], str], Mapping[str, Signal]],
+    valid_sequences: float,
+) -> Inputs:
+    """Real windows of both sides of the split, the synthetic ones, and the training windows through the codec.
+
+    through(streams, label): one window written as tokens and read back. Windows with gaps or without the label are
+    left out. MienError when no held-out person has a window left.
+    """
+    card, wanted = synthetic.card, set(synthetic.card.streams)
+    sides: dict[str | None, list] = {"train": [], "holdout": []}
+    for r in cohort:
+        for w in recording_windows(r, seconds, stride_s) if task in r.labels else ():
+            streams, why = cut(r, w)
+            if not why and (side := split.side(w)) in sides:
+                sides[side].append((r, w, {n: s for n, s in streams.items() if n in wanted}))
+    train, test = sides["train"], sides["holdout"]
+    if not train or not test:
+        raise MienError(
+            f"{len(train)} training and {len(test)} held-out windows are left to evaluate on; see whose consent covers"
+            " evaluation, or draw another split"
+        )
+    coded = [(r, w, through(streams, str(r.labels[task]))) for r, w, streams in train]
+    made = [(r, w, r.streams) for r in synthetic for w in recording_windows(r, seconds, seconds)]
+    tables = [
+        of_windows(x, card, source, task) for x, source in ((train, cohort.card), (test, cohort.card), (made, card))
+    ]
+    return Inputs(
+        tables=Tables(
+            train=tables[0], test=tables[1], synthetic=tables[2], codec=of_windows(coded, card, cohort.card, task),
+            classes=tuple(card.tasks[task]),
+        ),
+        windows=Windows(
+            train=[s for *_, s in train], test=[s for *_, s in test], synthetic=[s for *_, s in made],
+            card=card, seconds=seconds, valid_sequences=valid_sequences,
+        ),
+    )  # fmt: skip

@@ -135,6 +135,10 @@ class Layout:
             at += 1 + len(coder.slots)
         return label, streams
 
+    def round_trip(self, streams: Mapping[str, Signal], label: str) -> dict[str, Signal]:
+        """One window written as tokens and read back: what the codec alone loses."""
+        return self.decode(self.encode([streams], [label])[0])[1]
+
     def to_json(self) -> dict[str, Any]:
         card = CohortCard(name="", licence="", consent="", streams=self.streams)
         return {

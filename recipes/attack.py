@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from mien.attacks import judge
-from mien.attacks.membership import blind
-from mien.attacks.signals import Signals, pool
+from mien.attacks.signals import Signals
 from mien.core import config, console, intervals, plugins, runs, verbs
 from mien.core.records import Cohort
-from mien.core.results import Baseline, Report, Result, environment
+from mien.core.results import Report, environment
 from mien.data import features, splits
 from mien.data.load import open_cohort
-from mien.evaluation import pictures
-from mien.evaluation.report import html
+from mien.evaluation.report import html, pages
 from mien.generation.adapted import open_adapted
 from mien.generation.likelihood import losses
 from mien.generation.tokens import Documents
@@ -50,16 +48,21 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 signals = seen(run, source, cohort, member, recipe)
                 table = tabulate(cohort, asked)
-                results, curves = membership(recipe, signals.with_table(table))
-                for section in recipe.identity if release is not None else ():
+                console.say("  blind attack: can the split be told apart without the model?")
+                results, curves = judge.membership(recipe.membership, signals.with_table(table), recipe.seed)
+                synthetic = release and tabulate(Cohort.read(release / "release" / "cohort"), asked)
+                for section in recipe.identity if synthetic else ():
                     module, options = plugins.resolve("attacks/identity", section)
-                    synthetic = tabulate(Cohort.read(release / "release" / "cohort"), asked)
                     results += module.score(synthetic, table, member, options).results()
                 if release is None:
                     missing.append("No synthetic cohort was named, so nothing was said about re-identification in it.")
             n_out = len(split.holdout)
             report = Report(
                 verb="attack", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
+                summary=(
+                    f"Attackers who hold recordings of {len(split.train)} persons the adapter was trained on and of {n_out}"
+                    f" it never saw (cohort {cohort.card.name}) try to tell them apart."
+                ),
                 inputs=inputs, data_fingerprint=cohort.fingerprint, results=tuple(results), guarantee=verbs.PLAIN,
                 consent=left_out, environment=environment(recipe.seed), not_measured=(
                     *missing,
@@ -69,17 +72,16 @@ def main(argv: list[str] | None = None) -> int:
                 caveats=(
                     f"With {len(split.train)} + {n_out} persons no false positive rate below {100 / n_out:.3g} % can be"
                     f" told from zero; certifying 1 % takes {intervals.certifiable(0.01)} held-out persons.",
+                    *judge.doubts(results),
                 ),
             )  # fmt: skip
+            pages.attack(run, report, curves, n_out, cohort)
             report.write(run.release / "report.json")
-            shown = [] if not curves else [html.Picture(
-                title="Membership: ROC over recordings", svg=pictures.roc_loglog(curves, n_out),
-                caption="True against false positive rate, both logarithmic. Left of 1 / held-out persons nothing can be resolved.",
-            )]  # fmt: skip
-            page = html.release_html(report, shown)
-            html.assert_leak_free(page, {"person": cohort.column("person"), "recording": cohort.column("id")})
-            runs.write_text(run.release / "report.html", page)
-    show(Report.read(run.release / "report.json"))
+    found = Report.read(run.release / "report.json").results
+    console.table(
+        f"attacks on {recipe.study}", ["attack", "unit", "value", "95 % over persons", "beside"],
+        [[r.metric, r.unit, html.value(r), html.interval(r), html.beside(r)] for r in found],
+    )  # fmt: skip
     console.say(f"report: {run.release / 'report.html'}")
     return 0
 
@@ -104,36 +106,6 @@ def seen(run: runs.Run, source, cohort: Cohort, member: dict[str, bool], recipe:
     )  # fmt: skip
     signals.write(file)
     return signals
-
-
-def membership(recipe: Attack, signals: Signals) -> tuple[list[Result], dict]:
-    """Every attack at recording and person level, beside chance, the blind attack and the adapter switched off."""
-    console.say("  blind attack: can the split be told apart without the model?")
-    results, curves = [], {}
-    fair = blind.pairwise(signals, blind.Config(seed=recipe.seed))
-    for section in recipe.membership:
-        module, options = plugins.resolve("attacks/membership", section)
-        values = module.score(signals, options)
-        for unit in ("recording", "person"):
-            scores = pool(signals, values, unit, attack=section.name)
-            null = pool(signals, -signals.loss_base, unit, attack="null")
-            off = intervals.auc_interval(null.score, null.member, null.persons)
-            found = judge.judge(scores, blind=fair)
-            untrained = Baseline(name="adapter off", value=off.value, low=off.low, high=off.high)
-            results += [
-                found[0].model_copy(update={"baselines": (*found[0].baselines, untrained)}),
-                *found[1:],
-            ]
-            if unit == "recording":
-                curves[section.name] = judge.roc_points(scores)
-    return results, curves
-
-
-def show(report: Report) -> None:
-    console.table(
-        f"attacks on {report.study}", ["attack", "unit", "value", "95 % over persons", "beside"],
-        [[r.metric, r.unit, html.number(r.value), html.interval(r), html.beside(r)] for r in report.results],
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

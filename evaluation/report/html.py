@@ -26,6 +26,7 @@ class Picture:
     caption: str
 
 
+TITLES = {"evaluate": "Synthetic cohort", "attack": "Attacks"}
 _STYLE = """
 :root{--ink:#1b1f24;--soft:#59636e;--line:#d5dae0;--paper:#fff;--band:#f4f6f8;--mark:#0b5cad;--warn:#8a4b00;
 --warnband:#fff4e0;--stop:#a40e26;--stopband:#ffecef}
@@ -38,16 +39,17 @@ p{margin:.6em 0;max-width:44rem}.soft{color:var(--soft)}.banner{padding:.8rem 1r
 border-left:.4rem solid var(--warn);background:var(--warnband)}.banner b{color:var(--warn)}
 .banner.stop{border-color:var(--stop);background:var(--stopband)}.banner.stop b{color:var(--stop)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.45rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
-thead th{font-size:.85rem;color:var(--soft);font-weight:600}td.num{white-space:nowrap}tr.main td,tr.main th{background:var(--band);
-font-weight:600}small{color:var(--soft);display:block}figure{margin:1.2rem 0;padding:.8rem;background:#fff;color:#1b1f24;
-border:1px solid var(--line);border-radius:.5rem}figure svg{width:100%;height:auto;display:block;max-height:40rem}
+th,td{text-align:left;padding:.4rem .5rem;vertical-align:top}td{white-space:nowrap}
+thead th{font-size:.85rem;color:var(--soft);font-weight:600;border-bottom:1px solid var(--line)}
+tr.main th,tr.main td{border-top:1px solid var(--line);font-weight:600;background:var(--band)}
+tr.beside th,tr.beside td{font-weight:400;color:var(--soft);padding:.1rem .5rem}tr.beside th{padding-left:1.6rem}
+small{color:var(--soft);display:block;font-weight:400}figure{margin:1.2rem 0;padding:.8rem;background:#fff;color:#1b1f24;
+border:1px solid var(--line);border-radius:.5rem}figure svg{width:100%;height:auto;display:block;max-height:64rem}
 figcaption{color:#59636e;font-size:.9rem;margin-top:.5rem}li{margin:.35em 0}pre{overflow-x:auto;background:var(--band);
 padding:.8rem;border-radius:.5rem;font-size:.85rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}summary{cursor:pointer}
-@media(max-width:40rem){thead{position:absolute;left:-999rem}tr,td,th{display:block;border:0;padding:.15rem .4rem}
-tr{border-bottom:1px solid var(--line);padding:.5rem 0}td[data-k]::before{content:attr(data-k) ": ";color:var(--soft)}
-td:empty{display:none}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
+@media(max-width:40rem){body{font-size:15px}th,td{padding:.4rem .3rem}thead th{font-size:.75rem}
+tr.beside th{padding-left:.8rem}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}figure{padding:.4rem}}
 @media print{figure{break-inside:avoid}details{display:none}}
 """
 
@@ -78,6 +80,14 @@ def number(value: float | None) -> str:
     return text.replace("-", "−").replace("0.", ".", 1) if abs(value) < 0.9995 else text.replace("-", "−")
 
 
+def value(r: Result) -> str:
+    """A result's number, or in a word why there is none."""
+    for word in ("withheld", "not resolvable"):
+        if r.value is None and word in r.note:
+            return word
+    return number(r.value)
+
+
 def interval(r: Result | Baseline) -> str:
     return "" if r.low is None or r.high is None else f"{number(r.low)} to {number(r.high)}"
 
@@ -90,7 +100,10 @@ def beside(r: Result) -> str:
 def _page(report: Report, pictures: Sequence[Picture], sections: Sequence[tuple[str, Report]], private: bool) -> str:
     e = html.escape
     every = [report, *(r for _, r in sections)]
-    parts = [f"<h1>{e(report.study)}: {e(report.verb)}</h1>"]
+    parts = [
+        f"<h1>{e(TITLES.get(report.verb, report.verb))}: the study “{e(report.study)}”</h1>",
+        f"<p>{e(report.summary)}</p>",
+    ]
     if private:
         parts.append(
             "<div class='banner stop'><b>Private: contains recordings of real people.</b> Do not share, print or"
@@ -105,16 +118,11 @@ def _page(report: Report, pictures: Sequence[Picture], sections: Sequence[tuple[
         parts.append(f"<p>Guarantee: {e(report.guarantee)}</p>")
     for caveat in dict.fromkeys(c for r in every for c in r.caveats if "random windows" in c):
         parts.append(f"<div class='banner stop'><b>Warning.</b> {e(caveat)}</div>")
-    parts += ["<h2>Results</h2>", _table(report.results)]
+    parts += ["<h2>Results</h2>", *_figures(pictures[:2]), _table(report.results)]
     for title, other in sections:
         parts += [f"<h2>{e(title)}</h2>", _table(other.results)]
-    if pictures:
-        parts.append("<h2>Pictures</h2>")
-    for p in pictures:
-        parts.append(
-            f"<figure role='group' aria-label='{e(p.title, quote=True)}'><b>{e(p.title)}</b>"
-            f"<div role='img' aria-label='{e(p.caption, quote=True)}'>{p.svg}</div><figcaption>{e(p.caption)}</figcaption></figure>"
-        )
+    if pictures[2:]:
+        parts += ["<h2>Recordings</h2>", *_figures(pictures[2:])]
     for title, lines in (
         ("What was not measured", [x for r in every for x in r.not_measured]),
         ("What this number of persons can support", [x for r in every for x in r.caveats if "random windows" not in x]),
@@ -146,26 +154,44 @@ def _page(report: Report, pictures: Sequence[Picture], sections: Sequence[tuple[
     )
 
 
+def _figures(pictures: Sequence[Picture]) -> list[str]:
+    e = html.escape
+    return [
+        f"<figure role='group' aria-label='{e(p.title, quote=True)}'><b>{e(p.title)}</b>"
+        f"<div role='img' aria-label='{e(p.caption, quote=True)}'>{p.svg}</div><figcaption>{e(p.caption)}</figcaption></figure>"
+        for p in pictures
+    ]
+
+
 def _table(results: Sequence[Result]) -> str:
+    """Measured results, each followed by what it must be read beside; then what could not be measured, by reason."""
+    measured, absent = [r for r in results if r.value is not None], [r for r in results if r.value is None]
     if not results:
         return "<p class='soft'>Nothing was measured here; the reasons are below.</p>"
     e, rows = html.escape, []
-    for r in results:
-        mark = (
-            " class='main'"
-            if r.baselines and r.value is not None and any(b.name == "majority" for b in r.baselines)
-            else ""
-        )
-        note = f"<small>{e(r.note)}</small>" if r.note else ""
-        persons = f"{r.n_persons} persons" if r.n_persons else ""
+    for r in measured:
+        over = f"{r.n_persons} persons" if r.n_persons else ""
+        note = "; ".join(x for x in (over, r.note) if x)
         rows.append(
-            f"<tr{mark}><th scope='row'>{e(r.metric)}{note}</th><td class='num' data-k='value'>{e(number(r.value))}</td>"
-            f"<td class='num' data-k='95 %'>{e(interval(r))}</td><td data-k='over'>{e(persons)}</td>"
-            f"<td data-k='beside'>{e(beside(r))}</td></tr>"
+            f"<tr class='main'><th scope='row'>{e(_name(r))}<small>{e(note)}</small></th>"
+            f"<td>{e(value(r))}</td><td>{e(interval(r))}</td></tr>"
         )
-    return (
-        "<div class='wide'><table><thead><tr><th scope='col'>measure</th><th scope='col'>value</th>"
-        "<th scope='col'>95 % interval</th><th scope='col'>over</th><th scope='col'>read beside</th></tr></thead><tbody>"
+        rows += [
+            f"<tr class='beside'><th scope='row'>{e(b.name)}</th><td>{e(number(b.value))}</td><td>{e(interval(b))}</td></tr>"
+            for b in r.baselines
+        ]
+    table = (
+        "<div class='wide'><table><thead><tr><th scope='col'>measure, and what to read it beside</th>"
+        "<th scope='col'>value</th><th scope='col'>95 % interval</th></tr></thead><tbody>"
         + "".join(rows)
         + "</tbody></table></div>"
     )
+    reasons: dict[str, list[str]] = {}
+    for r in absent:
+        reasons.setdefault(r.note or value(r), []).append(_name(r))
+    listed = "".join(f"<li><b>{e(', '.join(names))}</b> – {e(why)}</li>" for why, names in reasons.items())
+    return (table if measured else "") + (f"<ul class='soft'>{listed}</ul>" if listed else "")
+
+
+def _name(r: Result) -> str:
+    return f"{r.metric}, per {r.unit}" if not r.higher_is_better and r.unit != "window" else r.metric

@@ -1,0 +1,97 @@
+"""The commands and code in docs/ are run as a reader would run them (with fewer training steps by default)."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Lab, lab
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+QUICK = {
+    "mien adapt": " train.max_steps=10 train.threads=1 backbone.recipe=pretrain.yaml",
+    "mien generate": " sampling.per_label=12",
+}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (DOCS / page).read_text()
+    return [b.replace("\\\n", " ") for b in re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)]
+
+
+def environment(made: Lab) -> dict[str, str]:
+    return {**made.env, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def through(made: Lab, quick: bool) -> None:
+    """docs/bring-your-own.md from its numpy script to its report."""
+    script = blocks("bring-your-own.md", "python")[0]
+    (made.folder / re.match(r"# (\S+\.py)", script).group(1)).write_text(script)
+    commands = [c for b in blocks("bring-your-own.md", "bash")[:2] for c in b.splitlines() if c.strip()]
+    assert [c.split()[1] for c in commands if c.startswith("mien")] == [
+        "data", "data", "adapt", "generate", "attack", "evaluate",
+    ]  # fmt: skip
+    for command in commands:
+        more = next((v for k, v in QUICK.items() if command.startswith(k)), "") if quick else ""
+        done = subprocess.run(
+            command + more, shell=True, cwd=made.folder, env=environment(made), capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}{done.stderr[-2500:]}"
+    (run,) = (made.folder / "runs").glob("evaluate-folder-*")
+    page = (run / "release" / "report.html").read_text()
+    assert "TSTR accuracy" in page
+    assert not re.search(r"\bP[0-7]\b", page)  # the invented persons
+    assert list((made.folder / "runs").glob("generate-folder-*/release/cohort/cohort.json"))
+    assert list((made.folder / "runs").glob("adapt-folder-*/release/adapter/adapter_model.safetensors"))
+
+
+def test_your_own_arrays_to_a_report(tmp_path):
+    through(lab(tmp_path / "quick"), quick=True)
+
+
+@pytest.mark.slow
+def test_your_own_arrays_to_a_report_as_written(tmp_path):
+    through(lab(tmp_path / "full"), quick=False)
+
+
+@pytest.mark.parametrize("name", ["two_moods", "per_token"])
+def test_worked_plugins(home, tmp_path, monkeypatch, name):
+    code = next(b for b in blocks("extending.md", "python") if b.startswith(f"# {name}.py"))
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "__init__.py").touch()
+    (tmp_path / "my_lab" / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    from mien.core.config import Plugin
+
+    if name == "two_moods":
+        from mien.data.load import open_cohort
+
+        cohort, _ = open_cohort(Plugin(name="my_lab.two_moods", persons=3), "training")  # type: ignore[call-arg]
+        assert cohort.persons == ["p0", "p1", "p2"]
+    else:
+        import numpy as np
+
+        from mien.attacks.signals import Signals
+        from mien.core import plugins
+
+        module, config = plugins.resolve("attacks/membership", Plugin(name="my_lab.per_token"))
+        names = np.array(["a", "b"], dtype=object)
+        signals = Signals(
+            recording=names, person=names, label=names, member=np.array([True, False]), n_tokens=np.array([3, 3]),
+            loss=np.array([1.0, 2.0]), loss_base=np.array([2.0, 2.0]), made_with="x",
+        )  # fmt: skip
+        assert module.score(signals, config).tolist() == [1.0, 0.0]
+    monkeypatch.delitem(sys.modules, f"my_lab.{name}")
+    monkeypatch.delitem(sys.modules, "my_lab")
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
