@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single keys, dots go into sections")
     parser.add_argument("--seed", type=int, help="the same as seed=N")
     parser.add_argument("--fresh", action="store_true", help="do not reuse or continue an earlier run of this recipe")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     extra = [] if args.seed is None else [f"seed={args.seed}"]
     return config.load(args.recipe, model, [*args.overrides, *extra]), args.fresh
 
@@ -46,16 +47,13 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
 def guard(main: Callable[..., int | None], *args: Any) -> int:
     """Run a verb; what a person can act on becomes one line and exit code 2, an interruption 130."""
 
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
     # the libraries' own bars and advice would drown ours; this is before any of them is imported
     for name, value in {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch|accelerate")
     try:
-        return main(*args) or 0
+        with _stoppable():
+            return main(*args) or 0
     except MienError as error:
         console.fail(str(error))
         return 2
@@ -71,6 +69,27 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
             console.fail(f"the disk is full{where}; nothing half-written was kept: free some space and run again")
             return 2
         raise
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, and again two seconds later until it arrives.
+
+    An exception raised while an object is being freed is lost (tensors are freed by the thousand), and Ctrl-C with it.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 2.0)
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {s: signal.signal(s, stop) for s in signals}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for s, handler in before.items():
+            signal.signal(s, handler)
 
 
 def full_disk(error: BaseException | None) -> bool:

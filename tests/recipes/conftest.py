@@ -94,5 +94,5 @@ def copy_of(chain: Lab, name: str, *verbs: str) -> Lab:
     made = lab(chain.folder.parent / name)
     for verb in verbs:
         for run in chain.runs(verb):
-            shutil.copytree(run, made.folder / "runs" / run.name)
+            shutil.copytree(run, made.folder / "runs" / run.name, dirs_exist_ok=True)
     return made

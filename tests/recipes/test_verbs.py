@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mien import cli
 from mien.core.records import Cohort
 from mien.core.results import Report
 
@@ -165,8 +166,8 @@ def test_killed_in_the_middle_then_continued(chain: Lab, verb: str, how: signal.
         time.sleep(0.002)
     assert process.poll() is None, f"{verb} was over before it could be killed: {process.communicate()}"
     os.killpg(process.pid, how)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode != 0
+    said, error = process.communicate(timeout=60)
+    assert process.returncode != 0, said + error
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert error.strip().splitlines()[-1] == "mien: stopped; run the same command again to continue where it was"
@@ -193,6 +194,7 @@ def test_killed_in_the_middle_then_continued(chain: Lab, verb: str, how: signal.
         (["adapt", "adapt.yaml", "task=mood"], "no task 'mood'; its tasks are movement"),
         (["adapt", "adapt.yaml", "cohort.persons=1"], "at least two"),
         (["adapt", "adapt.yaml", "seconds=3600"], "no window of 3600 s"),
+        (["adapt", "adapt.yaml", "cohort.recordings_per_person=1"], "no training recording has movement = "),
         (["adapt", "adapt.yaml", "lora.targets=[nope]"], "not among the base's linear layers"),
         (["generate", "generate.yaml", "adapter=adapt-none"], "no finished run 'adapt-none'"),
         (["evaluate", "evaluate.yaml", "synthetic=nothing"], "no finished run 'nothing'"),
@@ -201,15 +203,18 @@ def test_killed_in_the_middle_then_continued(chain: Lab, verb: str, how: signal.
         (["assets", "fetch", "wacth"], "watch"),
     ],
 )
-def test_errors_are_one_line(chain, args, says):
+def test_errors_are_one_line(chain, args, says, monkeypatch, capsys):
     lab = copy_of(chain, "errors", "pretrain", "adapt")
+    monkeypatch.chdir(lab.folder)
+    for name in ("MIEN_CACHE", "MIEN_RUNS"):
+        monkeypatch.setenv(name, lab.env[name])
     before = {p for p in (lab.folder / "runs").rglob("*")}
-    done = lab.run(*args, ok=False)
-    assert done.returncode == 2, done.stderr
-    lines = [x for x in done.stderr.strip().splitlines() if x.startswith("mien: ")]
+    assert cli.main(args) == 2
+    error = capsys.readouterr().err
+    lines = [x for x in error.strip().splitlines() if x.startswith("mien: ")]
     assert len(lines) == 1
     assert says in lines[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in error
     left = {p for p in (lab.folder / "runs").rglob("*")} - before
     assert not [p for p in left if "release" in p.parts and p.is_file()], "a failed run must release nothing"
 
