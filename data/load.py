@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import date
+
 from ..core import console, plugins
 from ..core.config import Plugin
+from ..core.errors import MienError
 from ..core.records import Cohort
 
 
@@ -14,3 +18,26 @@ def open_cohort(section: Plugin, purpose: str) -> tuple[Cohort, dict[str, int]]:
     for reason, count in left_out.items():
         console.say(f"  {count} person(s) left out: {reason}")
     return cohort, left_out
+
+
+def require_consent(section: Plugin, persons: Iterable[str], purpose: str) -> None:
+    """MienError, with counts, unless every one of `persons` allows `purpose` today.
+
+    For verbs that use what was already learned from these persons and can no longer leave one of them out.
+    """
+    module, config = plugins.resolve("data/datasets", section, f"cohort {section.name}")
+    cohort = module.load(config)
+    if cohort.card.synthetic:
+        return
+    reasons: dict[str, int] = {}
+    for person in persons:
+        consent = cohort.consents.get(person)
+        reason = "no consent recorded" if consent is None else consent.refusal(purpose, date.today())
+        if reason:
+            reasons[reason] = reasons.get(reason, 0) + 1
+    if reasons:
+        told = ", ".join(f"{n} {why}" for why, n in reasons.items())
+        raise MienError(
+            f"this adapter learned from persons who do not allow {purpose} ({told}); adapt again without them, and see"
+            " `mien data touches` for what else they are in"
+        )

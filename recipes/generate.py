@@ -7,9 +7,11 @@ import shutil
 import numpy as np
 
 from mien.adapters.training import hash_seed
-from mien.core import console, runs, verbs
+from mien.core import config, console, runs, verbs
 from mien.core.records import Cohort, CohortCard
 from mien.core.results import Report, Result, environment
+from mien.data import splits
+from mien.data.load import require_consent
 from mien.generation import sample
 from mien.generation.adapted import open_adapted
 from mien.generation.vocabulary import PAD
@@ -26,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("generate", __doc__ or "", Generate, argv)
     source = runs.find(recipe.adapter, "adapt")
     console.say(f"adapter: {source.name}")
+    trained = splits.Splits.read(source / "private" / "splits.json").train
+    require_consent(config.Plugin(**runs.asked(source)["config"]["cohort"]), trained, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
     run = runs.Run.start("generate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
     with run:

@@ -62,16 +62,17 @@ def test_your_own_arrays_to_a_report_as_written(tmp_path):
 @pytest.mark.parametrize("name", ["two_moods", "per_token"])
 def test_worked_plugins(home, tmp_path, monkeypatch, name):
     code = next(b for b in blocks("extending.md", "python") if b.startswith(f"# {name}.py"))
-    (tmp_path / "my_lab").mkdir()
-    (tmp_path / "my_lab" / "__init__.py").touch()
-    (tmp_path / "my_lab" / f"{name}.py").write_text(code)
+    package = tmp_path / f"lab_of_{name}"  # modules stay imported: one package a test
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     from mien.core.config import Plugin
 
     if name == "two_moods":
         from mien.data.load import open_cohort
 
-        cohort, _ = open_cohort(Plugin(name="my_lab.two_moods", persons=3), "training")  # type: ignore[call-arg]
+        cohort, _ = open_cohort(Plugin(name="lab_of_two_moods.two_moods", persons=3), "training")  # type: ignore[call-arg]
         assert cohort.persons == ["p0", "p1", "p2"]
     else:
         import numpy as np
@@ -79,15 +80,13 @@ def test_worked_plugins(home, tmp_path, monkeypatch, name):
         from mien.attacks.signals import Signals
         from mien.core import plugins
 
-        module, config = plugins.resolve("attacks/membership", Plugin(name="my_lab.per_token"))
+        module, config = plugins.resolve("attacks/membership", Plugin(name="lab_of_per_token.per_token"))
         names = np.array(["a", "b"], dtype=object)
         signals = Signals(
             recording=names, person=names, label=names, member=np.array([True, False]), n_tokens=np.array([3, 3]),
             loss=np.array([1.0, 2.0]), loss_base=np.array([2.0, 2.0]), made_with="x",
         )  # fmt: skip
         assert module.score(signals, config).tolist() == [1.0, 0.0]
-    monkeypatch.delitem(sys.modules, f"my_lab.{name}")
-    monkeypatch.delitem(sys.modules, "my_lab")
 
 
 def test_links_between_pages_lead_somewhere():
