@@ -22,6 +22,7 @@ from ..core import console, plugins
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import PURPOSES, Cohort
+from . import folders, schema, tables
 from .datasets import folder
 
 Level = Literal["error", "warning", "info"]
@@ -45,7 +46,7 @@ def check(root: str | Path, today: date | None = None) -> list[Finding]:
     """Everything wrong with a folder, errors first. Never raises for what the folder holds."""
     found: list[Finding] = []
 
-    def report(problem: folder.Problem) -> None:
+    def report(problem: schema.Problem) -> None:
         found.append(Finding(level="error", where=problem.where, problem=problem.problem, fix=problem.fix))
 
     def say(level: Level, where: str, problem: str, fix: str = "") -> None:
@@ -53,17 +54,17 @@ def check(root: str | Path, today: date | None = None) -> list[Finding]:
 
     root = Path(root).expanduser()
     try:
-        raw = folder.read_yaml(root)
-    except folder.Problem as problem:
+        raw = folders.read_yaml(root)
+    except schema.Problem as problem:
         report(problem)
         return found
     spec, findings = _spec(raw)
     found += findings
     if spec is None:
         return found
-    plan = folder.plan(root, spec, report)
+    plan = folders.plan(root, spec, report)
     seen = _Seen()
-    for recording in folder.recordings(plan, report):
+    for recording in folders.recordings(plan, report):
         seen.add(recording, spec)
     _people_findings(plan, say, today or date.today())
     _stream_findings(spec, seen, say)
@@ -75,17 +76,17 @@ def check(root: str | Path, today: date | None = None) -> list[Finding]:
     return sorted(found, key=lambda f: order[f.level])
 
 
-def _spec(raw: dict[str, Any]) -> tuple[folder.CohortFile | None, list[Finding]]:
+def _spec(raw: dict[str, Any]) -> tuple[schema.CohortFile | None, list[Finding]]:
     """cohort.yaml, and every fault in it. Unknown keys are dropped, so that the check can go on without them."""
     found = []
     for _ in range(2):
         try:
-            return folder.CohortFile.model_validate(raw), found
+            return schema.CohortFile.model_validate(raw), found
         except ValidationError as error:
             faults = error.errors()
         for fault in faults:
             one: Any = SimpleNamespace(errors=lambda fault=fault: [fault])
-            problem = recipes.explain(folder.CohortFile, one)
+            problem = recipes.explain(schema.CohortFile, one)
             found.append(Finding(level="error", where="cohort.yaml", problem=problem, fix=_spec_fix(fault)))
         if any(f["type"] != "extra_forbidden" for f in faults):
             return None, found
@@ -124,7 +125,7 @@ class _Seen:
     high: dict[str, float] = field(default_factory=dict)
     constant: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, recording: Any, spec: folder.CohortFile) -> None:
+    def add(self, recording: Any, spec: schema.CohortFile) -> None:
         self.seconds[recording.id] = recording.seconds
         for name, signal in recording.streams.items():
             good = signal.values if signal.valid is None else signal.values[signal.valid]
@@ -146,7 +147,7 @@ class _Seen:
                         self.constant[f"{name}.{channel}"].append(recording.id)
 
 
-def _people_findings(plan: folder.Plan, say: Any, today: date) -> None:
+def _people_findings(plan: folders.Plan, say: Any, today: date) -> None:
     spec = plan.spec
     persons = {r.person for r in plan.rows}
     if len(persons) == 1:
@@ -205,7 +206,7 @@ def _people_findings(plan: folder.Plan, say: Any, today: date) -> None:
         )
 
 
-def _stream_findings(spec: folder.CohortFile, seen: _Seen, say: Any) -> None:
+def _stream_findings(spec: schema.CohortFile, seen: _Seen, say: Any) -> None:
     for name, s in spec.streams.items():
         where = f"cohort.yaml, streams.{name}"
         if s.range is None:
@@ -256,7 +257,7 @@ def _stream_findings(spec: folder.CohortFile, seen: _Seen, say: Any) -> None:
         )
 
 
-def _label_findings(plan: folder.Plan, seen: _Seen, say: Any) -> None:
+def _label_findings(plan: folders.Plan, seen: _Seen, say: Any) -> None:
     for task, classes in plan.spec.tasks.items():
         where = f"column {task!r}"
         rows = [r for r in plan.rows if task in r.labels]
@@ -302,7 +303,7 @@ def _label_findings(plan: folder.Plan, seen: _Seen, say: Any) -> None:
             )
 
 
-def clues(rows: Sequence[folder.Row], seconds: dict[str, float], task: str) -> list[tuple[str, float, float]]:
+def clues(rows: Sequence[folders.Row], seconds: dict[str, float], task: str) -> list[tuple[str, float, float]]:
     """(metadata column, accuracy, accuracy of always saying the commonest label) where the first is 0.9 or more.
 
     The predictor is the majority label of the other persons' recordings in the same bin (ten quantiles of a number),
@@ -349,7 +350,7 @@ def _bins(values: Sequence[Any]) -> list[Any]:
     return np.searchsorted(np.quantile(x, np.linspace(0.1, 0.9, 9)), x, side="right").tolist()
 
 
-def _attribute_findings(plan: folder.Plan, say: Any) -> None:
+def _attribute_findings(plan: folders.Plan, say: Any) -> None:
     names = plan.spec.attributes
     people = {r.person: tuple(str(r.attributes.get(a)) for a in names) for r in reversed(plan.rows)}
     if not names or len(people) < 2:
@@ -470,7 +471,7 @@ def pack_command(argv: list[str]) -> int:
     source = Path(args.arrays)
     if not source.is_file():
         raise MienError(f"no such file: {source}; save the arrays with np.savez")
-    arrays = folder.open_npz(source, str(source))
+    arrays = tables.open_npz(source, str(source))
     for needed in ("person", "label"):
         if needed not in arrays:
             raise MienError(

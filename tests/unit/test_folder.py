@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mien.core.errors import MienError
 from mien.core.records import Cohort
-from mien.data import check
+from mien.data import check, folders
 from mien.data.datasets import folder
 
 SPEC = {
@@ -114,8 +114,8 @@ def refused(root):
     assert "\n" not in text
     assert len(text) < 500
     errors = [f for f in check.check(root) if f.level == "error"]  # the checker reads what `load` reads
-    if isinstance(caught.value, folder.Problem):
-        assert text in [str(folder.Problem(f.where, f.problem, f.fix)) for f in errors]
+    if isinstance(caught.value, folders.Problem):
+        assert text in [str(folders.Problem(f.where, f.problem, f.fix)) for f in errors]
     assert errors
     return text
 
@@ -230,7 +230,7 @@ def test_consent_and_attributes_per_person(tmp_path):
 def test_imported_once_and_again_after_a_change(tmp_path, monkeypatch):
     root = make(tmp_path / "d")
     first = load(root)
-    monkeypatch.setattr(folder, "_read", lambda *_: pytest.fail("the cache was not used"))
+    monkeypatch.setattr(folders, "read_streams", lambda *_: pytest.fail("the cache was not used"))
     assert load(root).fingerprint == first.fingerprint
     monkeypatch.undo()
     monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
