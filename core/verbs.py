@@ -73,13 +73,13 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt, and again two seconds later until it arrives.
+    """SIGINT and SIGTERM raise KeyboardInterrupt, and again half a second later until it arrives.
 
     An exception raised while an object is being freed is lost (tensors are freed by the thousand), and Ctrl-C with it.
     """
 
     def stop(number: int, frame: Any) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 2.0)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
         raise KeyboardInterrupt
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)

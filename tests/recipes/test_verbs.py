@@ -147,7 +147,7 @@ PROGRESS = {
     "adapt": "private/checkpoint/state.json",
     "generate": "private/part-00000.npy",
     "attack": "private/signals.parquet",
-    "evaluate": "config.yaml",
+    "evaluate": "status.json",
 }
 
 
