@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from ..backbones.causal_lm import CausalBackbone
 from ..core.config import Section
 from ..core.errors import MienError
@@ -18,9 +20,9 @@ _TARGETS = {"attention": ("q_proj", "k_proj", "v_proj", "o_proj")}
 class Lora(Section):
     """rank, alpha, dropout as in LoRA (arXiv 2106.09685); targets: every linear layer, attention only, or literal names."""
 
-    rank: int = 16
-    alpha: float = 32
-    dropout: float = 0.0
+    rank: int = Field(default=16, ge=1, le=4096)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all", "attention"] | tuple[str, ...] = "all"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from ..core import console
 from ..core.config import Section
@@ -26,15 +27,15 @@ class Train(Section):
     checkpoint_every: steps between checkpoints; threads: CPU threads (None: the cores this process may use).
     """
 
-    max_steps: int = 400
-    batch: int = 16
-    lr: float = 2e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    checkpoint_every: int = 50
-    log_every: int = 10
-    threads: int | None = None
+    max_steps: int = Field(default=400, ge=1)
+    batch: int = Field(default=16, ge=1)
+    lr: float = Field(default=2e-3, gt=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    checkpoint_every: int = Field(default=50, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    threads: int | None = Field(default=None, ge=1)
 
 
 def accelerator(threads: int | None = None) -> Any:

@@ -25,7 +25,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 class Section(BaseModel):
     """A part of a recipe: frozen, and no key is ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Plugin(BaseModel):

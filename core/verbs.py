@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from . import config, console
 from .errors import MienError
 
@@ -24,8 +26,8 @@ PLAIN = "none (plain training, ε = ∞): nothing bounds what this adapter and i
 class Recipe(config.Section):
     """study: the name run folders carry; seed: of everything random in a plain run."""
 
-    study: str
-    seed: int = 0
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) -> tuple[R, bool]:

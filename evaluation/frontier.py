@@ -21,9 +21,10 @@ class Point:
 def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None) -> str:
     """SVG: x leakage (membership AUC, 0.5 = nothing), y utility; horizontal lines: TRTR, majority and the like.
 
-    A point without a measured leakage stands hollow at the right edge: unknown is not private.
+    A point without a measured leakage stands hollow at the right edge: unknown is not private. One without a measured
+    utility has no place and is left out.
     """
-    figure, axes = pictures._figure(5.2, 4.2)
+    figure, axes = pictures._figure(pictures.PHONE, 3.2)
     axis = axes[0][0]
     for i, r in enumerate(r for r in lines if r.value is not None):
         axis.axhline(r.value, color="0.45", linestyle=pictures.LINES[1 + i % 3], linewidth=1)
@@ -31,13 +32,12 @@ def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None
     axis.axvline(0.5, color="0.8", linewidth=1)
     if blind is not None:
         axis.axvline(blind, color=pictures.COLOURS[4], linestyle=":", linewidth=1.4)
-        axis.text(
-            blind - 0.01, 0.97, "blind attack", rotation=90, va="top", ha="right", fontsize=9, color=pictures.COLOURS[4]
-        )
+        axis.text(blind + 0.01, 0.03, "blind attack", rotation=90, va="bottom", ha="left", fontsize=9, color="0.3")
     for i, p in enumerate(points):
         x, known = (p.leakage.value, True) if p.leakage.value is not None else (0.98, False)
-        y = p.utility.value or 0.0
-        colour, mark = pictures.COLOURS[i], pictures.MARKS[i % 7]
+        if (y := p.utility.value) is None:
+            continue
+        colour, mark = pictures.COLOURS[i % 7], pictures.MARKS[i % 7]
         axis.plot(x, y, mark, color=colour, markersize=9, markerfacecolor=colour if known else "white", label=p.label)
         if p.utility.low is not None:
             axis.plot([x, x], [p.utility.low, p.utility.high], color=colour, linewidth=2)
@@ -47,5 +47,5 @@ def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None
     axis.set(
         xlim=(0.0, 1.0), ylim=(0, 1), xlabel=f"leakage: {leak.metric} per {leak.unit}", ylabel=points[0].utility.metric
     )
-    axis.legend(frameon=False, loc="lower center")
+    figure.legend(loc="outside lower center", frameon=False)
     return pictures._svg(figure)

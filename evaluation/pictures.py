@@ -16,6 +16,7 @@ from ..core.results import Result
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
+PHONE = 3.25  # inches: what a 360 px screen leaves a figure; drawn at this width, 9 pt stay 9 pt there
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **kw: Any) -> tuple[Any, Any]:
@@ -26,34 +27,43 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **kw: 
 
     plt.rcParams.update(
         {
-            "svg.hashsalt": "mien", "svg.fonttype": "none", "font.size": 11, "font.family": "sans-serif",
-            "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11, "path.simplify_threshold": 0.5,
+            "svg.hashsalt": "mien", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif",
+            "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "path.simplify_threshold": 0.5,
+            "axes.labelsize": 9, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9,
+            "text.parse_math": False,  # a class may be called "$x"
         }
     )  # fmt: skip
     return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **kw)
 
 
 def _svg(figure: Any) -> str:
-    """The figure as an <svg> element that scales with the page."""
+    """The figure as an <svg> element that grows with the page, and never shrinks below its own size (it scrolls)."""
     from matplotlib import pyplot as plt
 
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    width = round(90 * figure.get_figwidth())  # of 96 px an inch: a screen's own scroll bar takes some
     plt.close(figure)
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'xmlns:xlink="[^"]*"', 'xmlns:xlink="http://www.w3.org/1999/xlink"', text)
-    return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
-    )
+    text = re.sub(r'<g id="[\w.]+_\d+">', "<g>", text)  # the same in every figure, and a page may hold several
+    text = re.sub(r'(?<= d=")[^"]+', lambda d: re.sub(r"\d+\.\d+", lambda v: f"{float(v[0]):.2f}", d[0]), text)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 style="min-width:{width}px"', text, count=1)
 
 
 def examples(windows: Sequence[Mapping[str, Signal]], titles: Sequence[str]) -> str:
     """Windows one below the other, streams side by side, in physical units; one scale per stream."""
     streams = list(dict.fromkeys(n for w in windows for n in w))
     figure, axes = _figure(
-        3.3 * len(streams), 1.25 * len(windows) + 0.4, len(windows), len(streams), sharex="col", sharey="col"
+        max(2, len(streams)) * PHONE / 2,
+        1.1 * len(windows) + 0.5,
+        len(windows),
+        len(streams),
+        sharex="col",
+        sharey="col",
     )
     for row, (window, title) in enumerate(zip(windows, titles, strict=True)):
         for column, name in enumerate(streams):
@@ -74,11 +84,11 @@ def real_beside_synthetic(
     real: Sequence[Mapping[str, Signal]], synthetic: Sequence[Mapping[str, Signal]], titles: Sequence[str], stream: str
 ) -> str:
     """Left real, right synthetic, one stream, one scale. For the private half only."""
-    figure, axes = _figure(7.2, 1.35 * len(titles) + 0.5, len(titles), 2, sharex=True, sharey=True)
+    figure, axes = _figure(PHONE, 1.1 * len(titles) + 0.5, len(titles), 2, sharex=True, sharey=True)
     for row, title in enumerate(titles):
         for column, (kind, windows) in enumerate((("real", real), ("synthetic", synthetic))):
             _draw(axes[row][column], windows[row].get(stream))
-            axes[row][column].set_title(f"{title}, {kind}", loc="left")
+            axes[row][column].set_title(f"{title}\n{kind}" if column == 0 else kind, loc="left")
             if row == len(titles) - 1:
                 axes[row][column].set_xlabel("seconds")
         if stream in real[row]:
@@ -94,7 +104,7 @@ def _draw(axis: Any, signal: Signal | None) -> None:
     t = np.arange(len(signal.values)) / signal.rate_hz
     for c, name in enumerate(signal.channels):
         axis.plot(t, signal.values[:, c], color=COLOURS[c % 7], linestyle=LINES[c % 4], linewidth=1.2, label=name)
-    axis.locator_params(nbins=4)
+    axis.locator_params(nbins=3)
 
 
 def _legend(figure: Any, axes: Any, window: Mapping[str, Signal]) -> None:
@@ -105,7 +115,7 @@ def _legend(figure: Any, axes: Any, window: Mapping[str, Signal]) -> None:
 
 def roc_loglog(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], n_nonmembers: int) -> str:
     """ROC on two logarithmic axes; where fewer than one held-out person would be wrong is shaded."""
-    figure, axes = _figure(4.6, 4.2)
+    figure, axes = _figure(PHONE, 3.4)
     axis, low = axes[0][0], 1e-3
     grid = np.geomspace(low, 1, 200)
     axis.plot(grid, grid, color="0.5", linewidth=1, linestyle=":", label="chance")
@@ -114,7 +124,7 @@ def roc_loglog(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], n_nonmembers
             np.maximum(fpr, low),
             np.maximum(tpr, low),
             where="post",
-            color=COLOURS[i],
+            color=COLOURS[i % 7],
             linestyle=LINES[i % 4],
             label=name,
         )
@@ -129,14 +139,16 @@ def roc_loglog(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], n_nonmembers
         xlabel="false positive rate",
         ylabel="true positive rate",
     )
-    axis.legend(frameon=False, loc="lower right")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter("{x:g}")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _svg(figure)
 
 
 def whiskers(result: Result, xlabel: str) -> str:
     """A result and its baselines, one dot with its interval each, from above."""
     rows = [(result.metric.rsplit(" ", 1)[0], result), *((b.name, b) for b in result.baselines if b.value is not None)]
-    figure, axes = _figure(5.2, 0.36 * len(rows) + 0.8)
+    figure, axes = _figure(PHONE, 0.3 * len(rows) + 0.6)
     axis = axes[0][0]
     for i, (_, r) in enumerate(rows):
         colour = COLOURS[0] if i == 0 else "0.35"

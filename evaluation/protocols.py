@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Signal, cut, recording_windows
 from ..data.features import WindowTable, of_windows
@@ -16,7 +18,7 @@ class Tables:
     """train: real windows of training persons; test: of held-out persons; synthetic: the release; codec: the training
     windows written as tokens and read back (what the codec alone loses); classes: the task's.
 
-    MienError when a class is missing among the real training windows.
+    MienError when a class is missing among the real training windows, or there is no synthetic window at all.
     """
 
     train: WindowTable
@@ -29,6 +31,8 @@ class Tables:
         missing = [c for c in self.classes if c not in set(self.train.label)]
         if missing:
             raise MienError(f"no training window has the label {missing[0]!r}; draw another split (seed=…)")
+        if not len(self.synthetic):
+            raise MienError("the synthetic cohort has no window of the length that is evaluated; generate it again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +87,13 @@ def gather(
         )
     coded = [(r, w, through(streams, str(r.labels[task]))) for r, w, streams in train]
     made = [(r, w, r.streams) for r in synthetic for w in recording_windows(r, seconds, seconds)]
-    tables = [
-        of_windows(x, card, source, task) for x, source in ((train, cohort.card), (test, cohort.card), (made, card))
-    ]
+    # One call for both sides: words get their codes in order of appearance, and must mean the same in train and test.
+    real = of_windows(train + test, card, cohort.card, task)
+    rows = np.arange(len(real))
     return Inputs(
         tables=Tables(
-            train=tables[0], test=tables[1], synthetic=tables[2], codec=of_windows(coded, card, cohort.card, task),
+            train=real.rows(rows < len(train)), test=real.rows(rows >= len(train)),
+            synthetic=of_windows(made, card, card, task), codec=of_windows(coded, card, cohort.card, task),
             classes=tuple(card.tasks[task]),
         ),
         windows=Windows(

@@ -49,6 +49,8 @@ class Layout:
         for name in streams:
             if name not in card.streams:
                 raise MienError(f"cohort {card.name!r} has no stream {name!r}; it has {', '.join(card.streams)}")
+        if len(set(streams)) < len(streams):
+            raise MienError(f"streams: {list(streams)} names one twice")
         chosen = {n: card.streams[n] for n in (streams or sorted(card.streams))}
         if len(chosen) > STREAMS or len(card.tasks[task]) > LABELS:
             raise MienError(f"a layout holds at most {STREAMS} streams and {LABELS} classes")

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from ..core.config import Section
 from ..core.records import Recording
-from .grammar import START
+from .grammar import MASKED, START
 from .layout import Layout
 from .vocabulary import EOS, PAD
 
@@ -18,9 +19,9 @@ class Sampling(Section):
     """per_label: synthetic recordings per class (a public number, never a count of real ones); temperature; batch:
     sequences sampled at once."""
 
-    per_label: int = 60
-    temperature: float = 1.0
-    batch: int = 60
+    per_label: int = Field(default=60, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    batch: int = Field(default=60, ge=1)
 
 
 def documents(
@@ -51,7 +52,10 @@ def documents(
             made = model(input_ids=fed, past_key_values=cache, use_cache=True, grammar_state=state, logits_to_keep=1)
             state = made.grammar_state
             # the model's own distribution, in float64 on the CPU: the draw is then the same on every device
-            p = torch.softmax(made.logits[:, -1, offset : offset + size].double().cpu() / temperature, dim=-1)
+            logits = made.logits[:, -1, offset : offset + size].double().cpu()
+            # at a high temperature even the grammar's mask would melt: forbidden stays forbidden
+            logits = logits.masked_fill(logits <= MASKED / 2, -torch.inf) / temperature
+            p = torch.softmax(logits, dim=-1)
             token = torch.multinomial(p, 1, generator=generator).to(device)
             out[:, t] = token[:, 0]
             fed = token + offset

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from mien.adapters import lora, training
 from mien.adapters.lora import Lora
 from mien.backbones import tiny
@@ -30,8 +32,8 @@ class Adapt(verbs.Recipe):
 
     cohort: config.Plugin
     task: str
-    seconds: float = 4.0
-    stride_s: float = 2.0
+    seconds: float = Field(default=4.0, gt=0)
+    stride_s: float = Field(default=2.0, gt=0)
     streams: tuple[str, ...] = ()
     codec: config.Plugin = config.Plugin(name="transform")
     backbone: config.Plugin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from pydantic import Field
 
 from mien.attacks import judge
 from mien.attacks.signals import Signals
@@ -24,7 +25,7 @@ class Attack(verbs.Recipe):
     synthetic: str | None = None
     membership: tuple[config.Plugin, ...] = (config.Plugin(name="loss"), config.Plugin(name="reference"))
     identity: tuple[config.Plugin, ...] = (config.Plugin(name="linkage"),)
-    batch: int = 64
+    batch: int = Field(default=64, ge=1)
 
 
 def main(argv: list[str] | None = None) -> int:

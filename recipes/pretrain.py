@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from mien.adapters import training
 from mien.backbones import tiny
 from mien.backbones.causal_lm import CausalBackbone, linear_names
@@ -20,8 +22,8 @@ class Pretrain(verbs.Recipe):
 
     cohort: config.Plugin
     task: str
-    seconds: float = 4.0
-    stride_s: float = 2.0
+    seconds: float = Field(default=4.0, gt=0)
+    stride_s: float = Field(default=2.0, gt=0)
     codec: config.Plugin = config.Plugin(name="transform")
     shape: tiny.Shape = tiny.Shape()
     train: training.Train = training.Train()

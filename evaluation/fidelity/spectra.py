@@ -21,12 +21,24 @@ class Config(Section):
 
 
 def measure(inputs: Inputs, config: Config) -> list[Result]:
-    """Per stream, the RMS difference of mean log10 power over frequencies and channels, in decades."""
+    """Per stream, the RMS difference of log10 mean power over frequencies and channels, in decades.
+
+    Not measured (value None, and why) where a side lacks the stream, or rates, lengths or channels differ.
+    """
     w, results = inputs.windows, []
     for stream in w.card.streams:
-        real, other, made = (spectrum(x, stream, config.floor) for x in (w.train, w.test, w.synthetic))
-        if real is None or made is None:
+        why = _incomparable(stream, w.train, w.test, w.synthetic)
+        if why:
+            results.append(
+                Result(
+                    metric=f"log-spectrum distance {stream}", value=None, unit="window", higher_is_better=False,
+                    note=f"not measured: {why}",
+                )
+            )  # fmt: skip
             continue
+        real, other, made = (spectrum(x, stream, config.floor) for x in (w.train, w.test, w.synthetic))
+        assert real is not None
+        assert made is not None
         control = None if other is None else _distance(real, other)
         results.append(
             Result(
@@ -39,7 +51,7 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
 
 
 def spectrum(windows: Sequence[Mapping[str, Signal]], stream: str, floor: float) -> np.ndarray | None:
-    """float64[F, C]: mean log10 Welch power of a stream's windows; None when no window has it."""
+    """float64[F, C]: log10 of the mean Welch power of a stream's windows; None when no window has it."""
     from scipy.signal import welch
 
     parts = [w[stream] for w in windows if stream in w]
@@ -49,6 +61,16 @@ def spectrum(windows: Sequence[Mapping[str, Signal]], stream: str, floor: float)
     _, power = welch(values, fs=parts[0].rate_hz, nperseg=min(values.shape[1], 256), axis=1)
     mean = power.mean(0)[1:]  # without the level
     return np.log10(np.maximum(mean, floor * mean.max(0, keepdims=True) + 1e-30))
+
+
+def _incomparable(stream: str, *sides: Sequence[Mapping[str, Signal]]) -> str:
+    """Why the spectra of train, test and synthetic windows cannot be laid over each other, or "". Test may be absent."""
+    train, _, made = sides
+    for name, side in (("training", train), ("synthetic", made)):
+        if not any(stream in w for w in side):
+            return f"no {name} window has the stream {stream}"
+    kinds = {(s.rate_hz, len(s.values), s.channels) for side in sides for w in side if (s := w.get(stream))}
+    return "" if len(kinds) == 1 else f"windows of {stream} differ in rate, length or channels"
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+from pydantic import Field
 
 from ...core.config import Section
 from ...core.intervals import over_persons
@@ -24,7 +25,7 @@ HIGHER_IS_BETTER = True
 class Config(Section):
     """trees: of the random forest; seed: of forest and subsampling."""
 
-    trees: int = 200
+    trees: int = Field(default=200, ge=1)
     seed: int = 0
 
 

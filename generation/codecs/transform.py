@@ -12,6 +12,7 @@ byte-pair vocabulary learned on data.)
 from __future__ import annotations
 
 import numpy as np
+from pydantic import Field, PositiveFloat
 
 from ...core.config import Section
 from ...core.errors import MienError
@@ -42,8 +43,8 @@ RANGES = {
 class Config(Section):
     """hz: bandwidth that is kept; everything above is lost. bandwidth: other values for single streams."""
 
-    hz: float = 3.0
-    bandwidth: dict[str, float] = {}
+    hz: float = Field(default=3.0, gt=0)
+    bandwidth: dict[str, PositiveFloat] = {}
 
 
 class Codec:

@@ -9,11 +9,12 @@ import pytest
 
 from mien.core import plugins
 from mien.core.errors import MienError
-from mien.core.records import Signal
+from mien.core.records import Cohort, Signal
 from mien.data import features
 from mien.data.features import WindowTable
+from mien.data.splits import Splits
 from mien.evaluation.fidelity import c2st, spectra, validity
-from mien.evaluation.protocols import Inputs, Tables, Windows
+from mien.evaluation.protocols import Inputs, Tables, Windows, gather
 from mien.evaluation.utility import tstr
 
 from ..conftest import CARD, recordings
@@ -129,6 +130,78 @@ def test_c2st_control_near_chance_and_shift_found():
     shifted = c2st.measure(inputs(table(range(20, 40), 3, 5.0, prefix="s", each=6)), c2st.Config(trees=50))[0]
     assert shifted.value > 0.97
     assert shifted.value > same.value
+
+
+def test_c2st_says_when_nobody_can_be_kept_apart():
+    synthetic = table(range(20, 40), 3, 5.0, prefix="s", each=6)
+    one = table(range(5, 6), 1)
+    found = c2st.measure(inputs(synthetic, test=one), c2st.Config(trees=20))[0]
+    assert found.value > 0.97
+    assert found.baselines[0].value is None  # never "indistinguishable" because nothing was judged
+    found = c2st.measure(inputs(synthetic, train=one), c2st.Config(trees=20))[0]
+    assert found.value is None
+    assert "fewer than two persons" in found.note
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        c2st.Config(folds=1)
+
+
+def test_c2st_and_its_control_judge_as_many_windows(monkeypatch):
+    seen, real = [], c2st._told_apart
+    monkeypatch.setattr(c2st, "_told_apart", lambda a, b, n, *x, **k: seen.append(n) or real(a, b, n, *x, **k))
+    c2st.measure(inputs(table(range(20, 25), 3, prefix="s", each=6)), c2st.Config(trees=5))
+    assert seen == [30, 30]
+
+
+def test_folds_part_groups_also_where_a_person_is_on_both_sides():
+    groups = np.repeat(["a", "b", "c", "d", "b", "c", "e", "f"], 3)
+    side = np.repeat([0, 1], 12)
+    seen = np.zeros(len(groups), dtype=int)
+    for out in c2st._folds(groups, side, 3, np.random.default_rng(0)):
+        assert not set(groups[out]) & set(groups[~out])
+        seen += out
+    assert (seen == 1).all()
+
+
+def test_no_synthetic_window_is_refused():
+    train = table(range(0, 5), 0)
+    with pytest.raises(MienError, match="no window"):
+        inputs(train.rows(np.zeros(len(train), dtype=bool)))
+
+
+def test_spectra_of_other_rates_or_absent_streams_are_not_compared():
+    data = inputs(table(range(20, 25), 2))
+
+    def with_acc(change):
+        made = [{n: change(s) if n == "acc" else s for n, s in w.items()} for w in data.windows.synthetic]
+        made = [{n: s for n, s in w.items() if s is not None} for w in made]
+        changed = replace(data, windows=replace(data.windows, synthetic=made))
+        return value(spectra.measure(changed, spectra.Config()), "log-spectrum distance acc")
+
+    assert with_acc(lambda s: s).value is not None
+    other = with_acc(lambda s: replace(s, rate_hz=s.rate_hz / 5))
+    assert other.value is None
+    assert "differ in rate" in other.note
+    assert "no synthetic window has the stream" in with_acc(lambda s: None).note
+
+
+def test_words_mean_the_same_number_in_train_and_test():
+    """Else the confounder baseline is read with another code book than it was learned with, and looks harmless."""
+    sexes = {"p00": "f", "p01": "m", "p02": "m", "p03": "f"}  # each side meets the other word first
+    made = [replace(r, attributes={"sex": sexes[r.person]}) for r in recordings(4, 4, seconds=4.0)]
+    cohort = Cohort.build(made, card=CARD)
+    split = Splits(kind="person", train=("p00", "p01"), validation=(), holdout=("p02", "p03"), seed=0)
+    data = gather(
+        cohort, cohort, split, seconds=4.0, stride_s=4.0, task="activity",
+        through=lambda streams, label: streams, valid_sequences=1.0,
+    )  # fmt: skip
+    codes = {}
+    for t in (data.tables.train, data.tables.test):
+        for person, code in zip(t.person, t.meta[:, 1], strict=True):
+            codes.setdefault(sexes[person], set()).add(code)
+    assert codes["f"] != codes["m"]
+    assert {len(c) for c in codes.values()} == {1}
+    assert set(data.tables.train.person) == {"p00", "p01"}
+    assert set(data.tables.test.person) == {"p02", "p03"}
 
 
 def test_spectra_are_zero_for_the_same_and_grow_with_noise():

@@ -240,6 +240,8 @@ def test_random_weights_sample_only_valid_documents(masked):
     assert all(lay.grammar.accepts(r[r != PAD]) for r in rows)
     again = sample.documents(model, lay, 0, ["rest", "walk"] * 20, temperature=1.0, seed=3)
     assert np.array_equal(rows, again)
+    melted = sample.documents(model, lay, 0, ["rest"] * 8, temperature=1e9, seed=3)
+    assert all(lay.grammar.accepts(r[r != PAD]) for r in melted)
     made = list(sample.recordings(rows, lay))
     assert [r.labels["activity"] for r in made[:2]] == ["rest", "walk"]
     assert len({r.person for r in made}) == len(made)

@@ -112,6 +112,44 @@ def test_leaks_are_found(text):
     assert "P017" not in str(e.value)
 
 
+@pytest.mark.parametrize("one", ["o'brien", "a&b", 'x"y', "Ward 3 bed 2"])
+@pytest.mark.parametrize("how", ["html", "svg", "folded"])
+def test_leaks_are_found_however_they_are_escaped_or_folded(one, how):
+    import html as std
+
+    shown = {"html": std.escape(one), "svg": std.escape(one, quote=False), "folded": one.replace(" ", "\n   ")}[how]
+    with pytest.raises(MienError, match="a person's id"):
+        html.assert_leak_free(f"<p>{shown}</p>", {"person": [one]})
+
+
+def test_class_names_are_drawn_as_they_are():
+    windows = [dict(recordings(2, seconds=4)[0].streams)]
+    for name in ("$\\frac{", "a $5$ bill"):
+        assert name in pictures.examples(windows, [name])
+    assert "script" not in Page(pictures.examples(windows, [NASTY])).tags
+
+
+def test_pictures_stay_readable_on_a_phone():
+    """No text below 9 pt, and no figure of up to two columns that has to shrink (or scroll) at 360 px."""
+    import re
+
+    for svg in svgs():
+        assert min(float(x) for x in re.findall(r"font-size: ([\d.]+)px", svg)) >= 9  # in points: see viewBox
+        assert float(re.findall(r'viewBox="0 0 ([\d.]+) ', svg)[0]) <= 72 * 3.26
+        assert int(re.findall(r"min-width:(\d+)px", svg)[0]) <= 314
+        assert len(svg) < 100_000
+
+
+def test_more_points_than_colours():
+    result = report().results[0]
+    points = [frontier.Point(label=f"p{i}", utility=result, leakage=result) for i in range(9)]
+    assert "p8" in frontier.draw(points, [], None)
+    lost = frontier.Point(label="unmeasured", utility=report().results[1], leakage=result)
+    assert "unmeasured" not in frontier.draw([points[0], lost], [], None)
+    curve = (np.array([0, 1.0]), np.array([0, 1.0]))
+    assert "c8" in pictures.roc_loglog({f"c{i}": curve for i in range(9)}, 5)
+
+
 def test_longer_words_are_no_leak():
     html.assert_leak_free("<p>P0171 and xP017 and P017-a</p>", {"person": ["P017"], "recording": []})
 
