@@ -146,6 +146,7 @@ class Run:
             status = run.status()
             if status == "finished":
                 run.reused = True
+                os.utime(folder / "status.json")  # asked for last: what the next verb takes as the newest
                 console.say(
                     f"{run.name}: finished earlier with the same recipe, code and inputs; reused (--fresh reruns it)"
                 )

@@ -40,7 +40,10 @@ def open_base(section: Plugin, layout: Layout) -> CausalBackbone:
 
 
 def open_adapted(folder: Path) -> Adapted:
-    """MienError when the run is not an adapt run, or its base is no longer the one it was trained on."""
+    """On the GPU where there is one. MienError when the run is not an adapt run, or its base is no longer the one it
+    was trained on."""
+    import torch
+
     asked = runs.asked(folder)
     if asked["verb"] != "adapt":
         raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt")
@@ -52,4 +55,5 @@ def open_adapted(folder: Path) -> Adapted:
             f" {asked['inputs']['base'][:12]}): adapt again, or restore the old base"
         )
     model = lora.restore(backbone, folder / "release" / "adapter")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     return Adapted(folder=folder, config=asked["config"], backbone=backbone, model=model, layout=layout)

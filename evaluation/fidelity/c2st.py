@@ -110,7 +110,7 @@ def _folds(groups: np.ndarray, side: np.ndarray, folds: int, rng: np.random.Gene
     where: dict[Any, Any] = {}
     for s in (0, 1):
         names = [g for g in rng.permutation(np.unique(groups[side == s])) if g not in where]
-        where.update(zip(names, np.arange(len(names)) % folds, strict=True))
+        where.update({str(g): i % folds for i, g in enumerate(names)})
     part = np.array([where[g] for g in groups])
     for f in range(folds):
         yield part == f

@@ -66,13 +66,22 @@ def private_html(report: Report, pictures: Sequence[Picture] = (), sections: Seq
 
 
 def assert_leak_free(page: str, forbidden: Mapping[str, Iterable[str]]) -> None:
-    """MienError if an id occurs as a word of the page. forbidden: kind -> ids. The message names the kind, not the id."""
+    """MienError if an id occurs as a word of the page. forbidden: kind -> ids. The message names the kind, not the id.
+
+    Ids of one or two characters and plain numbers below 10,000 are not looked for: they stand on every page as counts,
+    axes and figures, and name nobody there.
+    """
     # As a reader sees it, whatever was escaped (SVG and HTML do it differently) or broken over lines (YAML).
     text = " ".join(f"{page} {html.unescape(page)}".split())
     for kind, ids in forbidden.items():
         for one in {" ".join(i.split()) for i in ids}:
+            if len(one) < 3 or (one.isdigit() and len(one) < 5):
+                continue
             if one in text and re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", text):
-                raise MienError(f"the report would show a {kind}'s id; it was not written – please report this")
+                raise MienError(
+                    f"the report would show a {kind}'s id, or a word that equals one; it was not written. Give ids that are"
+                    " no ordinary words (P-017), or report this"
+                )
 
 
 def number(value: float | None) -> str:

@@ -61,7 +61,8 @@ def evaluation(
         html.Picture(
             title="Synthetic recordings",
             svg=pictures.examples(synthetic, names),
-            caption="The first synthetic window of each class, in physical units. Nobody was recorded doing this.",
+            caption="The first synthetic window of each class, in physical units. Without a guarantee a sample may still"
+            " resemble a training recording.",
         )
     )
     sections = [("Attacks", attack)] if attack else []

@@ -124,8 +124,9 @@ def test_leaks_are_found_however_they_are_escaped_or_folded(one, how):
 
 def test_class_names_are_drawn_as_they_are():
     windows = [dict(recordings(2, seconds=4)[0].streams)]
-    for name in ("$\\frac{", "a $5$ bill"):
-        assert name in pictures.examples(windows, [name])
+    for name in ("$\\frac{$", "a $5$ bill"):
+        svg = pictures.examples(windows, [name])
+        assert f">{name}</text>" in svg  # not in a comment beside a formula
     assert "script" not in Page(pictures.examples(windows, [NASTY])).tags
 
 
@@ -148,6 +149,12 @@ def test_more_points_than_colours():
     assert "unmeasured" not in frontier.draw([points[0], lost], [], None)
     curve = (np.array([0, 1.0]), np.array([0, 1.0]))
     assert "c8" in pictures.roc_loglog({f"c{i}": curve for i in range(9)}, 5)
+
+
+def test_bare_numbers_and_letters_name_nobody():
+    html.assert_leak_free("<p>5 persons, x (g), 700 recordings</p>", {"person": ["5", "x", "700"]})
+    with pytest.raises(MienError, match="a person's id"):
+        html.assert_leak_free("<p>10017</p>", {"person": ["10017"]})
 
 
 def test_longer_words_are_no_leak():

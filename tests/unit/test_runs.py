@@ -41,6 +41,15 @@ def test_hash_covers_config_and_inputs(home):
     assert len(names) == 3
 
 
+def test_the_run_asked_for_last_is_the_newest(home):
+    folders = []
+    for seed in (0, 1, 0):  # the third finds the first again
+        with start({"seed": seed}) as run:
+            folders.append(run.folder)
+    assert folders[0] == folders[2] != folders[1]
+    assert runs.find("adapt-toy", "adapt") == folders[0]
+
+
 def test_failed_run_is_continued_and_leftovers_are_swept(home, capsys):
     with pytest.raises(ValueError, match="x"), start() as run:
         (run.private / "keep").write_text("1")
