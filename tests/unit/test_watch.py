@@ -100,3 +100,25 @@ def test_the_real_set(home, monkeypatch):
         assert np.mean((values < spec.range[0]) | (values > spec.range[1])) < 1e-3
     norm = np.linalg.norm(np.concatenate([r.streams["acc"].values for r in recordings]), axis=1)
     assert 0.9 < np.median(norm) < 1.2  # gravity, in g
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs `mien assets fetch watch`")
+def test_every_real_window_is_a_document_and_comes_back_in_units(home):
+    """The grammar accepts each encoding, and what is decoded is close below the codec's bandwidth."""
+    from mien.core.config import Plugin
+    from mien.generation.layout import Layout
+    from mien.generation.tokens import Documents
+
+    cohort = watch.load(watch.Config(path=str(REAL)))
+    layout = Layout.of(cohort.card, seconds=4.0, task="exercise", codec=Plugin(name="transform"))
+    documents = Documents.encode(cohort, layout, stride_s=2.0, quiet=True)
+    assert len(documents) == len(list(cohort.windows(4.0, 2.0))) > 2000
+    rows = np.stack([documents[i] for i in range(len(documents))])
+    assert (layout.grammar.states(rows)[:, -1] == layout.grammar.final).all()
+    first = cohort[0]
+    label, streams = layout.decode(documents[0])
+    assert label == first.labels["exercise"]
+    for name, signal in streams.items():
+        real = first.streams[name].values[:200].mean(0)
+        low, high = cohort.card.streams[name].range
+        assert np.abs(signal.values.mean(0) - real).max() < 0.02 * (high - low)
