@@ -19,10 +19,10 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --python $(BIN)/python -e '.[gguf,dev]'
-	$(BIN)/mien assets fetch watch
 	touch $@
 
 setup: $(STAMP)
+	-$(BIN)/mien assets fetch watch
 
 demo: setup
 	$(BIN)/mien demo

@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("generate", __doc__ or "", Generate, argv)
     source = runs.find(recipe.adapter, "adapt")
     console.say(f"adapter: {source.name}")
-    trained = splits.Splits.read(source / "private" / "splits.json").train
-    require_consent(config.Plugin(**runs.asked(source)["config"]["cohort"]), trained, "generation")
+    split = splits.Splits.read(source / "private" / "splits.json")
+    require_consent(config.Plugin(**runs.asked(source)["config"]["cohort"]), split.train, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
     run = runs.Run.start("generate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
     with run:
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             )
             shutil.rmtree(run.release / "cohort", ignore_errors=True)
             Cohort.store(sample.recordings(ids, layout), run.release / "cohort", card=card)
-            write_report(run, recipe, valid, len(ids))
+            write_report(run, recipe, valid, len(ids), split)
     console.say(f"synthetic cohort: {run.release / 'cohort'}")
     return 0
 
@@ -79,11 +79,11 @@ def one_part(run: runs.Run, adapted, labels: list[str], i: int, recipe: Generate
     return rows
 
 
-def write_report(run: runs.Run, recipe: Generate, valid: int, n: int) -> None:
+def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: splits.Splits) -> None:
     Report(
         verb="generate", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
         inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=verbs.PLAIN,
-        environment=environment(recipe.seed),
+        environment=environment(recipe.seed), caveats=(splits.WARNING,) if split.kind == "random_window" else (),
         results=(
             Result(metric="valid sequences", value=valid / n, unit="recording", note=f"{valid} of {n} sampled"),
         ),

@@ -237,7 +237,7 @@ def test_random_window_split_is_marked_and_not_attacked(chain):
     lab.run("generate", "generate.yaml", "sampling.per_label=4")
     lab.run("attack", "attack.yaml")
     lab.run("evaluate", "evaluate.yaml")
-    for verb in ("adapt", "attack", "evaluate"):
+    for verb in ("adapt", "generate", "attack", "evaluate"):
         text = (lab.only(verb) / "release" / "report.json").read_text()
         assert "random windows" in text, verb
     assert results_of(lab, "attack") == []
