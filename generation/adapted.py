@@ -13,7 +13,7 @@ from ..core.config import Plugin
 from ..core.errors import MienError
 from .grammar import constrain
 from .layout import Layout
-from .vocabulary import VOCABULARY
+from .vocabulary import LABEL_0, STREAM_0, VOCABULARY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,12 @@ def open_base(section: Plugin, layout: Layout) -> CausalBackbone:
     backbone = module.load(config, VOCABULARY.size)
     constrain(backbone.model, layout.grammar, backbone.offset)
     return backbone
+
+
+def rows_to_train(layout: Layout, backbone: CausalBackbone) -> list[int]:
+    """The base's own ids of the token rows an adapter trains: labels and streams, or all where it knows none."""
+    rows = [*range(LABEL_0, LABEL_0 + len(layout.classes)), *range(STREAM_0, STREAM_0 + len(layout.streams))]
+    return [backbone.offset + r for r in (rows if backbone.speaks_behaviour else range(VOCABULARY.size))]
 
 
 def open_adapted(folder: Path) -> Adapted:

@@ -131,5 +131,18 @@ class Documents:
     def __getitem__(self, i: int) -> np.ndarray:
         return np.asarray(self.ids[self.offsets[i] : self.offsets[i + 1]], dtype=np.int32)
 
+    def require_every_class(self) -> None:
+        """MienError when a class of the task has no document."""
+        absent = set(range(len(self.layout.classes))) - set(self.label.tolist())
+        if absent:
+            raise MienError(
+                f"no training recording has {self.layout.task} = {self.layout.classes[min(absent)]!r}; draw another"
+                " split (seed=…), or take the class out of the cohort's tasks"
+            )
+
+    def some(self, n: int) -> list[np.ndarray]:
+        """n documents (fewer if there are not so many) from all over the cohort: other persons, other labels."""
+        return [self[i] for i in dict.fromkeys(np.linspace(0, len(self) - 1, n).astype(int))]
+
     def key(self, i: int) -> str:
         return f"{self.recordings[self.recording[i]]}@{self.start_s[i]:g}"

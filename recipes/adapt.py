@@ -1,34 +1,40 @@
-"""Adapt a frozen base to recordings of people with a LoRA adapter."""
+"""Adapt a frozen base to recordings of people with a LoRA adapter, under a privacy guarantee if the recipe asks for one."""
 
 from __future__ import annotations
 
+import secrets
+
 from pydantic import Field
 
-from mien.adapters import lora, training
+from mien.adapters import budget, lora, training, world
 from mien.adapters.lora import Lora
 from mien.backbones import tiny
 from mien.core import config, console, runs, verbs
-from mien.core.errors import MienError
+from mien.core.records import Cohort
 from mien.core.results import Report, environment
 from mien.data import splits
-from mien.data.load import open_cohort
-from mien.generation.adapted import open_base
+from mien.data.load import ledger_source, open_cohort
+from mien.generation.adapted import open_base, rows_to_train
 from mien.generation.layout import Layout
 from mien.generation.tokens import Documents
-from mien.generation.vocabulary import LABEL_0, STREAM_0, VOCABULARY
+from mien.generation.vocabulary import VOCABULARY
+from mien.privacy.plan import PrivacySpec
 
 
 class Split(config.Section):
-    """holdout, validation: persons (a number or a share); stratify: constant attributes; kind: see data/splits.py."""
+    """holdout, validation: persons (a number or a share); stratify: constant attributes; kind: see data/splits.py;
+    same_as: the persons of an earlier adapt run instead. Without it a private run draws a secret split."""
 
     holdout: int | float = 0.5
     validation: int | float = 0
     stratify: tuple[str, ...] = ()
     kind: splits.Kind = "person"
+    same_as: str | None = None
 
 
 class Adapt(verbs.Recipe):
-    """cohort: a data set; task: the label to condition on; seconds, stride_s: windows; streams: which (default all)."""
+    """cohort: a data set; task: the label to condition on; seconds, stride_s: windows; streams: which (default all);
+    privacy: what to guarantee (left out: a plain run, ε = ∞)."""
 
     cohort: config.Plugin
     task: str
@@ -40,64 +46,74 @@ class Adapt(verbs.Recipe):
     split: Split = Split()
     lora: Lora = Lora()
     train: training.Train = training.Train()
+    privacy: PrivacySpec | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("adapt", __doc__ or "", Adapt, argv)
-    accelerator = training.accelerator(recipe.train.threads)
+    accelerator = world.accelerator(recipe.train.threads, recipe.train.trackers)
+    main, everyone = accelerator.is_main_process, accelerator.wait_for_everyone
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(recipe.cohort, "training")
         recipe = recipe.model_copy(update={"backbone": tiny.with_weights(recipe.backbone)})
-    split = splits.draw(cohort, **recipe.split.model_dump(), seed=recipe.seed)
     layout = Layout.of(
         cohort.card, seconds=recipe.seconds, task=recipe.task, codec=recipe.codec, streams=recipe.streams
     )
+    split = drawn(recipe, cohort)
     backbone = open_base(recipe.backbone, layout)
-    run = runs.Run.start(
-        "adapt", recipe.study, recipe.model_dump(mode="json"),
-        {"cohort": cohort.fingerprint, "base": backbone.fingerprint},
-        fresh=fresh, main=accelerator.is_main_process, wait=accelerator.wait_for_everyone,
-    )  # fmt: skip
+    inputs = {"cohort": cohort.fingerprint, "base": backbone.fingerprint}
+    if recipe.split.same_as:
+        inputs["split"] = runs.fingerprint(runs.find(recipe.split.same_as, "adapt"))
+    asked = recipe.model_dump(mode="json")
+    run = runs.Run.start("adapt", recipe.study, asked, inputs, fresh=fresh, main=main, wait=everyone)
     with run:
         if not run.reused:
+            with accelerator.main_process_first():  # the main process's draw stands, also after a kill
+                split = splits.kept(run.private / "splits.json", split)
+            plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps)
             documents = Documents.encode(
-                cohort, layout, stride_s=recipe.stride_s, keep=lambda w: split.side(w) == "train",
-                quiet=not accelerator.is_main_process,
+                cohort, layout, stride_s=recipe.stride_s, keep=lambda w: split.side(w) == "train", quiet=not main
+            )
+            documents.require_every_class()
+            model = lora.attach(backbone, recipe.lora, rows_to_train(layout, backbone), recipe.seed)
+            prompt, device = layout.prompt_length, accelerator.device
+            private = plan and training.Private(
+                plan=plan, units=budget.units_of(plan, documents.person, documents.recording),
+                probes=lambda: backbone.probes(documents.some(3), prompt=prompt, device=device),
             )  # fmt: skip
-            absent = set(range(len(layout.classes))) - set(documents.label.tolist())
-            if absent:
-                raise MienError(
-                    f"no training recording has {recipe.task} = {layout.classes[min(absent)]!r}; draw another split"
-                    " (seed=…), or take the class out of the cohort's tasks"
-                )
-            rows = range(VOCABULARY.size) if not backbone.speaks_behaviour else [
-                *range(LABEL_0, LABEL_0 + len(layout.classes)), *range(STREAM_0, STREAM_0 + len(layout.streams))
-            ]  # fmt: skip
-            model = lora.attach(backbone, recipe.lora, [backbone.offset + r for r in rows], recipe.seed)
-            model.to(accelerator.device)
+            source = ledger_source(recipe.cohort, cohort)
+            close = budget.open(run, source, split.train, plan, recipe.privacy and recipe.privacy.cap) if main else None
+            everyone()  # nobody computes a gradient before the ledger has the charge
             training.fit(
                 model, backbone.losses,
-                lambda picked: backbone.batch(
-                    [documents[i] for i in picked], prompt=layout.prompt_length,
-                    persons=documents.person[picked], device=accelerator.device,
+                lambda rows: backbone.batch(
+                    [documents[i] for i in rows], prompt=prompt, persons=documents.person[rows], device=device
                 ),
                 len(documents), recipe.train, seed=recipe.seed, folder=run.private, accelerator=accelerator,
-                label=f"adapting on {len(documents)} windows of {len(documents.persons)} persons",
+                private=private, label=f"adapting on {len(documents)} windows of {len(documents.persons)} persons",
             )  # fmt: skip
-            if accelerator.is_main_process:
+            if close is not None:
                 lora.save(model, run.release / "adapter", backbone)
-                lora.write_notes(run.release / "adapter", backbone, VOCABULARY.size, verbs.PLAIN)
+                guarantee = close()
+                lora.write_notes(run.release / "adapter", backbone, VOCABULARY.size, guarantee)
                 layout.write(run.release / "adapter" / "layout.json")
-                split.write(run.private / "splits.json")
                 report = Report(
-                    verb="adapt", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
-                    inputs=run.inputs, data_fingerprint=cohort.fingerprint, guarantee=verbs.PLAIN, consent=left_out,
+                    verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
+                    data_fingerprint=cohort.fingerprint, guarantee=guarantee, consent=left_out,
                     environment=environment(recipe.seed),
                     caveats=(splits.WARNING,) if split.kind == "random_window" else (),
                 )  # fmt: skip
                 report.write(run.release / "report.json")
     console.say(f"adapter: {run.release / 'adapter'}")
     return 0
+
+
+def drawn(recipe: Adapt, cohort: Cohort) -> splits.Splits:
+    """A plain run's split follows from its seed; a private run's from nothing that anybody can know."""
+    if recipe.split.same_as:
+        return splits.Splits.read(runs.find(recipe.split.same_as, "adapt") / "private" / "splits.json")
+    seed = recipe.seed if recipe.privacy is None else secrets.randbits(62)
+    return splits.draw(cohort, **recipe.split.model_dump(exclude={"same_as"}), seed=seed)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mien.adapters import training
+from mien.adapters import training, world
 from mien.backbones import tiny
 from mien.backbones.causal_lm import CausalBackbone, linear_names
 from mien.core import config, console, runs, verbs
@@ -31,7 +31,7 @@ class Pretrain(verbs.Recipe):
 
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("pretrain", __doc__ or "", Pretrain, argv)
-    accelerator = training.accelerator(recipe.train.threads)
+    accelerator = world.accelerator(recipe.train.threads, recipe.train.trackers)
     with accelerator.main_process_first():
         cohort, _ = open_cohort(recipe.cohort, "training")
     if not cohort.card.licence.startswith("none needed"):

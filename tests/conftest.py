@@ -20,6 +20,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own for caches and runs."""
     monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MIEN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MIEN_LEDGER", str(tmp_path / "ledger" / "ledger.sqlite"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

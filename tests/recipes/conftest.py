@@ -49,6 +49,7 @@ class Lab:
             **os.environ,
             "MIEN_CACHE": str(self.folder.parent / "cache"),
             "MIEN_RUNS": str(self.folder / "runs"),
+            "MIEN_LEDGER": str(self.folder / "ledger" / "ledger.sqlite"),
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
         }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mien.adapters import lora, training
+from mien.adapters import lora, training, world
 from mien.backbones import tiny
 from mien.backbones.causal_lm import CausalBackbone, linear_names, weights_digest
 from mien.core.config import Plugin
@@ -44,7 +44,7 @@ def run(setting, folder: Path, *, steps=12, dropout=0.1, stop_at: int | None = N
     layout, docs = setting
     backbone = base(layout)
     model = lora.attach(backbone, lora.Lora(rank=4, alpha=8, dropout=dropout), [LABEL_0, LABEL_0 + 1], seed)
-    accelerator = training.accelerator(threads=1)
+    accelerator = world.accelerator(threads=1)
     calls = 0
 
     def batch_of(rows):
@@ -159,7 +159,7 @@ def test_refusals(setting, tmp_path, monkeypatch):
         lora.attach(base(setting[0]), lora.Lora(targets=("nonesuch",)), [], 0)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MienError, match="launched as 2 processes"):
-        training.accelerator()
+        world.accelerator()
     with pytest.raises(MienError, match="more than 4,000,000"):
         tiny.fresh(tiny.Shape(hidden=512, feed_forward=2048, layers=8), VOCABULARY.size, 0)
 
@@ -172,5 +172,5 @@ def test_checkpoint_of_another_model(setting, tmp_path):
     with pytest.raises(MienError, match="another model"):
         training.fit(
             model, backbone.losses, lambda r: None, 3, training.Train(max_steps=8), seed=0, folder=tmp_path,
-            accelerator=training.accelerator(1),
+            accelerator=world.accelerator(1),
         )  # fmt: skip
