@@ -128,6 +128,9 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
         extra["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=config.quantise == "8bit", load_in_4bit=config.quantise == "4bit", bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+            # above 0, which columns are outliers is decided over the whole batch: one person's rows would change
+            # the others' losses, and the clip would no longer bound what a person does
+            llm_int8_threshold=0.0,
         )  # fmt: skip
         local = int(os.environ.get("LOCAL_RANK", "0"))
         extra["device_map"] = {"": local if torch.cuda.is_available() else "cpu"}

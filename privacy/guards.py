@@ -13,7 +13,9 @@ from ..core.errors import MienError
 from .flat import Flat
 from .gradients import PersonGradients
 
-_TOLERANCE = {"float64": 1e-9, "float32": 2e-3, "bfloat16": 5e-2, "float16": 5e-2}
+# of gradients, relative to the largest entry, and of losses: what arithmetic of that width may do, and no more
+_GRADIENT = {"float64": 1e-9, "float32": 2e-3, "bfloat16": 5e-2, "float16": 5e-2}
+_LOSS = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
 
 
 def batch_statistics(model: Any) -> None:
@@ -57,13 +59,13 @@ def check(
         reference = _plain(model, losses, probes[0], flat, gradients)
         alone, first = _mine(model, losses, probes[0], flat, gradients)
         _every_parameter(flat, gradients)
-        limit = max(_TOLERANCE[str(p.dtype).removeprefix("torch.")] for p in [kept, *_floats(model)])
-        if torch.is_autocast_enabled(kept.device.type):
-            limit = max(limit, _TOLERANCE["bfloat16"])
+        widths = {str(p.dtype).removeprefix("torch.") for p in [kept, *_floats(model)]} & set(_LOSS)
+        widths |= {"bfloat16"} if torch.is_autocast_enabled(kept.device.type) else set()
+        limit, near = max(_GRADIENT[w] for w in widths), max(_LOSS[w] for w in widths)
         _same_gradient(reference, alone, flat, limit)
         for batch in probes[1:]:
             _, value = _mine(model, losses, batch, flat, gradients, backward=False)
-            if not torch.allclose(value, first, rtol=limit, atol=limit):
+            if not torch.allclose(value, first, rtol=near, atol=near):
                 raise MienError(
                     f"the loss of a recording moved from {float(first):.6g} to {float(value):.6g} when only the other"
                     f" recordings of its batch changed{_suspect(model)}: the sensitivity of a step would not be the clip"
@@ -91,12 +93,7 @@ def _mine(
     n = int(batch.unit.max()) + 1
     torch.manual_seed(0)
     with gradients.collect(batch.unit, n) as buffer:
-        values = losses(model, batch)
-        if tuple(values.shape) != (n,):
-            raise MienError(
-                f"losses(model, batch) returned shape {tuple(values.shape)} for {n} recordings; it must return one"
-                " number per recording, not a mean over the batch"
-            )
+        values = _values(model, losses, batch)
         if backward:
             values.sum().backward()
     return buffer[0].clone() if backward else None, values[0].detach().double()
@@ -110,11 +107,21 @@ def _plain(model: Any, losses: Callable, batch: Any, flat: Flat, gradients: Pers
     flat.differentiable()
     try:
         torch.manual_seed(0)
-        losses(model, batch)[0].backward()
+        _values(model, losses, batch)[0].backward()
         return flat.grad.clone()
     finally:
         flat.constant()
         gradients._attach()
+
+
+def _values(model: Any, losses: Callable, batch: Any) -> Any:
+    values, n = losses(model, batch), int(batch.unit.max()) + 1
+    if tuple(values.shape) != (n,):
+        raise MienError(
+            f"losses(model, batch) returned shape {tuple(values.shape)} for {n} recordings; it must return one number"
+            " per recording, not a mean over the batch"
+        )
+    return values
 
 
 def _every_parameter(flat: Flat, gradients: PersonGradients) -> None:

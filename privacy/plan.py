@@ -109,6 +109,12 @@ class PrivacySpec(Section):
             sigma = noise_for(self.epsilon, delta, sample_rate=rate, steps=steps)
         else:
             sigma = self.noise_multiplier
+            event = Event(sample_rate=rate, noise_multiplier=sigma, steps=steps)
+            if not math.isfinite(epsilon((event,), delta)):
+                raise MienError(
+                    f"privacy.noise_multiplier: {sigma:g} is so little noise that no finite ε holds at δ = {delta:g};"
+                    " useful values lie between 0.5 and 5"
+                )
         return PrivacyPlan(
             unit=self.unit, n=n, sample_rate=rate, steps=steps, noise_multiplier=sigma, delta=delta, rows=self.rows,
             units_per_person=1 if self.unit == "person" else self.max_recordings_per_person or 1,
@@ -192,7 +198,7 @@ class PrivacyPlan(Section):
         return Guarantee(
             epsilon=epsilon(of_unit, self.delta),
             epsilon_rdp=epsilon(of_unit, self.delta, accountant="rdp"),
-            person_epsilon=epsilon(person, self.delta),
+            person_epsilon=price if math.isfinite(price := epsilon(person, self.delta)) else None,
             delta=self.delta, unit=self.unit, n=self.n, adjacency=ADJACENCY.format(self.unit),
             accountant="PLD (dp-accounting), pessimistic", sampling=f"Poisson over {self.unit}s, rate {self.sample_rate:.6g}",
             noise_multiplier=self.noise_multiplier, steps=taken, clip_norm=self.clip_norm, clipping=self.clipping,
