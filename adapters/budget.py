@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ..data.splits import Splits
 from ..privacy.ledger import Ledger
 from ..privacy.plan import Guarantee, PrivacyPlan, PrivacySpec
 from ..privacy.sampling import Units
+from .private import BEGUN, Begun
 
 
 def plan_of(spec: PrivacySpec | None, split: Splits, cohort: Cohort, steps: int) -> PrivacyPlan | None:
@@ -38,7 +38,7 @@ def units_of(plan: PrivacyPlan, person: np.ndarray, recording: np.ndarray) -> Un
     MienError when somebody has more recordings than the plan's price for a whole person assumes.
     """
     if plan.unit == "person":
-        return Units.of(person)
+        return _at_most(Units.of(person), plan)
     most = max(len(np.unique(recording[person == p])) for p in np.unique(person))
     if most > plan.units_per_person:
         raise MienError(
@@ -46,46 +46,67 @@ def units_of(plan: PrivacyPlan, person: np.ndarray, recording: np.ndarray) -> Un
             f" has {most} recordings: the price for a whole person would be too low. Raise it, take recordings out, or"
             " use unit: person"
         )
-    return Units.of(recording)
+    return _at_most(Units.of(recording), plan)
 
 
-def open(
-    run: Run, source: str, persons: Sequence[str], plan: PrivacyPlan | None, cap: float | None
-) -> Callable[[], str]:
-    """Enter a run in the ledger before its first gradient (the main process only).
-
-    Returns what to call after the last: it settles the entry and gives the sentence for cards and reports (writing
-    `guarantee.json` beside the adapter of a private run).
-    """
-    if plan is None:
-        with Ledger.open() as ledger:
-            ledger.plain(run=_identity(run.private, run.name), source=source, persons=persons)
-        return lambda: PLAIN
-    name = reserve(run.private, run.name, source, persons, plan, cap)
-
-    def close() -> str:
-        guarantee = settle(name, source, persons, plan)
-        guarantee.write(run.release / "adapter" / "guarantee.json")
-        return guarantee.sentence()
-
-    return close
-
-
-def reserve(folder: Path, run: str, source: str, persons: Sequence[str], plan: PrivacyPlan, cap: float | None) -> str:
-    """Charge the whole plan; returns the run's id in the ledger, the same one when a stopped run goes on.
-
-    folder: the run's private half. Only the main process calls this. BudgetExceeded when the cap would be passed.
-    """
-    name = _identity(folder, run)
-    with Ledger.open() as ledger:
-        if ledger.status(name) == "settled":  # stopped after its last step: nothing is left to charge
-            return name
-        receipt = ledger.reserve(
-            run=name, source=source, persons=persons, events=plan.events(), delta=plan.delta, cap=cap
+def _at_most(units: Units, plan: PrivacyPlan) -> Units:
+    if len(units) > plan.n:
+        raise MienError(
+            f"privacy.n: {plan.n}, but the training split has {len(units)} {plan.unit}s; the sampling rate and δ are"
+            " computed from n, so it may not be smaller"
         )
-    total = f"{receipt.epsilon_after:.3g}" if math.isfinite(receipt.epsilon_after) else "∞ (a plain run used them too)"
-    console.say(f"  ledger entry {receipt.seq}: these persons' total is now ε = {total} at most")
-    return name
+    return units
+
+
+class Entry:
+    """A run's entry in the ledger, as a context: charged before the first gradient, settled by `close`.
+
+    Only the main process has a ledger; in the others (`main` False) nothing happens. A run that fails before its first
+    step gives its charge back: nothing was computed. One that fails later stays charged in full until it is finished.
+    """
+
+    def __init__(
+        self, run: Run, source: str, persons: Sequence[str], plan: PrivacyPlan | None, cap: float | None, main: bool
+    ):
+        self.run, self.source, self.persons, self.plan, self.cap, self.main = run, source, persons, plan, cap, main
+        self.file = run.private / "ledger-id"
+
+    def __enter__(self) -> Entry:
+        """BudgetExceeded when the cap would be passed."""
+        if not self.main:
+            return self
+        if not self.file.exists():  # one id per attempt: a run begun anew (--fresh) is charged anew
+            write_text(self.file, f"{self.run.name}-{uuid.uuid4().hex[:12]}")
+        name = self.file.read_text().strip()
+        with Ledger.open() as ledger:
+            if ledger.status(name) == "settled":  # stopped after its last step: nothing is left to charge
+                return self
+            if self.plan is None:
+                ledger.plain(run=name, source=self.source, persons=self.persons)
+                return self
+            receipt = ledger.reserve(
+                run=name, source=self.source, persons=self.persons, events=self.plan.events(), delta=self.plan.delta,
+                cap=self.cap,
+            )  # fmt: skip
+        after = receipt.epsilon_after
+        total = f"{after:.3g} at most" if math.isfinite(after) else "∞: a plain run has used some of them"
+        console.say(f"  ledger entry {receipt.seq}: these persons' total is now ε = {total}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or not self.main or self.plan is None or Begun(self.run.private / BEGUN).read():
+            return
+        with Ledger.open() as ledger:
+            ledger.settle(self.file.read_text().strip(), ())
+        self.file.unlink()
+
+    def close(self) -> str:
+        """Settle; the sentence for cards and reports. A private run gets `guarantee.json` beside its adapter."""
+        if self.plan is None:
+            return PLAIN
+        guarantee = settle(self.file.read_text().strip(), self.source, self.persons, self.plan)
+        guarantee.write(self.run.release / "adapter" / "guarantee.json")
+        return guarantee.sentence()
 
 
 def settle(name: str, source: str, persons: Sequence[str], plan: PrivacyPlan) -> Guarantee:
@@ -105,11 +126,3 @@ def settle(name: str, source: str, persons: Sequence[str], plan: PrivacyPlan) ->
             f" {spent.epsilon:.3g} at the same δ."
         )
     return plan.guarantee(ledger_seq=receipt.seq, ledger_head=receipt.head, caveats=tuple(caveats))
-
-
-def _identity(folder: Path, run: str) -> str:
-    """One id per attempt: a run that is begun anew (--fresh) is charged anew."""
-    file = folder / "ledger-id"
-    if not file.exists():
-        write_text(file, f"{run}-{uuid.uuid4().hex[:12]}")
-    return file.read_text().strip()

@@ -18,12 +18,14 @@ _TARGETS = {"attention": ("q_proj", "k_proj", "v_proj", "o_proj")}
 
 
 class Lora(Section):
-    """rank, alpha, dropout as in LoRA (arXiv 2106.09685); targets: every linear layer, attention only, or literal names."""
+    """rank, alpha, dropout as in LoRA (arXiv 2106.09685); targets: every linear layer, attention only, or literal names;
+    freeze_a: train only the B factors (FFA-LoRA, arXiv 2403.12313): in a private run noise then enters B A once."""
 
     rank: int = Field(default=16, ge=1, le=4096)
     alpha: float = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all", "attention"] | tuple[str, ...] = "all"
+    freeze_a: bool = False
 
 
 def attach(backbone: CausalBackbone, lora: Lora, rows: Sequence[int], seed: int) -> Any:
@@ -54,7 +56,12 @@ def attach(backbone: CausalBackbone, lora: Lora, rows: Sequence[int], seed: int)
         trainable_token_indices=sorted(rows) or None,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(backbone.model, config)
+    model = get_peft_model(backbone.model, config)
+    if lora.freeze_a:
+        for name, p in model.named_parameters():
+            if ".lora_A." in name:
+                p.requires_grad_(False)
+    return model
 
 
 def save(model: Any, folder: Path, backbone: CausalBackbone) -> None:

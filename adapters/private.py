@@ -16,6 +16,8 @@ from ..privacy import guards, noise, sampling
 from ..privacy.gradients import ClippedSum, PersonGradients
 from . import world
 
+BEGUN = "steps-begun"
+
 
 class PrivateSteps:
     """Steps of a PrivacyPlan; the counterpart of training.PlainSteps."""
@@ -26,16 +28,11 @@ class PrivateSteps:
         self.plan, self.units, self.probes = private.plan, private.units, private.probes
         if self.plan.steps != train.max_steps:
             raise MienError(f"the privacy plan has {self.plan.steps} steps, train.max_steps is {train.max_steps}")
-        if len(self.units) > self.plan.n:
-            raise MienError(
-                f"privacy.n: {self.plan.n}, but the training split has {len(self.units)} {self.plan.unit}s; the"
-                " sampling rate and δ are computed from n, so it may not be smaller"
-            )
         self.gradients = PersonGradients(flat)
         self.sum = ClippedSum(flat, self.plan.clip_norm, self.plan.clipping)
         self.clip_norm = self.plan.clip_norm
         self.secret = noise.Secret()
-        self.begun = Begun(folder / "steps-begun")
+        self.begun = Begun(folder / BEGUN)
         self.start = 0
         self.not_finite = 0
         self._loss, self._drawn, self._steps_logged = 0.0, 0, 0
@@ -133,6 +130,10 @@ class PrivateSteps:
             losses = self.losses(self.model, batch)
             weighted = losses * torch.as_tensor(weight, dtype=losses.dtype, device=losses.device)
             weighted.sum().backward()
+        # a loss that is no number may still have a finite gradient; whoever it belongs to counts as broken all the same
+        broken = ~torch.isfinite(losses.detach())
+        if bool(broken.any()):
+            self.gradients.buffer[torch.as_tensor(slot, device=device)[broken]] = math.nan
         if log:
             self._loss += float(weighted.detach().double().nansum())
 

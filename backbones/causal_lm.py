@@ -85,13 +85,22 @@ class CausalBackbone:
         mine, *others = documents
         short = [d[: max(prompt + 2, len(d) // 2)] for d in others] or [mine[: max(prompt + 2, len(mine) // 2)]]
         sets = [[mine], [mine, *others], [mine, *short], [mine, *others[::-1], *short]]
-        return [self.batch(s, prompt=prompt, persons=range(len(s)), device=device) for s in sets]
+        return [self.batch(s, prompt=prompt, persons=[0] * len(s), device=device) for s in sets]
 
     def token_losses(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """Negative log-likelihood in nats of every predicted token: float32[B, T-1], and its 0/1 mask."""
+        return self._token_losses(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch)
+
+    def losses_and_states(self, model: Any, batch: Batch) -> tuple[Any, Any]:
+        """`losses`, and the last hidden states they were read from: float[B, T, hidden]."""
+        out = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True)
+        nll, counted = self._token_losses(out.logits, batch)
+        return nll.sum(1) / counted.sum(1).clamp(min=1), out.hidden_states[-1]
+
+    @staticmethod
+    def _token_losses(logits: Any, batch: Batch) -> tuple[Any, Any]:
         import torch
 
-        logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits
         nll = torch.nn.functional.cross_entropy(
             logits[:, :-1].transpose(1, 2).float(), batch.ids[:, 1:], reduction="none"
         )

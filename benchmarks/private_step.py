@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -162,7 +163,7 @@ def opacus_ghost(model: Any) -> Step:
     from opacus.optimizers import DPOptimizerFastGradientClipping
     from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 
-    wrapped: Any = GradSampleModuleFastGradientClipping(model, max_grad_norm=CLIP)
+    wrapped: Any = GradSampleModuleFastGradientClipping(model, max_grad_norm=CLIP)  # type: ignore[arg-type]
     inner = torch.optim.AdamW(trainable(model).values(), lr=LR)
     optimizer = DPOptimizerFastGradientClipping(
         inner, noise_multiplier=NOISE, max_grad_norm=CLIP, expected_batch_size=1
@@ -389,6 +390,7 @@ def main() -> None:
     parser.add_argument(CHILD, nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    warnings.simplefilter("ignore")
     import torch
 
     torch.set_num_threads(args.threads)

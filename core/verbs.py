@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -22,6 +23,17 @@ from .errors import MienError
 R = TypeVar("R", bound="Recipe")
 
 PLAIN = "none (plain training, ε = ∞): nothing bounds what this adapter and its output reveal about a person"
+
+UNCOVERED = (
+    "The figures on this page were computed from the recordings themselves, those of the training persons among them:"
+    " ε covers the adapter and what is sampled from it, not this page."
+)
+
+
+def protection(guarantee: str) -> str:
+    """A guarantee in a few words, for legends and column heads."""
+    found = re.match(r"\(([\d.e+-]+), .*?for each (\w+)", guarantee)
+    return f"ε = {found[1]} per {found[2]}" if found else "plain, ε = ∞"
 
 
 class Recipe(config.Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from ..core import runs
+from ..core.config import Section
 from ..core.errors import MienError
 from ..core.records import Cohort, Window
 from ..core.runs import write_text
@@ -21,6 +24,17 @@ WARNING = (
     "The split is by random windows: the same persons are in training and in test, so every utility number here is"
     " too good and no membership number means anything about persons."
 )
+
+
+class Split(Section):
+    """holdout, validation: persons (a number or a share); stratify: constant attributes; kind: by person, or by random
+    windows of the same persons; same_as: the persons of an earlier adapt run instead of a new draw."""
+
+    holdout: int | float = 0.5
+    validation: int | float = 0
+    stratify: tuple[str, ...] = ()
+    kind: Kind = "person"
+    same_as: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +118,14 @@ def draw(
         train=tuple(sorted(order[n_hold + n_val :])),
         seed=seed,
     )
+
+
+def drawn(cohort: Cohort, split: Split, seed: int | None) -> Splits:
+    """The split a recipe asks for. seed None: drawn from the operating system, so that nobody can draw it again."""
+    if split.same_as:
+        return Splits.read(runs.find(split.same_as, "adapt") / "private" / "splits.json")
+    seed = secrets.randbits(62) if seed is None else seed
+    return draw(cohort, **split.model_dump(exclude={"same_as"}), seed=seed)
 
 
 def kept(path: Path, drawn: Splits) -> Splits:

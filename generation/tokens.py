@@ -11,7 +11,7 @@ import numpy as np
 from ..core import console
 from ..core.errors import MienError
 from ..core.paths import cache_home
-from ..core.records import Cohort, Window, cut, recording_windows
+from ..core.records import Cohort, Recording, Window, cut, recording_windows
 from .layout import Layout
 
 
@@ -46,15 +46,16 @@ class Documents:
         *,
         stride_s: float,
         keep: Callable[[Window], bool] = lambda w: True,
+        change: Callable[[Recording], Recording] = lambda r: r,
         quiet: bool = False,
     ) -> Documents:
-        """Every usable window for which `keep` holds. Windows with gaps, without the label or too short are skipped
-        and counted in `skipped`. MienError when nothing is left."""
+        """Every usable window for which `keep` holds, of each recording as `change` leaves it. Windows with gaps,
+        without the label or too short are skipped and counted in `skipped`. MienError when nothing is left."""
         documents = Documents(layout)
         bar = None if quiet else console.Bar("encoding recordings", len(cohort))
         people: dict[str, int] = {}
         for r in cohort:
-            documents._recording(r, stride_s, keep, people)
+            documents._recording(change(r), stride_s, keep, people)
             if bar:
                 bar.step()
         if bar:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-
 from pydantic import Field
 
 from mien.adapters import budget, lora, training, world
 from mien.adapters.lora import Lora
+from mien.adapters.protections import Protections
 from mien.backbones import tiny
 from mien.core import config, console, runs, verbs
-from mien.core.records import Cohort
 from mien.core.results import Report, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort
@@ -21,20 +19,9 @@ from mien.generation.vocabulary import VOCABULARY
 from mien.privacy.plan import PrivacySpec
 
 
-class Split(config.Section):
-    """holdout, validation: persons (a number or a share); stratify: constant attributes; kind: see data/splits.py;
-    same_as: the persons of an earlier adapt run instead. Without it a private run draws a secret split."""
-
-    holdout: int | float = 0.5
-    validation: int | float = 0
-    stratify: tuple[str, ...] = ()
-    kind: splits.Kind = "person"
-    same_as: str | None = None
-
-
 class Adapt(verbs.Recipe):
     """cohort: a data set; task: the label to condition on; seconds, stride_s: windows; streams: which (default all);
-    privacy: what to guarantee (left out: a plain run, ε = ∞)."""
+    privacy: what to guarantee (left out: a plain run, ε = ∞); protections: others beside it (privacy/mechanisms/)."""
 
     cohort: config.Plugin
     task: str
@@ -43,14 +30,16 @@ class Adapt(verbs.Recipe):
     streams: tuple[str, ...] = ()
     codec: config.Plugin = config.Plugin(name="transform")
     backbone: config.Plugin
-    split: Split = Split()
+    split: splits.Split = splits.Split()
     lora: Lora = Lora()
     train: training.Train = training.Train()
     privacy: PrivacySpec | None = None
+    protections: tuple[config.Plugin, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("adapt", __doc__ or "", Adapt, argv)
+    beside = Protections.of(recipe.protections)
     accelerator = world.accelerator(recipe.train.threads, recipe.train.trackers)
     main, everyone = accelerator.is_main_process, accelerator.wait_for_everyone
     with accelerator.main_process_first():
@@ -59,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     layout = Layout.of(
         cohort.card, seconds=recipe.seconds, task=recipe.task, codec=recipe.codec, streams=recipe.streams
     )
-    split = drawn(recipe, cohort)
+    split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
     backbone = open_base(recipe.backbone, layout)
     inputs = {"cohort": cohort.fingerprint, "base": backbone.fingerprint}
     if recipe.split.same_as:
@@ -72,48 +61,42 @@ def main(argv: list[str] | None = None) -> int:
                 split = splits.kept(run.private / "splits.json", split)
             plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps)
             documents = Documents.encode(
-                cohort, layout, stride_s=recipe.stride_s, keep=lambda w: split.side(w) == "train", quiet=not main
-            )
+                cohort, layout, stride_s=recipe.stride_s, keep=lambda w: split.side(w) == "train", quiet=not main,
+                change=beside.change(cohort.card, run.private),
+            )  # fmt: skip
             documents.require_every_class()
             model = lora.attach(backbone, recipe.lora, rows_to_train(layout, backbone), recipe.seed)
+            losses = beside.losses(model, backbone, cohort, documents, recipe.seed, plan is not None)
             prompt, device = layout.prompt_length, accelerator.device
             private = plan and training.Private(
                 plan=plan, units=budget.units_of(plan, documents.person, documents.recording),
                 probes=lambda: backbone.probes(documents.some(3), prompt=prompt, device=device),
             )  # fmt: skip
             source = ledger_source(recipe.cohort, cohort)
-            close = budget.open(run, source, split.train, plan, recipe.privacy and recipe.privacy.cap) if main else None
-            everyone()  # nobody computes a gradient before the ledger has the charge
-            training.fit(
-                model, backbone.losses,
-                lambda rows: backbone.batch(
-                    [documents[i] for i in rows], prompt=prompt, persons=documents.person[rows], device=device
-                ),
-                len(documents), recipe.train, seed=recipe.seed, folder=run.private, accelerator=accelerator,
-                private=private, label=f"adapting on {len(documents)} windows of {len(documents.persons)} persons",
-            )  # fmt: skip
-            if close is not None:
-                lora.save(model, run.release / "adapter", backbone)
-                guarantee = close()
-                lora.write_notes(run.release / "adapter", backbone, VOCABULARY.size, guarantee)
-                layout.write(run.release / "adapter" / "layout.json")
-                report = Report(
-                    verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
-                    data_fingerprint=cohort.fingerprint, guarantee=guarantee, consent=left_out,
-                    environment=environment(recipe.seed),
-                    caveats=(splits.WARNING,) if split.kind == "random_window" else (),
+            cap = recipe.privacy and recipe.privacy.cap
+            with budget.Entry(run, source, split.train, plan, cap, main) as entry:
+                everyone()  # nobody computes a gradient before the ledger has the charge
+                training.fit(
+                    model, losses,
+                    lambda rows: backbone.batch(
+                        [documents[i] for i in rows], prompt=prompt, persons=documents.person[rows], device=device
+                    ),
+                    len(documents), recipe.train, seed=recipe.seed, folder=run.private, accelerator=accelerator,
+                    private=private, label=f"adapting on {len(documents)} windows of {len(documents.persons)} persons",
                 )  # fmt: skip
-                report.write(run.release / "report.json")
+                if main:
+                    lora.save(model, run.release / "adapter", backbone)
+                    guarantee = entry.close()
+                    lora.write_notes(run.release / "adapter", backbone, VOCABULARY.size, guarantee)
+                    layout.write(run.release / "adapter" / "layout.json")
+                    warned = (splits.WARNING,) if split.kind == "random_window" else ()
+                    Report(
+                        verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
+                        data_fingerprint=cohort.fingerprint, guarantee=guarantee, consent=left_out,
+                        environment=environment(recipe.seed), caveats=(*beside.caveats(), *warned),
+                    ).write(run.release / "report.json")  # fmt: skip
     console.say(f"adapter: {run.release / 'adapter'}")
     return 0
-
-
-def drawn(recipe: Adapt, cohort: Cohort) -> splits.Splits:
-    """A plain run's split follows from its seed; a private run's from nothing that anybody can know."""
-    if recipe.split.same_as:
-        return splits.Splits.read(runs.find(recipe.split.same_as, "adapt") / "private" / "splits.json")
-    seed = recipe.seed if recipe.privacy is None else secrets.randbits(62)
-    return splits.draw(cohort, **recipe.split.model_dump(exclude={"same_as"}), seed=seed)
 
 
 if __name__ == "__main__":

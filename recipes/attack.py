@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     with run:
         if not run.reused:
             split = splits.Splits.read(source / "private" / "splits.json")
+            guarantee = Report.read(source / "release" / "report.json").guarantee
             cohort = cohort.select(lambda p: p in {*split.train, *split.holdout})
             member = {p: p in split.train for p in cohort.persons}
             results, curves, missing = [], {}, []
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
                     f"Attackers who hold recordings of {len(split.train)} persons the adapter was trained on and of {n_out}"
                     f" it never saw (cohort {cohort.card.name}) try to tell them apart."
                 ),
-                inputs=inputs, data_fingerprint=cohort.fingerprint, results=tuple(results), guarantee=verbs.PLAIN,
+                inputs=inputs, data_fingerprint=cohort.fingerprint, results=tuple(results), guarantee=guarantee,
                 consent=left_out, environment=environment(recipe.seed), not_measured=(
                     *missing,
                     "Attackers with shadow models (LiRA, RMIA, BaVarIA) are stronger than the loss attacks here.",
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
                     f"With {len(split.train)} + {n_out} persons no false positive rate below {100 / n_out:.3g} % can be"
                     f" told from zero; certifying 1 % takes {intervals.certifiable(0.01)} held-out persons.",
                     *judge.doubts(results),
+                    *(() if guarantee == verbs.PLAIN else (verbs.UNCOVERED,)),
                 ),
             )  # fmt: skip
             pages.attack(run, report, curves, n_out, cohort)

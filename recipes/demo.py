@@ -1,4 +1,4 @@
-"""The whole loop on real smart-watch recordings of ten persons: adapt, generate, attack, evaluate, each its own command."""
+"""The whole loop on real smart-watch recordings of ten persons, plain and private, each step its own command."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ STEPS = (
     ("generate", "sample 100 synthetic windows of each of the seven exercises", 0.5),
     ("attack", "try to find out who was in the training data, and whom the synthetic recordings resemble", 1.0),
     ("evaluate", "train on synthetic, test on the five other persons; fidelity; the privacy–utility picture", 1.5),
+    ("adapt_private", "the same with person-level differential privacy, on the same five persons", 1.0),
+    ("generate_private", "synthetic windows from the private adapter", 0.5),
+    ("attack_private", "the same attackers on it", 1.0),
+    ("evaluate_private", "plain and private side by side (five persons: it shows the mechanics, not the utility)", 1.5),
 )
 
 
@@ -27,21 +31,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--fresh", action="store_true", help="reuse nothing")
     args = parser.parse_args(argv)
-    files = {verb: config.find_recipe(f"recipes/{args.study}/{verb}.yaml") for verb, _, _ in STEPS}
+    home = config.find_recipe(f"recipes/{args.study}/adapt.yaml").parent
+    steps = [s for s in STEPS if (home / f"{s[0]}.yaml").exists() or "_" not in s[0]]  # not every study has a twin
+    files = {step: config.find_recipe(f"recipes/{args.study}/{step}.yaml") for step, _, _ in steps}
     if args.study == "watch":
         assets.fetch("watch")
     console.say("What will happen, with about how long each step takes on two quiet cores:")
-    for i, (verb, what, minutes) in enumerate(STEPS, 1):
-        console.say(f"  {i}. {verb:<9} ~{minutes:3.1f} min   {what}")
+    for i, (step, what, minutes) in enumerate(steps, 1):
+        console.say(f"  {i}. {step:<16} ~{minutes:3.1f} min   {what}")
     console.say(
-        f"  together about {sum(m for *_, m in STEPS):.0f} minutes; stop it at any time, it continues where it was"
+        f"  together about {sum(m for *_, m in steps):.0f} minutes; stop it at any time, it continues where it was"
     )
     began = time.monotonic()
-    for i, (verb, what, _) in enumerate(STEPS, 1):
-        console.say(f"\n[{i}/{len(STEPS)}] {verb}: {what}")
-        command = [sys.executable, "-m", "mien.cli", verb, str(files[verb]), "--seed", str(args.seed)]
+    for i, (step, what, _) in enumerate(steps, 1):
+        console.say(f"\n[{i}/{len(steps)}] {step}: {what}")
+        command = [sys.executable, "-m", "mien.cli", step.partition("_")[0], str(files[step]), "--seed", str(args.seed)]
         if subprocess.run([*command, *(["--fresh"] if args.fresh else [])]).returncode:
-            raise MienError(f"the step {verb} did not finish (see above); run `mien demo` again to continue there")
+            raise MienError(f"the step {step} did not finish (see above); run `mien demo` again to continue there")
     console.say(f"\nthe whole loop took {console.duration(time.monotonic() - began)}")
     return 0
 

@@ -14,13 +14,14 @@ from mien.generation.layout import Layout
 
 class Evaluate(verbs.Recipe):
     """synthetic: a generate run; attack: an attack run on the same adapter (or null); utility, fidelity: metrics;
-    leakage: the attack's metric on the privacy-utility picture."""
+    leakage: the attack's metric on the privacy-utility picture; beside: other evaluate runs to show side by side."""
 
     synthetic: str
     attack: str | None = None
     utility: tuple[config.Plugin, ...] = (config.Plugin(name="tstr"),)
     fidelity: tuple[config.Plugin, ...] = tuple(config.Plugin(name=n) for n in ("c2st", "spectra", "validity"))
     leakage: str = "reference.auc"
+    beside: tuple[str, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,10 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     attack = None if recipe.attack is None else runs.find(recipe.attack, "attack", made_from)
     if attack is not None:
         inputs["attack"] = runs.fingerprint(attack)
+    others = [runs.find(name, "evaluate") for name in recipe.beside]
+    inputs |= {f"beside {i}": runs.fingerprint(other) for i, other in enumerate(others)}
     run = runs.Run.start("evaluate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
     with run:
         if not run.reused:
             split = splits.Splits.read(source / "private" / "splits.json")
+            guarantee = Report.read(source / "release" / "report.json").guarantee
             layout = Layout.read(source / "release" / "adapter" / "layout.json")
             synthetic = Cohort.read(release / "release" / "cohort")
             data = gather(
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
                     f" {len(synthetic)} synthetic recordings of {layout.seconds:g} s were sampled from it. Utility is"
                     f" measured on {len(data.tables.test)} windows of {len(set(data.tables.test.person))} persons."
                 ),
-                inputs=inputs, data_fingerprint=cohort.fingerprint, results=tuple(results), guarantee=verbs.PLAIN,
+                inputs=inputs, data_fingerprint=cohort.fingerprint, results=tuple(results), guarantee=guarantee,
                 consent=left_out, environment=environment(recipe.seed),
                 not_measured=(
                     *(() if attack else ("No attack was run on this adapter: its leakage is unknown, not absent.",)),
@@ -69,18 +73,23 @@ def main(argv: list[str] | None = None) -> int:
                 ),
                 caveats=(
                     *((splits.WARNING,) if split.kind == "random_window" else ()),
+                    *(() if guarantee == verbs.PLAIN else (verbs.UNCOVERED,)),
                     f"Intervals are over {len(split.holdout)} held-out persons and say what other persons like these"
                     " would give; one split and one seed were used, and their own spread is not in the intervals.",
                 ),
             )  # fmt: skip
             found = None if attack is None else Report.read(attack / "release" / "report.json")
-            pages.evaluation(run, report, data, found, recipe.leakage, cohort)
+            pages.evaluation(
+                run, report, data, found, recipe.leakage, cohort, [pages.Evaluated.read(o) for o in others]
+            )
             report.write(run.release / "report.json")
     shown = Report.read(run.release / "report.json").results
     console.table(
         f"evaluation of {recipe.study}", ["measure", "value", "95 % over persons", "persons"],
         [[r.metric, html.value(r), html.interval(r), r.n_persons or ""] for r in shown],
     )  # fmt: skip
+    if recipe.beside:
+        console.say("side by side with " + ", ".join(recipe.beside) + ": in the report")
     console.say(f"with real recordings beside, not to be shared: {run.private / 'report.html'}")
     console.say(f"report: {run.release / 'report.html'}")
     return 0

@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     source = runs.find(recipe.adapter, "adapt")
     console.say(f"adapter: {source.name}")
     split = splits.Splits.read(source / "private" / "splits.json")
+    guarantee = Report.read(source / "release" / "report.json").guarantee
     require_consent(config.Plugin(**runs.asked(source)["config"]["cohort"]), split.train, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
     run = runs.Run.start("generate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
@@ -53,12 +54,12 @@ def main(argv: list[str] | None = None) -> int:
                 streams=layout.streams,
                 source=run.name,
                 synthetic=True,
-                guarantee=verbs.PLAIN,
+                guarantee=guarantee,
                 lineage=(adapted.fingerprint[:16], runs.asked(source)["inputs"]["cohort"][:16]),
             )
             shutil.rmtree(run.release / "cohort", ignore_errors=True)
             Cohort.store(sample.recordings(ids, layout), run.release / "cohort", card=card)
-            write_report(run, recipe, valid, len(ids), split)
+            write_report(run, recipe, valid, len(ids), split, guarantee)
     console.say(f"synthetic cohort: {run.release / 'cohort'}")
     return 0
 
@@ -79,10 +80,10 @@ def one_part(run: runs.Run, adapted, labels: list[str], i: int, recipe: Generate
     return rows
 
 
-def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: splits.Splits) -> None:
+def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: splits.Splits, guarantee: str) -> None:
     Report(
         verb="generate", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
-        inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=verbs.PLAIN,
+        inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=guarantee,
         environment=environment(recipe.seed), caveats=(splits.WARNING,) if split.kind == "random_window" else (),
         results=(
             Result(metric="valid sequences", value=valid / n, unit="recording", note=f"{valid} of {n} sampled"),

@@ -55,14 +55,29 @@ tr.beside th{padding-left:.8rem}dl{grid-template-columns:1fr}dd{margin-bottom:.4
 """
 
 
-def release_html(report: Report, pictures: Sequence[Picture] = (), sections: Sequence[tuple[str, Report]] = ()) -> str:
-    """The report that may leave the house. sections: further reports (the attack's, say) shown under a heading."""
-    return _page(report, pictures, sections, private=False)
+# (its protection in a few words, its evaluation, its attack if there was one)
+Versus = tuple[str, Report, Report | None]
 
 
-def private_html(report: Report, pictures: Sequence[Picture] = (), sections: Sequence[tuple[str, Report]] = ()) -> str:
+def release_html(
+    report: Report,
+    pictures: Sequence[Picture] = (),
+    sections: Sequence[tuple[str, Report]] = (),
+    versus: Sequence[Versus] = (),
+) -> str:
+    """The report that may leave the house. sections: further reports (the attack's, say) shown under a heading;
+    versus: releases to set side by side, this one first."""
+    return _page(report, pictures, sections, versus, private=False)
+
+
+def private_html(
+    report: Report,
+    pictures: Sequence[Picture] = (),
+    sections: Sequence[tuple[str, Report]] = (),
+    versus: Sequence[Versus] = (),
+) -> str:
     """The same with pictures of real recordings; for the run's private half."""
-    return _page(report, pictures, sections, private=True)
+    return _page(report, pictures, sections, versus, private=True)
 
 
 def assert_leak_free(page: str, forbidden: Mapping[str, Iterable[str]]) -> None:
@@ -109,7 +124,13 @@ def beside(r: Result) -> str:
     return ", ".join(f"{b.name} {number(b.value)}" + (f" ({interval(b)})" if interval(b) else "") for b in r.baselines)
 
 
-def _page(report: Report, pictures: Sequence[Picture], sections: Sequence[tuple[str, Report]], private: bool) -> str:
+def _page(
+    report: Report,
+    pictures: Sequence[Picture],
+    sections: Sequence[tuple[str, Report]],
+    versus: Sequence[Versus],
+    private: bool,
+) -> str:
     e = html.escape
     every = [report, *(r for _, r in sections)]
     parts = [
@@ -130,6 +151,8 @@ def _page(report: Report, pictures: Sequence[Picture], sections: Sequence[tuple[
         parts.append(f"<p>Guarantee: {e(report.guarantee)}</p>")
     for caveat in dict.fromkeys(c for r in every for c in r.caveats if "random windows" in c):
         parts.append(f"<div class='banner stop'><b>Warning.</b> {e(caveat)}</div>")
+    if versus:
+        parts += ["<h2>Side by side</h2>", _side(versus)]
     parts += ["<h2>Results</h2>", *_figures(pictures[:2]), _table(report.results)]
     for title, other in sections:
         parts += [f"<h2>{e(title)}</h2>", _table(other.results)]
@@ -203,6 +226,28 @@ def _table(results: Sequence[Result]) -> str:
         reasons.setdefault(r.note or value(r), []).append(_name(r))
     listed = "".join(f"<li><b>{e(', '.join(names))}</b> – {e(why)}</li>" for why, names in reasons.items())
     return (table if measured else "") + (f"<ul class='soft'>{listed}</ul>" if listed else "")
+
+
+def _side(versus: Sequence[Versus]) -> str:
+    """One row per measure, one column per release. A measure that one release lacks stays empty there."""
+    e = html.escape
+    columns = []
+    for _, report, attack in versus:
+        columns.append({_name(r): r for r in (*report.results, *(attack.results if attack else ()))})
+    names = dict.fromkeys(n for column in columns for n, r in column.items() if r.value is not None)
+    head = "".join(f"<th scope='col'>{e(label)}<small>{e(report.study)}</small></th>" for label, report, _ in versus)
+    rows = []
+    for name in names:
+        cells = []
+        for column in columns:
+            r = column.get(name)
+            text = "" if r is None else value(r) + (f" ({interval(r)})" if interval(r) else "")
+            cells.append(f"<td>{e(text)}</td>")
+        rows.append(f"<tr><th scope='row'>{e(name)}</th>{''.join(cells)}</tr>")
+    return (
+        f"<div class='wide'><table><thead><tr><th scope='col'>measure (95 % interval)</th>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _name(r: Result) -> str:

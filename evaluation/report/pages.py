@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ...core import runs
 from ...core.records import Cohort
-from ...core.results import Report, Result
+from ...core.results import Report
+from ...core.verbs import protection
 from .. import frontier, pictures
 from ..protocols import Inputs
 from . import html
@@ -31,10 +34,44 @@ def attack(
     _release(run, html.release_html(report, shown), cohort)
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluate run found, and the attack it read (None without one)."""
+
+    report: Report
+    attack: Report | None
+
+    @staticmethod
+    def read(folder: Path) -> Evaluated:
+        """MienError when the attack run it was made with is gone."""
+        digest = runs.asked(folder)["inputs"].get("attack")
+        attack = Report.read(runs.by_hash(digest) / "release" / "report.json") if digest else None
+        return Evaluated(Report.read(folder / "release" / "report.json"), attack)
+
+    def point(self, leakage: str) -> frontier.Point | None:
+        """Utility and leakage of the release, for the picture; None where one of them was not asked for."""
+        leak = (
+            next((r for r in self.attack.results if r.metric == leakage and r.unit == "recording"), None)
+            if self.attack
+            else None
+        )
+        tstr = next((r for r in self.report.results if r.metric == "TSTR accuracy"), None)
+        if leak is None or tstr is None:
+            return None
+        return frontier.Point(label=protection(self.report.guarantee), utility=tstr, leakage=leak)
+
+
 def evaluation(
-    run: runs.Run, report: Report, data: Inputs, attack: Report | None, leakage: str, cohort: Cohort
+    run: runs.Run,
+    report: Report,
+    data: Inputs,
+    attack: Report | None,
+    leakage: str,
+    cohort: Cohort,
+    beside: Sequence[Evaluated] = (),
 ) -> None:
-    """Both halves' `report.html` of an evaluate run. leakage: the attack's metric on the picture's x axis."""
+    """Both halves' `report.html` of an evaluate run. leakage: the attack's metric on the picture's x axis; beside:
+    other releases to show in the same picture and table."""
     tstr = next((r for r in report.results if r.metric == "TSTR accuracy"), None)
     shown = []
     if tstr:
@@ -45,12 +82,13 @@ def evaluation(
                 caption="TSTR learned from synthetic recordings only, TRTR from real ones; bars are 95 % intervals over persons.",
             )
         )
-    leak = next((r for r in attack.results if r.metric == leakage and r.unit == "recording"), None) if attack else None
-    if tstr and leak:
+    every = [Evaluated(report, attack), *beside]
+    points = [p for p in (e.point(leakage) for e in every) if p is not None]
+    if points:
         shown.append(
             html.Picture(
                 title="Privacy and utility",
-                svg=_frontier(tstr, leak),
+                svg=_frontier(points),
                 caption="Up is useful, right is leaking: 0.5 is an attacker who learns nothing. One release is one point.",
             )
         )
@@ -66,7 +104,8 @@ def evaluation(
         )
     )
     sections = [("Attacks", attack)] if attack else []
-    page = html.release_html(report, shown, sections)
+    versus = [(protection(e.report.guarantee), e.report, e.attack) for e in every] if beside else []
+    page = html.release_html(report, shown, sections, versus)
     real = [dict(data.windows.train[int(np.flatnonzero(data.tables.train.label == c)[0])]) for c in names]
     for stream in data.windows.card.streams:
         shown.append(
@@ -76,14 +115,14 @@ def evaluation(
                 caption="One training window and one synthetic window of each class, on one scale.",
             )
         )
-    runs.write_text(run.private / "report.html", html.private_html(report, shown, sections))
+    runs.write_text(run.private / "report.html", html.private_html(report, shown, sections, versus))
     _release(run, page, cohort)
 
 
-def _frontier(tstr: Result, leak: Result) -> str:
-    point = frontier.Point(label="this release (plain)", utility=tstr, leakage=leak)
-    blind = next((b.value for b in leak.baselines if b.name == "blind"), None)
-    return frontier.draw([point], [b for b in tstr.baselines if b.name in ("TRTR", "majority")], blind)
+def _frontier(points: Sequence[frontier.Point]) -> str:
+    first = points[0]
+    blind = next((b.value for b in first.leakage.baselines if b.name == "blind"), None)
+    return frontier.draw(points, [b for b in first.utility.baselines if b.name in ("TRTR", "majority")], blind)
 
 
 def _release(run: runs.Run, page: str, cohort: Cohort) -> None:

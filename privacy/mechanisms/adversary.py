@@ -1,8 +1,9 @@
-"""A gradient-reversal adversary (Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17, 2016, eq. 12-18).
+"""A gradient-reversal adversary (Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17, 2016).
 
 A head tries to tell a private attribute from the pooled hidden state. Its own weights learn to; what flows back through
-the reversal has the opposite sign, so the adapter learns to hide the attribute from this head. A stronger or another
-probe may find it all the same: train a fresh one on the finished representation before believing anything.
+the reversal has the opposite sign, so the adapter learns to hide the attribute from this head. Another probe may find
+it all the same: in the toy of the tests two features forget, eight mislead the head while a fresh probe still reads the
+attribute. Train a fresh probe on the finished representation before believing anything.
 
 Under differential privacy the head must be part of the model: its tensors are clipped, noised and stepped together
 with the adapter's, from the same per-person gradients, and start from a seed. A head trained plainly on private data
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +52,7 @@ class Config(Section):
             if described.count(name) > 1:
                 raise ValueError(f"{name!r} is described twice; keep one of ranges, edges and classes")
         for name, cuts in [*self.ranges.items(), *self.edges.items()]:
-            if not cuts or any(a >= b for a, b in zip(cuts, cuts[1:], strict=False)):
+            if not cuts or any(a >= b for a, b in pairwise(cuts)):
                 raise ValueError(f"{name!r}: the numbers must rise, got {list(cuts)}")
         for name, values in self.classes.items():
             if len(values) < 2 or len(set(values)) < len(values):
@@ -80,7 +82,7 @@ def targets(values: Sequence[Any], config: Config, attribute: str) -> tuple[np.n
         numbers = np.array([np.nan if gone else float(v) for v, gone in zip(values, missing, strict=True)])
         codes = np.where(missing, -1, np.digitize(numbers, edges))
         ends = ["-inf", *(f"{e:g}" for e in edges), "inf"]
-        return codes.astype(np.int64), tuple(f"[{a}, {b})" for a, b in zip(ends, ends[1:], strict=False))
+        return codes.astype(np.int64), tuple(f"[{a}, {b})" for a, b in pairwise(ends))
     if classes is None:
         for v, gone in zip(values, missing, strict=True):
             if _number(v) and not gone:
@@ -159,11 +161,11 @@ def _parts() -> tuple[Any, Any]:
     class Head(torch.nn.Module):
         def __init__(self, width: int, classes: int, hidden: int, weight: float):
             super().__init__()
-            self.weight = weight
+            self.reversal = weight
             self.inner = torch.nn.Linear(width, hidden)
             self.outer = torch.nn.Linear(hidden, classes)
 
         def forward(self, x: Any) -> Any:
-            return self.outer(torch.relu(self.inner(Reverse.apply(x, self.weight))))
+            return self.outer(torch.relu(self.inner(Reverse.apply(x, self.reversal))))
 
     return Reverse, Head

@@ -1,9 +1,14 @@
-"""LEACE: least-squares concept erasure in closed form (Belrose et al. 2023, arXiv 2306.03819, theorem 4.3).
+"""LEACE: least-squares concept erasure in closed form (Belrose et al. 2023, arXiv 2306.03819, section 4).
 
 x -> x - W^+ P W (x - mean), where W whitens x and P projects on the column space of W cov(x, concept). Afterwards no
 linear predictor of the concept does better than a constant on the representation it was fitted on, and no affine map
 that achieves this changes x less. It removes *linear* information about the concept from *that* representation, and
-nothing else: a curved probe may still read it, and so may any probe of another layer or another model.
+nothing else: a curved probe may still read it, and so may any probe of another layer or another model. On new rows
+it is as good as the covariances are known: with 50 features that gave a two-class concept away to .95, a linear probe
+fitted anew on erased new rows was right in .73, .62, .55 and .52 after fitting on 100, 400, 2,000 and 10,000 rows.
+
+Every class beyond the first costs one direction, whether or not it can be told: to erase the identity of more persons
+than there are features is to erase everything.
 
 The eraser is itself made of private data: its mean and directions are averages over the persons it was fitted on.
 Handing it out, or training on what it has erased, lies outside any differential privacy accounting of the training.
@@ -27,10 +32,9 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 class Config(Section):
-    """attributes: what to erase, all at once; shrinkage: see `fit`."""
+    """attributes: what to erase, all at once."""
 
     attributes: tuple[str, ...] = Field(min_length=1)
-    shrinkage: float = Field(default=0.0, ge=0, lt=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +98,11 @@ def person_weights(persons: Sequence[str] | np.ndarray) -> np.ndarray:
     return 1.0 / count[who]
 
 
-def fit(x: np.ndarray, concepts: np.ndarray, weights: np.ndarray | None = None, *, shrinkage: float = 0.0) -> Eraser:
+def fit(x: np.ndarray, concepts: np.ndarray, weights: np.ndarray | None = None) -> Eraser:
     """The eraser of `concepts` from `x`, in float64.
 
     x: float[n, d]; concepts: float[n, k], one-hots (or numbers such as an age in years), several attributes side by
     side; weights: float[n] >= 0, see `person_weights`. A concept that does not vary changes nothing.
-    shrinkage: share of the identity mixed into the correlation matrix that W whitens. Erasure on these rows stays
-    exact with any share; with few rows per feature a little of it changes new rows less (see the tests).
     MienError for shapes that do not fit, NaN, and weights that are negative or all zero.
     """
     x, z = np.asarray(x, dtype=np.float64), np.asarray(concepts, dtype=np.float64)
@@ -113,8 +115,6 @@ def fit(x: np.ndarray, concepts: np.ndarray, weights: np.ndarray | None = None, 
         raise MienError("NaN or infinite features, concepts or weights; leave those rows out before erasing")
     if (w < 0).any() or not w.any():
         raise MienError("weights must not be negative, nor all zero")
-    if not 0 <= shrinkage < 1:
-        raise MienError(f"shrinkage lies in [0, 1), got {shrinkage}")
     root = np.sqrt(w / w.sum())[:, None]
     mean = (root**2 * x).sum(0)
     a, b = root * (x - mean), root * (z - (root**2 * z).sum(0))
@@ -127,7 +127,6 @@ def fit(x: np.ndarray, concepts: np.ndarray, weights: np.ndarray | None = None, 
     rows, s, axes = np.linalg.svd(a * alive / scale, full_matrices=False)
     keep = s > s[0] * max(a.shape) * _EPS
     rows, s, axes = rows[:, keep], s[keep], axes[keep]
-    sd = np.sqrt((1 - shrinkage) * s**2 + shrinkage)  # the features' variances are 1: so is the mean eigenvalue
-    u, size, _ = np.linalg.svd((s / sd)[:, None] * (rows.T @ b), full_matrices=False)
+    u, size, _ = np.linalg.svd(rows.T @ b, full_matrices=False)  # rows.T @ b is W cov(x, concept), seen from the axes
     u = u[:, size > max(a.shape) * _EPS]
-    return Eraser(left=scale[:, None] * (axes.T @ (sd[:, None] * u)), right=((u.T / sd) @ axes) / scale, mean=mean)
+    return Eraser(left=scale[:, None] * (axes.T @ (s[:, None] * u)), right=((u.T / s) @ axes) / scale, mean=mean)

@@ -1,8 +1,8 @@
 """Input perturbation: white Gaussian noise on the samples, in each stream's own unit.
 
-This is obfuscation, not differential privacy. It would be that only with a bound on how far one person's samples can
-move the input, and an account of all samples of all recordings of that person together; the noise this needs leaves no
-signal. White noise on a slow signal is also largely undone by smoothing: judge it with the attacks, never by its scale.
+This is obfuscation, not differential privacy. That would need a bound (clipping) on how far one person can move the
+input, and an account of what all samples of all that person's recordings give away together; neither is made here. White
+noise on a slow signal is largely undone by smoothing: judge it with the attacks, never by its scale.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...core.config import Section
 from ...core.errors import MienError
 from ...core.records import CohortCard, Recording
 
-GUARANTEE = "none: the samples are obfuscated with noise of bounded effort to remove; no epsilon follows"
+GUARANTEE = "none: noise obscures the samples, and filtering can take part of it away again; no epsilon follows"
 
 
 class Config(Section):
@@ -38,7 +38,9 @@ def apply(recording: Recording, config: Config, card: CohortCard, rng: np.random
     """
     for name in [*config.streams, *recording.streams]:
         if name not in card.streams:
-            raise MienError(f"perturb: the cohort {card.name!r} declares no stream {name!r}; it has {list(card.streams)}")
+            raise MienError(
+                f"perturb: the cohort {card.name!r} declares no stream {name!r}; it has {list(card.streams)}"
+            )
     out = {}
     for name in sorted(recording.streams):
         signal, span = recording.streams[name], card.streams[name].range

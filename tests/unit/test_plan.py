@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 
@@ -145,7 +146,7 @@ def test_everybody_at_rate_one():
 def test_cutting_loses_and_mixes_nothing(sizes, size, world):
     """However a batch is dealt and cut, each unit is completed once, with its own rows, on one process."""
     cuts = np.cumsum([0, *sizes])
-    batch = [np.arange(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    batch = [np.arange(a, b) for a, b in itertools.pairwise(cuts)]
     shares = [sampling.share(batch, r, world) for r in range(world)]
     assert sorted(tuple(u) for s in shares for u in s) == sorted(tuple(u) for u in batch)
     finished = []

@@ -1,0 +1,116 @@
+"""Protections beside differential privacy, as an adapt recipe names them. They never change the guarantee."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backbones.causal_lm import CausalBackbone
+from ..core import plugins
+from ..core.config import Plugin
+from ..core.errors import MienError
+from ..core.records import Cohort, CohortCard, Recording
+from ..core.runs import write_text
+from ..privacy.mechanisms import adversary, perturb
+
+_IN_TRAINING = ("adversary", "perturb")
+
+
+@dataclass(frozen=True)
+class Protections:
+    """adversary, perturb: their Config, or None."""
+
+    adversary: adversary.Config | None = None
+    perturb: perturb.Config | None = None
+
+    @staticmethod
+    def of(sections: Sequence[Plugin]) -> Protections:
+        """MienError for one that does not act in training, or is named twice."""
+        found: dict[str, Any] = {}
+        for section in sections:
+            if section.name not in _IN_TRAINING or section.name in found:
+                raise MienError(
+                    f"protections: {section.name!r} is named twice or does not act while an adapter is trained; there are"
+                    f" {', '.join(_IN_TRAINING)} (leace works on finished representations)"
+                )
+            found[section.name] = plugins.resolve("privacy/mechanisms", section, f"protection {section.name}")[1]
+        return Protections(**found)
+
+    def caveats(self) -> tuple[str, ...]:
+        """What each of them does not promise."""
+        used = [("adversary", self.adversary, adversary), ("perturb", self.perturb, perturb)]
+        return tuple(f"Protection {name}: {module.GUARANTEE}." for name, config, module in used if config is not None)
+
+    def change(self, card: CohortCard, private: Path) -> Callable[[Recording], Recording]:
+        """What recordings go through before they are encoded. The noise's seed is drawn once and stays in `private`."""
+        config = self.perturb
+        if config is None:
+            return lambda r: r
+        file = private / "perturb-seed"
+        if not file.exists():
+            write_text(file, str(secrets.randbits(126)))
+        seed = int(file.read_text())
+
+        def noisy(r: Recording) -> Recording:
+            words = [int.from_bytes(r.id.encode()[i : i + 4], "big") for i in range(0, len(r.id.encode()), 4)]
+            return perturb.apply(r, config, card, np.random.default_rng([seed, *words]))
+
+        return noisy
+
+    def losses(
+        self, model: Any, backbone: CausalBackbone, cohort: Cohort, documents: Any, seed: int, private: bool
+    ) -> Callable[[Any, Any], Any]:
+        """The backbone's per-unit loss, with the adversaries' added when there are any.
+
+        Each adversary becomes a part of `model`: its tensors are trained, clipped and noised with the adapter's, and
+        left out when the adapter is saved. documents: `persons` and `person` say whose each window is. MienError when a
+        private run would take an attribute's classes from the recordings.
+        """
+        import torch
+
+        config = self.adversary
+        if config is None:
+            return backbone.losses
+        width = backbone.model.get_input_embeddings().weight.shape[1]
+        torch.manual_seed(seed)
+        heads, codes = torch.nn.ModuleDict(), {}
+        for name in config.attributes:
+            if private and name not in {"identity", *config.classes, *config.ranges, *config.edges}:
+                raise MienError(
+                    f"protection adversary: declare the `classes`, `ranges` or `edges` of {name!r}; taken from the"
+                    " recordings they would be a release of their own"
+                )
+            values, classes = adversary.targets(_values(cohort, documents.persons, name), config, name)
+            heads[name], codes[name] = adversary.head(width, len(classes), config), torch.as_tensor(values)
+        model.add_module("adversaries", heads)
+
+        def losses(model: Any, batch: Any) -> Any:
+            loss, hidden = backbone.losses_and_states(model, batch)
+            pooled = adversary.pooled(hidden, batch.mask)
+            for name, head in heads.items():
+                loss = loss + adversary.loss(head, pooled, codes[name].to(batch.person.device)[batch.person])
+            return loss
+
+        return losses
+
+
+def _values(cohort: Cohort, persons: Sequence[str], attribute: str) -> list[Any]:
+    """The attribute of each person, None where it is missing. MienError when it changes within a person."""
+    if attribute == "identity":
+        return list(persons)
+    if attribute not in cohort.card.attributes:
+        raise MienError(
+            f"protection adversary: cohort {cohort.card.name!r} has no attribute {attribute!r}; it has identity"
+            f" and {', '.join(cohort.card.attributes)}"
+        )
+    seen: dict[str, Any] = {}
+    for person, attributes in zip(cohort.column("person"), cohort.column("attributes"), strict=True):
+        value = attributes.get(attribute)
+        if seen.setdefault(person, value) != value:
+            raise MienError(f"protection adversary: {attribute!r} changes within a person; it must be constant")
+    return [seen.get(p) for p in persons]

@@ -1,0 +1,266 @@
+"""A private run through its real commands: what it says, what it charges, what it does when killed or refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mien import cli
+from mien.core.results import Report
+from mien.privacy.ledger import Ledger
+from mien.privacy.plan import Guarantee
+
+from .conftest import RECIPES, Lab, copy_of
+
+ROOT = Path(__file__).resolve().parents[2]
+PRIVATE = {
+    **RECIPES["adapt"], "study": "toy_private", "privacy": {"epsilon": 8, "batch": 2, "rows": 6},
+    "train": {**RECIPES["adapt"]["train"], "micro_batch": 4},
+}  # fmt: skip
+
+
+def private(chain: Lab, name: str) -> Lab:
+    """A lab with the pretrained base, a private recipe and a ledger of its own."""
+    lab = copy_of(chain, name, "pretrain")
+    (lab.folder / "private.yaml").write_text(yaml.safe_dump(PRIVATE, sort_keys=False))
+    return lab
+
+
+def folder_of(lab: Lab) -> Path:
+    (one,) = (lab.folder / "runs").glob("adapt-toy_private-*")
+    return one
+
+
+def ledger(lab: Lab) -> Ledger:
+    return Ledger.open(lab.folder / "ledger" / "ledger.sqlite")
+
+
+@pytest.fixture(scope="module")
+def done(chain) -> Lab:
+    lab = private(chain, "private")
+    lab.run("adapt", "private.yaml")
+    return lab
+
+
+def test_what_a_private_run_says(done):
+    run = folder_of(done)
+    told = Guarantee.read(run / "release" / "adapter" / "guarantee.json")
+    assert 7.5 < told.epsilon <= 8
+    assert told.unit == "person"
+    assert told.n == 3
+    assert told.steps == 24
+    report = Report.read(run / "release" / "report.json")
+    assert report.guarantee == told.sentence()
+    assert told.sentence() in (run / "release" / "adapter" / "README.md").read_text()
+    with ledger(done) as book:
+        assert book.verify() == []
+        book.check_anchor(told.ledger_seq, told.ledger_head)
+        kinds = [e["kind"] for e in book.export()]
+    assert kinds[-2:] == ["reserve", "settle"]
+    # nothing data-dependent in the released half
+    assert report.results == ()
+    # and no secret anywhere: neither randomness nor the split's seed leaves the private half
+    seed = json.loads((run / "private" / "splits.json").read_text())["seed"]
+    released = "".join(p.read_text(errors="ignore") for p in (run / "release").rglob("*") if p.is_file())
+    assert str(seed) not in released
+    assert not [p for p in run.rglob("*") if "noise" in p.name or "rng" in p.name]
+
+
+def test_again_is_reused_and_fresh_is_charged(done):
+    lab = done
+    before = len(list(_reservations(lab)))
+    again = lab.run("adapt", "private.yaml")
+    assert "reused" in again.stdout
+    assert len(list(_reservations(lab))) == before
+    lab.run("adapt", "private.yaml", "--fresh")
+    assert len(list(_reservations(lab))) == before + 1
+    told = Guarantee.read(folder_of(lab) / "release" / "adapter" / "guarantee.json")
+    assert any("2 runs have used these persons" in c for c in told.caveats) or told.n  # another split may be disjoint
+
+
+def _reservations(lab: Lab):
+    with ledger(lab) as book:
+        yield from [e for e in book.export() if e["kind"] == "reserve"]
+
+
+def test_two_private_runs_differ(done, chain):
+    """Same recipe, same seed: the batches and the noise come from the operating system."""
+    other = private(chain, "private_twin")
+    other.run("adapt", "private.yaml")
+    a, b = ((folder_of(x) / "release" / "adapter" / "adapter_model.safetensors").read_bytes() for x in (done, other))
+    assert a != b
+
+
+def test_later_verbs_carry_the_guarantee(done):
+    lab = done
+    for verb, keys in (
+        ("generate", {"adapter": "adapt-toy_private"}),
+        ("attack", {"adapter": "adapt-toy_private", "synthetic": "generate-toy_private"}),
+        ("evaluate", {"synthetic": "generate-toy_private", "attack": "attack-toy_private"}),
+    ):
+        recipe = {**RECIPES[verb], "study": "toy_private", **keys}
+        (lab.folder / f"{verb}_private.yaml").write_text(yaml.safe_dump(recipe))
+        lab.run(verb, f"{verb}_private.yaml")
+        (run,) = (lab.folder / "runs").glob(f"{verb}-toy_private-*")
+        assert "differential privacy for each person" in Report.read(run / "release" / "report.json").guarantee
+    (cohort,) = (lab.folder / "runs").glob("generate-toy_private-*/release/cohort/cohort.json")
+    assert "differential privacy for each person" in cohort.read_text()
+    # side by side with another release
+    recipe["beside"] = [run.name]
+    (lab.folder / "evaluate_private.yaml").write_text(yaml.safe_dump(recipe))
+    lab.run("evaluate", "evaluate_private.yaml")
+    pages = [p.read_text() for p in (lab.folder / "runs").glob("evaluate-toy_private-*/release/report.html")]
+    assert sum("Side by side" in p for p in pages) == 1
+
+
+def launched(lab: Lab, how: str, *keys: str) -> tuple[list[str], dict[str, str]]:
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch" / f"{how}.yaml"),
+        "--num_processes", "2", "--main_process_port", "0", str(ROOT / "recipes" / "adapt.py"), "private.yaml", *keys,
+    ]  # fmt: skip
+    return command, {**lab.env, **({"ACCELERATE_USE_CPU": "true"} if how == "ddp" else {})}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    "how", ["zero2", pytest.param("zero3", marks=pytest.mark.slow), pytest.param("ddp", marks=pytest.mark.slow)]
+)
+def test_killed_on_two_processes_and_finished(chain, how):
+    """kill -9 in the middle; the same command finishes. Lost steps are charged, none is taken twice."""
+    lab = private(chain, f"private_{how}")
+    steps = 150
+    keys = (f"train.max_steps={steps}", "train.checkpoint_every=10", "privacy.epsilon=8")
+    command, env = launched(lab, how, *keys)
+    with open(lab.folder / "first.log", "w") as log:
+        first = subprocess.Popen(command, cwd=lab.folder, env=env, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and first.poll() is None:
+            if any(_begun(f) >= 25 for f in (lab.folder / "runs").glob("adapt-toy_private-*/private/steps-begun")):
+                break
+            time.sleep(0.01)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    run = folder_of(lab)
+    begun = _begun(run / "private" / "steps-begun")
+    kept = json.loads((run / "private" / "checkpoint" / "state.json").read_text())["step"]
+    assert 25 <= begun < steps, (lab.folder / "first.log").read_text()[-3000:]
+    second = subprocess.run(command, cwd=lab.folder, env=env, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stdout[-2000:] + second.stderr[-3000:]
+    assert f"continuing from step {kept}" in second.stdout
+    if begun > kept:
+        assert f"steps {kept + 1} to {begun} were begun and lost: they are charged" in second.stdout
+    assert _begun(run / "private" / "steps-begun") == steps
+    head = json.loads((run / "private" / "checkpoint" / "state.json").read_text())
+    assert head["updates"] == steps - (begun - kept)  # what was lost is not taken again
+    told = Guarantee.read(run / "release" / "adapter" / "guarantee.json")
+    assert told.steps == steps
+    assert told.epsilon <= 8
+    with ledger(lab) as book:
+        assert [e["kind"] for e in book.export()].count("reserve") == 1
+        assert book.verify() == []
+
+
+def _begun(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+@pytest.fixture
+def inside(monkeypatch, capfd):
+    """Run a verb in this process (seconds, where a process of its own takes many to import everything)."""
+
+    def run(lab: Lab, *args: str) -> tuple[int, str, str]:
+        for name in ("MIEN_CACHE", "MIEN_RUNS", "MIEN_LEDGER"):
+            monkeypatch.setenv(name, lab.env[name])
+        monkeypatch.chdir(lab.folder)
+        capfd.readouterr()
+        code = cli.main(list(args))
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def no_gradient(lab: Lab) -> None:
+    """And nobody stays charged for what was not computed."""
+    assert not list((lab.folder / "runs").glob("adapt-*/private/steps-begun"))
+    assert not list((lab.folder / "runs").glob("adapt-*/private/checkpoint"))
+
+
+def corrupt(lab: Lab) -> None:
+    file = lab.folder / "ledger" / "ledger.sqlite"
+    with ledger(lab):
+        pass
+    for extra in file.parent.glob("ledger.sqlite-*"):
+        extra.unlink()
+    file.write_bytes(b"no database" * 200)
+    file.chmod(0o600)
+
+
+def lost_key(lab: Lab) -> None:
+    with ledger(lab):
+        pass
+    (lab.folder / "ledger" / "ledger.sqlite.key").unlink()
+
+
+@pytest.mark.parametrize(
+    ("keys", "before", "says"),
+    [
+        (["privacy.epsilon=-1"], None, "privacy.epsilon"),
+        (["privacy.delta=0.5"], None, "privacy.delta"),
+        (["privacy.sampling=shuffle"], None, "cannot be accounted"),
+        (["privacy.batch=9"], None, "privacy.batch"),
+        (["privacy.cap=3"], None, "past the cap"),
+        (["privacy.unit=recording", "privacy.max_recordings_per_person=2"], None, "somebody in the training split has"),
+        (["split.kind=random_window"], None, "split.kind: random_window"),
+        (["split.holdout=5"], None, "with fewer than two"),
+        (["privacy.n=2"], None, "privacy.n: 2, but the training split has 3"),
+        (["privacy.colour=red"], None, "colour"),
+        ([], corrupt, "ledger"),
+        ([], lost_key, "key"),
+    ],
+)
+def test_refused_before_any_gradient(chain, tmp_path, inside, keys, before, says):
+    lab = private(chain, f"refused_{tmp_path.name}")
+    if before:
+        before(lab)
+    code, out, err = inside(lab, "adapt", "private.yaml", *keys)
+    assert code == 2, out + err
+    assert says in err
+    no_gradient(lab)
+    if before is None:
+        with ledger(lab) as book:
+            assert all(s.epsilon == 0 for s in book.spent())
+
+
+def test_a_checkpoint_of_another_plan_and_a_lost_record(done, inside):
+    lab, run = done, folder_of(done)
+    (run / "status.json").write_text(json.dumps({"status": "running", "hash": _hash(run)}))
+    state = run / "private" / "checkpoint" / "state.json"
+    head = json.loads(state.read_text())
+    state.write_text(json.dumps({**head, "plan": "0" * 64}))
+    code, _, err = inside(lab, "adapt", "private.yaml")
+    assert code == 2
+    assert "another privacy plan" in err
+    state.write_text(json.dumps(head))
+    record = run / "private" / "steps-begun"
+    kept = record.read_text()
+    record.unlink()
+    code, _, err = inside(lab, "adapt", "private.yaml")
+    assert code == 2
+    assert "what was spent cannot be known" in err
+    record.write_text(kept)
+    assert inside(lab, "adapt", "private.yaml")[0] == 0  # stopped after its last step: only the report was missing
+
+
+def _hash(run: Path) -> str:
+    return json.loads((run / "status.json").read_text())["hash"]
