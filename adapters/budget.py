@@ -62,20 +62,22 @@ class Entry:
     """A run's entry in the ledger, as a context: charged before the first gradient, settled by `close`.
 
     Only the main process has a ledger; in the others (`main` False) nothing happens. A run that fails before its first
-    step gives its charge back: nothing was computed. One that fails later stays charged in full until it is finished.
+    step gives its charge back: nothing was computed. One that was begun by an earlier process, or fails later, stays
+    charged in full until it is finished.
     """
 
     def __init__(
         self, run: Run, source: str, persons: Sequence[str], plan: PrivacyPlan | None, cap: float | None, main: bool
     ):
         self.run, self.source, self.persons, self.plan, self.cap, self.main = run, source, persons, plan, cap, main
-        self.file = run.private / "ledger-id"
+        self.file, self.new = run.private / "ledger-id", False
 
     def __enter__(self) -> Entry:
         """BudgetExceeded when the cap would be passed."""
         if not self.main:
             return self
-        if not self.file.exists():  # one id per attempt: a run begun anew (--fresh) is charged anew
+        self.new = not self.file.exists()
+        if self.new:  # one id per attempt: a run begun anew (--fresh) is charged anew
             write_text(self.file, f"{self.run.name}-{uuid.uuid4().hex[:12]}")
         name = self.file.read_text().strip()
         with Ledger.open() as ledger:
@@ -94,7 +96,9 @@ class Entry:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or not self.main or self.plan is None or Begun(self.run.private / BEGUN).read():
+        if kind is None or not self.main or self.plan is None or not self.new:
+            return
+        if Begun(self.run.private / BEGUN).read():
             return
         with Ledger.open() as ledger:
             ledger.settle(self.file.read_text().strip(), ())

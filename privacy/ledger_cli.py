@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core import console
 from ..core.errors import MienError
-from .accounting import Event, epsilon
+from .accounting import Event, epsilon, selection_epsilon
 from .ledger import Ledger, Spent, ledger_path, position
 
 COLUMNS = ("source", "persons", "runs", "unsettled", "ε (filter)", "ε (PLD)", "naive sum", "δ", "cap")
@@ -67,6 +67,10 @@ def plan_command(argv: list[str]) -> int:
         "--units-per-person", type=int, default=1, help="recordings of one person, if these are the unit"
     )
     parser.add_argument("--times", type=int, default=1, help="so many runs (default: %(default)s)")
+    parser.add_argument(
+        "--best-of", type=float, metavar="MEAN",
+        help="also say what publishing only the best of a random number of such runs costs, MEAN of them on average",
+    )  # fmt: skip
     parser.add_argument("--source", help="on top of what this source's persons have spent (default: new persons)")
     parser.add_argument(
         "--delta", type=float, help="default: the cap's, else the smallest of the reservations, else 1e-5"
@@ -92,9 +96,12 @@ def plan_command(argv: list[str]) -> int:
         fits = None if cap is None else ledger.fits([event], cap=cap, source=args.source, delta=now.delta)
     passes = cap is not None and after.epsilon > cap
     one = epsilon([event], now.delta)
+    chosen = None
+    if args.best_of is not None:
+        chosen = selection_epsilon([event], now.delta, mean_trials=args.best_of, distribution="geometric")
     if args.json:
         rows = {"now": dataclasses.asdict(now), "after": dataclasses.asdict(after)}
-        _print({**rows, "one_run_pld": one, "cap": cap, "fits": fits, "passes_cap": passes})
+        _print({**rows, "one_run_pld": one, "best_of": chosen, "cap": cap, "fits": fits, "passes_cap": passes})
         return 3 if passes else 0
     whom = args.source or "persons whom nothing has charged"
     rows = [
@@ -102,6 +109,12 @@ def plan_command(argv: list[str]) -> int:
     ]
     console.table(f"{args.times} more run(s) on {whom}, δ = {now.delta:g}", ["", *COLUMNS[4:7]], rows)
     console.say(f"one such run alone: ε = {one:.4g} (PLD). {LEGEND}")
+    if chosen is not None:
+        console.say(
+            f"the best of a geometric number of such runs, {args.best_of:g} on average, the others thrown away unseen:"
+            f" ε = {chosen:.4g} (Papernot & Steinke 2021, theorem 2). Draw the number secretly, before the first run; the"
+            " ledger charges every run all the same"
+        )
     if cap is None:
         console.say("no cap is recorded: nothing would be refused (`mien ledger cap` records one)")
     else:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -140,13 +141,15 @@ def test_killed_on_two_processes_and_finished(chain, how):
     keys = (f"train.max_steps={steps}", "train.checkpoint_every=10", "privacy.epsilon=8")
     command, env = launched(lab, how, *keys)
     with open(lab.folder / "first.log", "w") as log:
-        first = subprocess.Popen(command, cwd=lab.folder, env=env, stdout=log, stderr=log, start_new_session=True)
+        first = subprocess.Popen(command, cwd=lab.folder, env=env, stdout=log, stderr=log)
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline and first.poll() is None:
             if any(_begun(f) >= 25 for f in (lab.folder / "runs").glob("adapt-toy_private-*/private/steps-begun")):
                 break
             time.sleep(0.01)
-        os.killpg(first.pid, signal.SIGKILL)
+        # the launcher starts its workers in sessions of their own: each is killed by itself
+        for process in [*psutil.Process(first.pid).children(recursive=True), first]:
+            os.kill(process.pid, signal.SIGKILL)
         first.wait()
     run = folder_of(lab)
     begun = _begun(run / "private" / "steps-begun")

@@ -61,6 +61,15 @@ def test_the_same_noised_parameters_as_one_process(alone, tmp_path, how, mode, k
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["ddp", "zero3"])
+def test_a_plain_run_too(tmp_path, how):
+    one, two = (launch(tmp_path / f"{h}.npz", h, "plain") for h in ("one", how))
+    assert two[2]["world"] == 2
+    assert np.abs(one[0] - two[0]).max() < 1e-5
+
+
+@pytest.mark.distributed
 @pytest.mark.parametrize("how", ["one", "ddp", pytest.param("zero3", marks=SLOW)])
 def test_noise_is_added_once_and_is_normal(tmp_path, how):
     """Nobody contributes here (the loss is 0): what the optimiser gets is the noise, over the expected batch."""

@@ -79,14 +79,24 @@ def main(out: Path, mode: str) -> None:
     training.PrivateSteps.take = started
     folder = out.parent / f"{out.stem}-run"
     folder.mkdir(exist_ok=True)
+    private = training.Private(
+        plan=spec.plan(n=PERSONS, steps=steps), units=Units.of(person),
+        probes=lambda: backbone.probes([documents[i] for i in (0, 5, 9)], prompt=2),
+    )  # fmt: skip
+    if mode == "plain":
+        private = None
+        take_plain = training.PlainSteps.take
+
+        def plainly(self, at, lr):
+            take_plain(self, at, lr)
+            trained["now"] = self.flat.vector
+
+        training.PlainSteps.take = plainly
     log = training.fit(
         model, losses, lambda rows: backbone.batch([documents[i] for i in rows], prompt=2, persons=person[rows]),
         len(documents), training.Train(max_steps=steps, micro_batch=4, lr=1e-2, checkpoint_every=100, log_every=steps),
         seed=0, folder=folder, accelerator=accelerator,
-        private=training.Private(
-            plan=spec.plan(n=PERSONS, steps=steps), units=Units.of(person),
-            probes=lambda: backbone.probes([documents[i] for i in (0, 5, 9)], prompt=2),
-        ),
+        private=private,
     )  # fmt: skip
     here = sum(_here(p) for n, p in model.named_parameters() if "lora" not in n and "tokens_delta" not in n)
     if accelerator.is_main_process:

@@ -1,0 +1,32 @@
+"""That a benchmark still runs and fills its table. What it measures is in benchmarks/RESULTS.md, and asserted nowhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_private_step_prints_every_row():
+    pytest.importorskip("opacus")
+    command = [sys.executable, str(ROOT / "benchmarks" / "private_step.py"), "--quick"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    rows = {
+        cells[1].strip(): [c.strip() for c in cells[2:-1]]
+        for line in run.stdout.splitlines()
+        if len(cells := line.split("|")) > 2
+    }
+    timed = {"plain", "plain_b", "ours", "ours_4", "opacus", "opacus_ghost", "vmap_grad"}
+    kept = {"plain", "ours", "opacus"}
+    assert timed | {f"{name} + checkpointing" for name in kept} == set(rows) - {"variant", "---"}
+    for name in timed:
+        assert all("[" in cell for cell in rows[name][1:3]), (name, rows[name])
+    for name in (timed - {"plain_b"}) | {"plain + checkpointing", "ours + checkpointing"}:
+        assert float(rows[name][3]) > 0, (name, rows[name])
+    assert run.stdout.count("against vmap(grad)") == 2
