@@ -1,8 +1,8 @@
 """Time and memory of one private LoRA step beside plain LoRA and named peers, all in one run.
 
-Time: every variant holds its own adapter on one shared frozen base and takes one step a round; a round's ratios are
-to its own `plain` step, and the order is reversed every other round. `plain_b` is a second copy of `plain`: its spread
-is what this machine cannot tell apart. Memory: a fresh process each, one step, the highest value during the step; "above
+Time: every variant holds its own adapter on one shared frozen base and takes one step a round, in an order that changes
+from round to round; a round's ratios are to its own `plain` step. `plain_b` is a second copy of `plain`: its spread is
+what this machine cannot tell apart. Memory: a fresh process each, one step, the highest value during the step; "above
 load" subtracts what the process held once base and adapter were loaded. Before any time counts, the per-person
 gradients are compared with vmap(grad) on the same model; the run ends there when they differ.
 
@@ -267,7 +267,7 @@ def times(args: argparse.Namespace, model: Any, ids: Any) -> dict[str, list[tupl
     """Variant -> (wall, CPU) seconds of each round, or why it could not be run."""
     steps: dict[str, Step] = {}
     out: dict[str, Any] = {}
-    for name in VARIANTS:
+    for name in args.variants:
         try:
             steps[name] = VARIANTS[name](another(model))
             steps[name](ids if args.device == "cuda" else ids[:, :16])  # warm-up
@@ -278,8 +278,10 @@ def times(args: argparse.Namespace, model: Any, ids: Any) -> dict[str, list[tupl
             steps.pop(name, None)
             out[name] = reason(error)
     for r in range(args.rounds):
-        order = list(steps) if r % 2 == 0 else list(steps)[::-1]
-        for name in order:
+        names = list(steps)
+        turn = r // 2 % len(names)
+        order = names[turn:] + names[:turn]
+        for name in order[:: 1 if r % 2 == 0 else -1]:
             out[name].append(seconds(args.device, steps[name], ids))
         row = " ".join(f"{n} {out[n][-1][0]:.3f}" for n in steps)
         print(f"round {r + 1}, load {os.getloadavg()[0]:.1f}, seconds: {row}", file=sys.stderr, flush=True)
@@ -325,9 +327,9 @@ def resident(key: str) -> int:
     raise SystemExit("this benchmark reads /proc/self/status (Linux)")
 
 
-def memory(shape: tuple[int, int]) -> dict[tuple[str, bool], dict[str, Any]]:
+def memory(shape: tuple[int, int], variants: list[str]) -> dict[tuple[str, bool], dict[str, Any]]:
     out = {}
-    for name, checkpointing in MEMORY:
+    for name, checkpointing in [key for key in MEMORY if key[0] in variants]:
         run = subprocess.run(
             [sys.executable, __file__, *sys.argv[1:], CHILD, name, str(int(checkpointing)), "x".join(map(str, shape))],
             check=True, stdout=subprocess.PIPE, text=True,
@@ -351,8 +353,7 @@ def show(shape: tuple[int, int], timed: dict[str, Any], sizes: dict[tuple[str, b
     print("|---|---|---|---|---|---|---|")
     walls = {n: [w for w, _ in t] for n, t in timed.items() if not isinstance(t, str)}
     cpus = {n: [c for _, c in t] for n, t in timed.items() if not isinstance(t, str)}
-    base = sizes["plain", False]
-    rows = [(name, False) for name in VARIANTS] + [key for key in MEMORY if key[1]]
+    rows = [(name, False) for name in timed] + [key for key in sizes if key[1]]
     for name, checkpointing in rows:
         cells = [name + (" + checkpointing" if checkpointing else "")]
         if checkpointing:
@@ -368,6 +369,7 @@ def show(shape: tuple[int, int], timed: dict[str, Any], sizes: dict[tuple[str, b
         elif "failed" in size:
             cells += [size["failed"], "", ""]
         else:
+            base = sizes["plain", False]
             above = (size["peak"] - size["load"]) / (base["peak"] - base["load"])
             cells += [f"{size['peak'] / 2**30:.3f}", f"{size['peak'] / base['peak']:.3f}", f"{above:.3f}"]
         print("| " + " | ".join(cells) + " |")
@@ -382,6 +384,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", type=pair, nargs="+", help="rows x tokens (default 16x256 4x1024)")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--time-only", action="store_true", help="leave memory out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", help="hub id or folder of a causal LM (default: a random Llama of 30.5 M)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -398,13 +402,14 @@ def main() -> None:
         name, checkpointing, shape = args.child
         child(args, name, checkpointing == "1", pair(shape))
         return
+    args.variants = [n for n in VARIANTS if n == "plain" or n in args.variants]
     shapes = args.shapes or ([(4, 16)] if args.quick else [(16, 256), (4, 1024)])
     rounds = args.rounds or (1 if args.quick else 5)
     args.rounds = rounds
     versions = [f"{m} {version(m)}" for m in ("torch", "transformers", "peft", "opacus")]
     print(f"{', '.join(versions)}; {args.device}, {args.dtype}, {args.threads} thread(s), {rounds} rounds")
     for shape in shapes:
-        sizes = memory(shape)
+        sizes = {} if args.time_only else memory(shape, args.variants)
         model = build(args)
         counts = [sum(p.numel() for p in model.parameters()), sum(p.numel() for p in trainable(model).values())]
         ids = draw(args, model, shape)

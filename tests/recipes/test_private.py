@@ -19,7 +19,7 @@ from mien.core.results import Report
 from mien.privacy.ledger import Ledger
 from mien.privacy.plan import Guarantee
 
-from .conftest import RECIPES, Lab, copy_of
+from .conftest import RECIPES, Lab, copy_of, lab
 
 ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = {
@@ -28,27 +28,28 @@ PRIVATE = {
 }  # fmt: skip
 
 
-def private(chain: Lab, name: str) -> Lab:
+def private(done: Lab, name: str) -> Lab:
     """A lab with the pretrained base, a private recipe and a ledger of its own."""
-    lab = copy_of(chain, name, "pretrain")
-    (lab.folder / "private.yaml").write_text(yaml.safe_dump(PRIVATE, sort_keys=False))
-    return lab
+    made = copy_of(done, name, "pretrain")
+    (made.folder / "private.yaml").write_text(yaml.safe_dump(PRIVATE, sort_keys=False))
+    return made
 
 
-def folder_of(lab: Lab) -> Path:
-    (one,) = (lab.folder / "runs").glob("adapt-toy_private-*")
+def folder_of(made: Lab) -> Path:
+    (one,) = (made.folder / "runs").glob("adapt-toy_private-*")
     return one
 
 
-def ledger(lab: Lab) -> Ledger:
-    return Ledger.open(lab.folder / "ledger" / "ledger.sqlite")
+def ledger(made: Lab) -> Ledger:
+    return Ledger.open(made.folder / "ledger" / "ledger.sqlite")
 
 
 @pytest.fixture(scope="module")
-def done(chain) -> Lab:
-    lab = private(chain, "private")
-    lab.run("adapt", "private.yaml")
-    return lab
+def done(tmp_path_factory) -> Lab:
+    made = lab(tmp_path_factory.mktemp("private") / "made")
+    (made.folder / "private.yaml").write_text(yaml.safe_dump(PRIVATE, sort_keys=False))
+    made.run("adapt", "private.yaml")  # pretrains the base by itself
+    return made
 
 
 def test_what_a_private_run_says(done):
@@ -76,86 +77,81 @@ def test_what_a_private_run_says(done):
 
 
 def test_again_is_reused_and_fresh_is_charged(done):
-    lab = done
-    before = len(list(_reservations(lab)))
-    again = lab.run("adapt", "private.yaml")
+    made = done
+    before = len(list(_reservations(made)))
+    again = made.run("adapt", "private.yaml")
     assert "reused" in again.stdout
-    assert len(list(_reservations(lab))) == before
-    lab.run("adapt", "private.yaml", "--fresh")
-    assert len(list(_reservations(lab))) == before + 1
-    told = Guarantee.read(folder_of(lab) / "release" / "adapter" / "guarantee.json")
+    assert len(list(_reservations(made))) == before
+    adapter = folder_of(made) / "release" / "adapter" / "adapter_model.safetensors"
+    first = adapter.read_bytes()
+    made.run("adapt", "private.yaml", "--fresh")
+    assert adapter.read_bytes() != first  # same recipe, same seed: batches and noise come from the operating system
+    assert len(list(_reservations(made))) == before + 1
+    told = Guarantee.read(folder_of(made) / "release" / "adapter" / "guarantee.json")
     assert any("2 runs have used these persons" in c for c in told.caveats) or told.n  # another split may be disjoint
 
 
-def _reservations(lab: Lab):
-    with ledger(lab) as book:
+def _reservations(made: Lab):
+    with ledger(made) as book:
         yield from [e for e in book.export() if e["kind"] == "reserve"]
 
 
-def test_two_private_runs_differ(done, chain):
-    """Same recipe, same seed: the batches and the noise come from the operating system."""
-    other = private(chain, "private_twin")
-    other.run("adapt", "private.yaml")
-    a, b = ((folder_of(x) / "release" / "adapter" / "adapter_model.safetensors").read_bytes() for x in (done, other))
-    assert a != b
-
-
 def test_later_verbs_carry_the_guarantee(done):
-    lab = done
+    made = done
     for verb, keys in (
         ("generate", {"adapter": "adapt-toy_private"}),
         ("attack", {"adapter": "adapt-toy_private", "synthetic": "generate-toy_private"}),
         ("evaluate", {"synthetic": "generate-toy_private", "attack": "attack-toy_private"}),
     ):
         recipe = {**RECIPES[verb], "study": "toy_private", **keys}
-        (lab.folder / f"{verb}_private.yaml").write_text(yaml.safe_dump(recipe))
-        lab.run(verb, f"{verb}_private.yaml")
-        (run,) = (lab.folder / "runs").glob(f"{verb}-toy_private-*")
+        (made.folder / f"{verb}_private.yaml").write_text(yaml.safe_dump(recipe))
+        made.run(verb, f"{verb}_private.yaml")
+        (run,) = (made.folder / "runs").glob(f"{verb}-toy_private-*")
         assert "differential privacy for each person" in Report.read(run / "release" / "report.json").guarantee
-    (cohort,) = (lab.folder / "runs").glob("generate-toy_private-*/release/cohort/cohort.json")
+    (cohort,) = (made.folder / "runs").glob("generate-toy_private-*/release/cohort/cohort.json")
     assert "differential privacy for each person" in cohort.read_text()
     # side by side with another release
     recipe["beside"] = [run.name]
-    (lab.folder / "evaluate_private.yaml").write_text(yaml.safe_dump(recipe))
-    lab.run("evaluate", "evaluate_private.yaml")
-    pages = [p.read_text() for p in (lab.folder / "runs").glob("evaluate-toy_private-*/release/report.html")]
+    (made.folder / "evaluate_private.yaml").write_text(yaml.safe_dump(recipe))
+    made.run("evaluate", "evaluate_private.yaml")
+    pages = [p.read_text() for p in (made.folder / "runs").glob("evaluate-toy_private-*/release/report.html")]
     assert sum("Side by side" in p for p in pages) == 1
 
 
-def launched(lab: Lab, how: str, *keys: str) -> tuple[list[str], dict[str, str]]:
+def launched(made: Lab, how: str, *keys: str) -> tuple[list[str], dict[str, str]]:
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch" / f"{how}.yaml"),
         "--num_processes", "2", "--main_process_port", "0", str(ROOT / "recipes" / "adapt.py"), "private.yaml", *keys,
     ]  # fmt: skip
-    return command, {**lab.env, **({"ACCELERATE_USE_CPU": "true"} if how == "ddp" else {})}
+    return command, {**made.env, **({"ACCELERATE_USE_CPU": "true"} if how == "ddp" else {})}
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     "how", ["zero2", pytest.param("zero3", marks=pytest.mark.slow), pytest.param("ddp", marks=pytest.mark.slow)]
 )
-def test_killed_on_two_processes_and_finished(chain, how):
+def test_killed_on_two_processes_and_finished(done, how):
     """kill -9 in the middle; the same command finishes. Lost steps are charged, none is taken twice."""
-    lab = private(chain, f"private_{how}")
+    made = private(done, f"private_{how}")
     steps = 150
     keys = (f"train.max_steps={steps}", "train.checkpoint_every=10", "privacy.epsilon=8")
-    command, env = launched(lab, how, *keys)
-    with open(lab.folder / "first.log", "w") as log:
-        first = subprocess.Popen(command, cwd=lab.folder, env=env, stdout=log, stderr=log)
+    command, env = launched(made, how, *keys)
+    with open(made.folder / "first.log", "w") as log:
+        first = subprocess.Popen(command, cwd=made.folder, env=env, stdout=log, stderr=log)
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline and first.poll() is None:
-            if any(_begun(f) >= 25 for f in (lab.folder / "runs").glob("adapt-toy_private-*/private/steps-begun")):
+            if any(_begun(f) >= 25 for f in (made.folder / "runs").glob("adapt-toy_private-*/private/steps-begun")):
                 break
             time.sleep(0.01)
         # the launcher starts its workers in sessions of their own: each is killed by itself
         for process in [*psutil.Process(first.pid).children(recursive=True), first]:
             os.kill(process.pid, signal.SIGKILL)
         first.wait()
-    run = folder_of(lab)
+    run = folder_of(made)
     begun = _begun(run / "private" / "steps-begun")
     kept = json.loads((run / "private" / "checkpoint" / "state.json").read_text())["step"]
-    assert 25 <= begun < steps, (lab.folder / "first.log").read_text()[-3000:]
-    second = subprocess.run(command, cwd=lab.folder, env=env, capture_output=True, text=True, timeout=300)
+    assert 25 <= begun < steps, (made.folder / "first.log").read_text()[-3000:]
+    second = subprocess.run(command, cwd=made.folder, env=env, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stdout[-2000:] + second.stderr[-3000:]
     assert f"continuing from step {kept}" in second.stdout
     if begun > kept:
@@ -166,7 +162,7 @@ def test_killed_on_two_processes_and_finished(chain, how):
     told = Guarantee.read(run / "release" / "adapter" / "guarantee.json")
     assert told.steps == steps
     assert told.epsilon <= 8
-    with ledger(lab) as book:
+    with ledger(made) as book:
         assert [e["kind"] for e in book.export()].count("reserve") == 1
         assert book.verify() == []
 
@@ -182,10 +178,10 @@ def _begun(file: Path) -> int:
 def inside(monkeypatch, capfd):
     """Run a verb in this process (seconds, where a process of its own takes many to import everything)."""
 
-    def run(lab: Lab, *args: str) -> tuple[int, str, str]:
+    def run(made: Lab, *args: str) -> tuple[int, str, str]:
         for name in ("MIEN_CACHE", "MIEN_RUNS", "MIEN_LEDGER"):
-            monkeypatch.setenv(name, lab.env[name])
-        monkeypatch.chdir(lab.folder)
+            monkeypatch.setenv(name, made.env[name])
+        monkeypatch.chdir(made.folder)
         capfd.readouterr()
         code = cli.main(list(args))
         return code, *capfd.readouterr()
@@ -193,15 +189,15 @@ def inside(monkeypatch, capfd):
     return run
 
 
-def no_gradient(lab: Lab) -> None:
+def no_gradient(made: Lab) -> None:
     """And nobody stays charged for what was not computed."""
-    assert not list((lab.folder / "runs").glob("adapt-*/private/steps-begun"))
-    assert not list((lab.folder / "runs").glob("adapt-*/private/checkpoint"))
+    assert not list((made.folder / "runs").glob("adapt-*/private/steps-begun"))
+    assert not list((made.folder / "runs").glob("adapt-*/private/checkpoint"))
 
 
-def corrupt(lab: Lab) -> None:
-    file = lab.folder / "ledger" / "ledger.sqlite"
-    with ledger(lab):
+def corrupt(made: Lab) -> None:
+    file = made.folder / "ledger" / "ledger.sqlite"
+    with ledger(made):
         pass
     for extra in file.parent.glob("ledger.sqlite-*"):
         extra.unlink()
@@ -209,10 +205,10 @@ def corrupt(lab: Lab) -> None:
     file.chmod(0o600)
 
 
-def lost_key(lab: Lab) -> None:
-    with ledger(lab):
+def lost_key(made: Lab) -> None:
+    with ledger(made):
         pass
-    (lab.folder / "ledger" / "ledger.sqlite.key").unlink()
+    (made.folder / "ledger" / "ledger.sqlite.key").unlink()
 
 
 @pytest.mark.parametrize(
@@ -232,37 +228,37 @@ def lost_key(lab: Lab) -> None:
         ([], lost_key, "key"),
     ],
 )
-def test_refused_before_any_gradient(chain, tmp_path, inside, keys, before, says):
-    lab = private(chain, f"refused_{tmp_path.name}")
+def test_refused_before_any_gradient(done, tmp_path, inside, keys, before, says):
+    made = private(done, f"refused_{tmp_path.name}")
     if before:
-        before(lab)
-    code, out, err = inside(lab, "adapt", "private.yaml", *keys)
+        before(made)
+    code, out, err = inside(made, "adapt", "private.yaml", *keys)
     assert code == 2, out + err
     assert says in err
-    no_gradient(lab)
+    no_gradient(made)
     if before is None:
-        with ledger(lab) as book:
+        with ledger(made) as book:
             assert all(s.epsilon == 0 for s in book.spent())
 
 
 def test_a_checkpoint_of_another_plan_and_a_lost_record(done, inside):
-    lab, run = done, folder_of(done)
+    made, run = done, folder_of(done)
     (run / "status.json").write_text(json.dumps({"status": "running", "hash": _hash(run)}))
     state = run / "private" / "checkpoint" / "state.json"
     head = json.loads(state.read_text())
     state.write_text(json.dumps({**head, "plan": "0" * 64}))
-    code, _, err = inside(lab, "adapt", "private.yaml")
+    code, _, err = inside(made, "adapt", "private.yaml")
     assert code == 2
     assert "another privacy plan" in err
     state.write_text(json.dumps(head))
     record = run / "private" / "steps-begun"
     kept = record.read_text()
     record.unlink()
-    code, _, err = inside(lab, "adapt", "private.yaml")
+    code, _, err = inside(made, "adapt", "private.yaml")
     assert code == 2
     assert "what was spent cannot be known" in err
     record.write_text(kept)
-    assert inside(lab, "adapt", "private.yaml")[0] == 0  # stopped after its last step: only the report was missing
+    assert inside(made, "adapt", "private.yaml")[0] == 0  # stopped after its last step: only the report was missing
 
 
 def _hash(run: Path) -> str:

@@ -19,16 +19,34 @@ from mien.privacy import noise
 from mien.privacy.plan import PrivacySpec
 from mien.privacy.sampling import Units
 
-PERSONS, STEPS, VOCABULARY = 7, 6, 32
+PERSONS, VOCABULARY = 7, 32
+SPEC = PrivacySpec(noise_multiplier=1.0, delta=1e-5, batch=3, rows=6, clip_norm=0.05)
 
 
 def main(out: Path, mode: str) -> None:
+    """mode: exact (fixed randomness), plain (no privacy), shard (FSDP2 natively). `exact` without a sharded base also
+    runs forty steps to which nobody contributes, with the real randomness: what the optimiser gets is noise."""
     accelerator = world.accelerator(1)
     console.quiet()
     if mode == "shard":
         world.place = lambda model, accelerator: world.fully_shard(model, "cpu")
-    if mode != "entropy":
-        noise._key = lambda: bytes(range(48))
+    real, noise._key = noise._key, lambda: bytes(range(48))
+    found, model, whole = train(accelerator, out.parent / f"{out.stem}-run", 6, private=mode != "plain")
+    here = sum(_here(p) for n, p in model.named_parameters() if "lora" not in n and "tokens_delta" not in n)
+    facts = {"world": accelerator.num_processes, "kind": str(accelerator.distributed_type.value), "share": here / whole}
+    if mode == "exact" and accelerator.distributed_type.value != "DEEPSPEED":
+        noise._key = real
+        steps = training.PrivateSteps._backward
+        training.PrivateSteps._backward = lambda self, *a, **k: (steps(self, *a, **k), self.gradients.clear())
+        pure, _, _ = train(accelerator, out.parent / f"{out.stem}-noise", 40, private=True)
+        found["noise"] = pure["gradients"] * SPEC.batch / SPEC.clip_norm  # in units of the noise multiplier, which is 1
+    if accelerator.is_main_process:
+        np.savez(out, **found)
+        out.with_suffix(".json").write_text(json.dumps(facts))
+
+
+def train(accelerator, folder: Path, steps: int, private: bool) -> tuple[dict[str, np.ndarray], torch.nn.Module, int]:
+    """vector and gradients of a run, its model, and the number of the base's elements."""
     torch.manual_seed(0)
     base = LlamaForCausalLM(
         LlamaConfig(
@@ -51,61 +69,27 @@ def main(out: Path, mode: str) -> None:
     backbone = CausalBackbone(
         model=base, identity="", revision=None, fingerprint="", offset=0, lora_targets=(), speaks_behaviour=True
     )
-    spec = PrivacySpec(noise_multiplier=1.0, delta=1e-5, batch=3, rows=6, clip_norm=0.05)
-    pure_noise = mode in ("noise", "entropy")
-    steps = 40 if pure_noise else STEPS
-    gradients: list[torch.Tensor] = []
-    step = optimizer.Adam.step
+    seen: dict[str, list[torch.Tensor]] = {"gradients": [], "vector": []}
 
-    def record(self, vector, gradient, lr, variance=0.0):
-        gradients.append(gradient.detach().clone())
-        step(self, vector, gradient, lr, variance)
+    class Recording(optimizer.Adam):
+        def step(self, vector, gradient, lr, variance=0.0):
+            super().step(vector, gradient, lr, variance)
+            seen["gradients"].append(gradient.detach().clone())
+            seen["vector"] = [vector.detach().clone()]
 
-    optimizer.Adam.step = record
-
-    def losses(model, batch):
-        value = backbone.losses(model, batch)
-        return value * 0 if pure_noise and gradients_started[0] else value
-
-    gradients_started = [False]
-    trained: dict[str, torch.Tensor] = {}
-    take = training.PrivateSteps.take
-
-    def started(self, at, lr):
-        gradients_started[0] = True
-        take(self, at, lr)
-        trained["now"] = self.flat.vector
-
-    training.PrivateSteps.take = started
-    folder = out.parent / f"{out.stem}-run"
+    training.Adam = Recording
     folder.mkdir(exist_ok=True)
-    private = training.Private(
-        plan=spec.plan(n=PERSONS, steps=steps), units=Units.of(person),
-        probes=lambda: backbone.probes([documents[i] for i in (0, 5, 9)], prompt=2),
-    )  # fmt: skip
-    if mode == "plain":
-        private = None
-        take_plain = training.PlainSteps.take
-
-        def plainly(self, at, lr):
-            take_plain(self, at, lr)
-            trained["now"] = self.flat.vector
-
-        training.PlainSteps.take = plainly
-    log = training.fit(
-        model, losses, lambda rows: backbone.batch([documents[i] for i in rows], prompt=2, persons=person[rows]),
-        len(documents), training.Train(max_steps=steps, micro_batch=4, lr=1e-2, checkpoint_every=100, log_every=steps),
+    training.fit(
+        model, backbone.losses,
+        lambda rows: backbone.batch([documents[i] for i in rows], prompt=2, persons=person[rows]), len(documents),
+        training.Train(max_steps=steps, micro_batch=4, lr=1e-2, checkpoint_every=100, log_every=steps),
         seed=0, folder=folder, accelerator=accelerator,
-        private=private,
+        private=training.Private(
+            plan=SPEC.plan(n=PERSONS, steps=steps), units=Units.of(person),
+            probes=lambda: backbone.probes([documents[i] for i in (0, 5, 9)], prompt=2),
+        ) if private else None,
     )  # fmt: skip
-    here = sum(_here(p) for n, p in model.named_parameters() if "lora" not in n and "tokens_delta" not in n)
-    if accelerator.is_main_process:
-        np.savez(out, vector=trained["now"].numpy(), gradients=torch.stack(gradients).numpy())
-        facts = {
-            "world": accelerator.num_processes, "kind": str(accelerator.distributed_type.value), "whole": whole,
-            "here": here, "loss": log[-1]["loss"], "expected": spec.batch, "clip": spec.clip_norm,
-        }  # fmt: skip
-        out.with_suffix(".json").write_text(json.dumps(facts))
+    return {k: torch.stack(v).numpy() for k, v in seen.items()}, model, whole
 
 
 def _here(p: torch.Tensor) -> int:
