@@ -284,3 +284,63 @@ def test_the_correction_takes_the_noise_out_of_the_second_moment():
     spread = max(signal**2, FLOOR * sd**2)
     assert float(step) == pytest.approx(signal / math.sqrt(spread), rel=0.25)
     assert float(step) > 2 * signal / math.sqrt(signal**2 + sd**2)
+
+
+# -- around the loop -----------------------------------------------------------------------------------------------------
+
+
+def test_trackers_of_a_private_run_learn_nothing_about_recordings(setting, tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    sent = []
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda self, name, config=None: sent.append(config))
+    monkeypatch.setattr(Accelerator, "log", lambda self, values, step=None: sent.append(values))
+    monkeypatch.setattr(Accelerator, "trackers", [], raising=False)
+    fit(setting, tmp_path / "run", train={"trackers": ("tensorboard",)})
+    assert sent[0]["max_steps"] == 4
+    assert [set(s) for s in sent[1:]] == [{"lr"}]
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def test_bfloat16_activations(bfloat16, setting, tmp_path, recorder):
+    """The start-up checks allow bfloat16's rounding, and what is summed and noised is not rounded to it."""
+    _, _, log = fit(setting, tmp_path / "run", train={"checkpointing": "non_reentrant"})
+    assert math.isfinite(log[-1]["loss"])
+    gradient = recorder.gradients[0]
+    assert gradient.dtype == torch.float32
+    assert (gradient != gradient.to(torch.bfloat16).float()).float().mean() > 0.9
+
+
+def test_half_precision_is_refused(monkeypatch):
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    monkeypatch.setattr("accelerate.Accelerator.mixed_precision", "fp16")
+    with pytest.raises(MienError, match="use bf16"):
+        world.accelerator(1)
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WORLD_SIZE": "2"}, "launched as 2 processes"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "drop it silently"),
+    ],
+)
+def test_a_world_that_is_not_what_was_promised(monkeypatch, environment, says):
+    if torch.cuda.is_available():
+        pytest.skip("on a GPU accelerate does what the launch file says")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MienError, match=says):
+        world.accelerator(1)

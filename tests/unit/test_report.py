@@ -10,7 +10,7 @@ import pytest
 
 from mien.core.errors import MienError
 from mien.core.results import Baseline, Report, Result, environment
-from mien.core.verbs import PLAIN, public
+from mien.core.verbs import PLAIN, protection, public
 from mien.evaluation import frontier, pictures
 from mien.evaluation.report import html
 
@@ -174,3 +174,17 @@ def test_reports_round_trip_and_hide_folders(tmp_path: Path):
     assert public({"a": ["/home/x/study", "b"], "n": 3}) == {"a": ["…/study", "b"], "n": 3}
     with pytest.raises(ValueError, match="finite"):
         Result(metric="m", value=float("nan"))
+
+
+def test_side_by_side_has_a_column_per_release():
+    told = "(7.99, 1e-05)-differential privacy for each person (add or remove one person …)"
+    assert protection(told) == "ε = 7.99 per person"
+    assert protection(PLAIN) == "plain, ε = ∞"
+    other = report().model_copy(update={"guarantee": told, "study": "twin"})
+    versus = [(protection(r.guarantee), r, None) for r in (report(), other)]
+    page = html.release_html(report(), versus=versus)
+    table = page[page.index("Side by side") : page.index("Results")]
+    assert table.count("<th scope='col'>") == 3
+    assert "ε = 7.99 per person" in table
+    assert "twin" in table
+    assert "Side by side" not in html.release_html(report())
