@@ -194,7 +194,12 @@ class PersonGradients:
         """gradient: [rows, …] of one tensor, one entry per row of the batch."""
         self.touched.add(slot.name)
         into = self.buffer[:, slot.start : slot.stop]
-        into.index_add_(0, rows, gradient.reshape(len(rows), -1).to(self.buffer.dtype))
+        gradient = gradient.reshape(len(rows), -1).to(self.buffer.dtype)
+        if rows.is_cuda:
+            into.index_add_(0, rows, gradient)
+        else:  # the same sums in the same order; on a CPU index_add_ takes five times as long
+            for row, g in zip(rows.tolist(), gradient, strict=True):
+                into[row].add_(g)
 
     def add_indexed(self, slot: Slot, rows: Any, at: Any, gradient: Any) -> None:
         """Embedding rows: gradient [rows, T, d] goes to row `at`[rows, T] of the tensor, nowhere where at < 0."""
@@ -220,12 +225,14 @@ def factors(gradients: Any, clip_norm: float, clipping: Clipping, groups: list[t
     """
     import torch
 
-    pieces = groups if clipping == "per_layer" else [(0, gradients.shape[1])]
+    # tensor by tensor whatever the clipping: a float64 copy of all of them would take twice their memory
     norms = torch.stack(
-        [torch.linalg.vector_norm(gradients[:, a:b], dim=1, dtype=torch.float64) for a, b in pieces], dim=1
+        [torch.linalg.vector_norm(gradients[:, a:b], dim=1, dtype=torch.float64) for a, b in groups], dim=1
     )
     whole = torch.linalg.vector_norm(norms, dim=1)
-    limit = clip_norm * (1 - SLACK) / len(pieces) ** 0.5
+    if clipping != "per_layer":
+        norms = whole[:, None]
+    limit = clip_norm * (1 - SLACK) / norms.shape[1] ** 0.5
     scale = limit / (norms + _AUTOMATIC) if clipping == "automatic" else (limit / norms.clamp(min=limit))
     scale = torch.where(torch.isfinite(norms), scale, 0.0)
     scale = torch.where(torch.isfinite(whole)[:, None], scale, 0.0)
@@ -262,11 +269,12 @@ class ClippedSum:
         self.below += int((norms[~bad] <= self.clip_norm).sum())
         self.norms += norms[~bad].tolist()
         sizes = torch.tensor([b - a for a, b in self.groups], device=scale.device)
+        flat = scale[:, 0].tolist()
         for i in range(len(gradients)):  # float64 products: what rounding adds stays far below SLACK
             if self.clipping == "per_layer":
                 self.total.addcmul_(gradients[i].double(), torch.repeat_interleave(scale[i], sizes))
             else:
-                self.total.add_(gradients[i], alpha=float(scale[i, 0]))
+                self.total.add_(gradients[i], alpha=flat[i])
 
 
 def _token_layers(model: Any) -> list[tuple[str, Any]]:
