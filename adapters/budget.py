@@ -20,10 +20,17 @@ from ..privacy.sampling import Units
 from .private import BEGUN, Begun
 
 
-def plan_of(spec: PrivacySpec | None, split: Splits, cohort: Cohort, steps: int) -> PrivacyPlan | None:
-    """The calibrated plan of a run on this split; None for a plain run."""
+def plan_of(
+    spec: PrivacySpec | None, split: Splits, cohort: Cohort, steps: int, named: bool = False
+) -> PrivacyPlan | None:
+    """The calibrated plan of a run on this split; None for a plain run. named: the cohort must declare its source."""
     if spec is None:
         return None
+    if named and not cohort.card.source:
+        raise MienError(
+            "a private run on your own folder needs `source:` in cohort.yaml: the name of the study that gave out the ids."
+            " The ledger tells persons apart by it, so that renaming the cohort does not give them a fresh budget"
+        )
     if split.kind != "person":
         raise MienError("split.kind: random_window puts every person on both sides; a private run needs kind: person")
     if spec.unit == "person":
@@ -71,6 +78,7 @@ class Entry:
     ):
         self.run, self.source, self.persons, self.plan, self.cap, self.main = run, source, persons, plan, cap, main
         self.file, self.new = run.private / "ledger-id", False
+        self.guarantee: Guarantee | None = None
 
     def __enter__(self) -> Entry:
         """BudgetExceeded when the cap would be passed."""
@@ -81,8 +89,14 @@ class Entry:
             write_text(self.file, f"{self.run.name}-{uuid.uuid4().hex[:12]}")
         name = self.file.read_text().strip()
         with Ledger.open() as ledger:
-            if ledger.status(name) == "settled":  # stopped after its last step: nothing is left to charge
-                return self
+            if self.plan is not None and ledger.status(name) == "settled":
+                begun = Begun(self.run.private / BEGUN).read()
+                if begun == self.plan.steps:  # stopped after its last step: nothing is left to charge
+                    return self
+                raise MienError(
+                    f"{self.run.name}: the ledger has settled this run, its folder says {begun} of {self.plan.steps} steps"
+                    " were begun. One of them was restored from a copy; run with --fresh, which charges anew"
+                )
             if self.plan is None:
                 ledger.plain(run=name, source=self.source, persons=self.persons)
                 return self
@@ -100,33 +114,45 @@ class Entry:
             return
         if Begun(self.run.private / BEGUN).read():
             return
+        name = self.file.read_text().strip()
+        self.file.unlink()  # first: whoever is stopped in between has paid for nothing, never the reverse
         with Ledger.open() as ledger:
-            ledger.settle(self.file.read_text().strip(), ())
-        self.file.unlink()
+            ledger.settle(name, ())
 
     def close(self) -> str:
-        """Settle; the sentence for cards and reports. A private run gets `guarantee.json` beside its adapter."""
+        """Settle; the sentence for cards and reports."""
         if self.plan is None:
             return PLAIN
-        guarantee = settle(self.file.read_text().strip(), self.source, self.persons, self.plan)
-        guarantee.write(self.run.release / "adapter" / "guarantee.json")
-        return guarantee.sentence()
+        self.guarantee = settle(self.file.read_text().strip(), self.source, self.persons, self.plan)
+        return self.guarantee.sentence()
+
+    def write(self) -> None:
+        """`guarantee.json` beside the adapter of a private run."""
+        if self.guarantee is not None:
+            self.guarantee.write(self.run.release / "adapter" / "guarantee.json")
 
 
 def settle(name: str, source: str, persons: Sequence[str], plan: PrivacyPlan) -> Guarantee:
-    """Close the run's entry in the ledger; what may be said of the adapter."""
+    """Close the run's entry in the ledger; what may be said of the adapter.
+
+    What these persons' total is goes to the console. The guarantee is published, and says only what holds whoever they
+    are: that other runs used the same data source.
+    """
     with Ledger.open() as ledger:
         receipt = ledger.settle(name, plan.events())
         (spent,) = ledger.spent(source=source, persons=persons, delta=plan.delta, pld=False)
+        (of_source,) = ledger.spent(source=source, delta=plan.delta, pld=False)
+    if spent.runs > 1:
+        total = f"{spent.epsilon:.3g}" if math.isfinite(spent.epsilon) else "∞"
+        console.say(f"  {spent.runs} runs have used these persons: together ε = {total} at δ = {plan.delta:g}")
     caveats = []
-    if spent.plain:
+    if of_source.plain:
         caveats.append(
-            "A run without protection has used some of these persons before: what was released from them together is"
-            " not bounded, and choices that its results informed are not covered."
+            "A run without protection has used this data source before: what was released from it together is not"
+            " bounded, and choices that its results informed are not covered."
         )
-    elif spent.runs > 1:
+    elif of_source.runs > 1:
         caveats.append(
-            f"{spent.runs} runs have used these persons; everything released from them together costs ε ="
-            f" {spent.epsilon:.3g} at the same δ."
+            f"{of_source.runs} runs have used this data source; each one's ε is for its own release, and they add up."
         )
     return plan.guarantee(ledger_seq=receipt.seq, ledger_head=receipt.head, caveats=tuple(caveats))

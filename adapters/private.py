@@ -50,8 +50,13 @@ class PrivateSteps:
 
     def prepare(self, start: int) -> None:
         """Run the start-up checks; then go on after the last step that was begun, whether or not it was kept."""
+        import torch
+
+        guards.still(self.model)
         with self.accelerator.autocast():
             guards.check(self.model, self.losses, self.probes(), self.flat, self.gradients)
+        rows = np.concatenate([np.zeros(1, dtype=np.int64), *self.units.rows])
+        world.agree(torch.as_tensor(rows, device=self.flat.vector.device), "recordings, or another split of them")
         begun = self.begun.read() if self.accelerator.is_main_process else 0
         if self.accelerator.is_main_process and begun < start:
             raise MienError(
@@ -158,7 +163,7 @@ class PrivateSteps:
             raise MienError(f"the adapter is no longer finite; lower train.lr ({self.train.lr:g})")
         if self.plan.count_noise is not None:  # arXiv 1905.03871, section 2.1: geometric update, rate 0.2
             share = float(total[p]) / expected + 0.5
-            self.clip_norm *= math.exp(-0.2 * (share - self.plan.quantile))
+            self.clip_norm *= math.exp(-0.2 * min(max(share - self.plan.quantile, -5.0), 5.0))
 
     def log(self, step: int) -> dict[str, float]:
         import torch
@@ -176,6 +181,11 @@ class PrivateSteps:
         import torch
 
         self.gradients.detach()
+        if self.optimizer.steps == 0:
+            raise MienError(
+                "every step was begun and lost before a checkpoint: the budget is spent and nothing was learned. Lower"
+                " train.checkpoint_every, and run with --fresh (which is charged anew)"
+            )
         lost = torch.tensor([self.not_finite], dtype=torch.float64, device=self.flat.vector.device)
         if int(world.add_up(lost)):
             console.say(

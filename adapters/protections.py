@@ -80,10 +80,11 @@ class Protections:
         torch.manual_seed(seed)
         heads, codes = torch.nn.ModuleDict(), {}
         for name in config.attributes:
-            if private and name not in {"identity", *config.classes, *config.ranges, *config.edges}:
+            if private and (name == "identity" or name not in {*config.classes, *config.ranges, *config.edges}):
+                way = "leave it out" if name == "identity" else "declare its `classes`, `ranges` or `edges`"
                 raise MienError(
-                    f"protection adversary: declare the `classes`, `ranges` or `edges` of {name!r}; taken from the"
-                    " recordings they would be a release of their own"
+                    f"protection adversary: the classes of {name!r} would follow from who is in the cohort, and with them"
+                    f" everybody's gradient; in a private run {way}"
                 )
             values, classes = adversary.targets(_values(cohort, documents.persons, name), config, name)
             heads[name], codes[name] = adversary.head(width, len(classes), config), torch.as_tensor(values)

@@ -80,11 +80,13 @@ class CausalBackbone:
         )
 
     def probes(self, documents: Sequence[np.ndarray], *, prompt: int, device: Any = "cpu") -> list[Batch]:
-        """Batches for the checks before private training: unit 0 is always documents[0]; it stands alone in the first,
-        beside others of other content, order and length in the rest."""
-        mine, *others = documents
+        """Batches for the checks before private training: unit 0 is always the shortest document; it stands alone in
+        the first, beside others of other content, order and length (shorter, much longer) in the rest."""
+        mine, *others = sorted(documents, key=len)
+        room = getattr(self.model.config, "max_position_embeddings", None) or 2 * len(mine)
+        long = [np.concatenate([d, d])[:room] for d in (others or [mine])]
         short = [d[: max(prompt + 2, len(d) // 2)] for d in others] or [mine[: max(prompt + 2, len(mine) // 2)]]
-        sets = [[mine], [mine, *others], [mine, *short], [mine, *others[::-1], *short]]
+        sets = [[mine], [mine, *others], [mine, *short], [mine, *long], [mine, *others[::-1], *short]]
         return [self.batch(s, prompt=prompt, persons=[0] * len(s), device=device) for s in sets]
 
     def token_losses(self, model: Any, batch: Batch) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -106,6 +107,11 @@ class Recording:
             raise MienError("a recording without an id")
         if not isinstance(self.person, str) or not self.person.strip():
             raise MienError(f"recording {self.id!r} has no person; every recording belongs to one pseudonymous person")
+        if not unicodedata.is_normalized("NFC", self.person):
+            raise MienError(
+                f"recording {self.id!r}: its person's id is not in Unicode's NFC form; two spellings of one id would be"
+                " two persons. Normalise the ids"
+            )
 
     @property
     def seconds(self) -> float:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import hmac
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -230,6 +232,26 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
         )
     newest = max(done, key=lambda p: (p / "status.json").stat().st_mtime_ns)
     return newest.resolve()
+
+
+def keyed(fingerprint: str) -> str:
+    """A cohort's fingerprint under a key of these run folders (`.key`, mode 0600), for names and reports.
+
+    The bare fingerprint of private recordings would let anybody who holds all of them but one person's find out whether
+    that person is among them, by computing it both ways.
+    """
+    home = runs_home()
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / ".key"
+    with contextlib.suppress(FileExistsError):
+        part = file.with_name(f".key.{os.getpid()}.partial")
+        part.touch(mode=0o600)
+        part.write_bytes(secrets.token_bytes(32))
+        try:
+            os.link(part, file)  # the first process's key stands
+        finally:
+            part.unlink()
+    return hmac.new(file.read_bytes(), fingerprint.encode(), hashlib.sha256).hexdigest()
 
 
 def by_hash(digest: str) -> Path:

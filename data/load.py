@@ -21,14 +21,21 @@ def open_cohort(section: Plugin, purpose: str) -> tuple[Cohort, dict[str, int]]:
     return cohort, left_out
 
 
+def simulated(section: Plugin) -> bool:
+    """Whether the data set is nobody's recordings: its file says so (SIMULATED), never a cohort's own text."""
+    module, _ = plugins.resolve("data/datasets", section, f"cohort {section.name}")
+    return bool(getattr(module, "SIMULATED", False))
+
+
 def ledger_source(section: Plugin, cohort: Cohort) -> str:
     """Where the persons' ids come from, as the ledger tells ids apart: the data set, not the cohort's name.
 
-    For a folder, its declared source. Simulated persons are others under every other setting.
+    For a folder, its declared source (without one its name, which a plain run may do with). Simulated persons are others
+    under every other setting.
     """
     if section.name == "folder":
         return f"folder:{cohort.card.source or cohort.card.name}"
-    if cohort.card.licence.startswith("none needed"):
+    if simulated(section):
         return f"{section.name}:{json.dumps(section.options, sort_keys=True, default=str)}"
     return section.name
 

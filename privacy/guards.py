@@ -28,9 +28,22 @@ def batch_statistics(model: Any) -> None:
             if mixes:
                 raise MienError(
                     f"{name} ({type(module).__name__}) computes statistics over the batch in training mode: one"
-                    " person's rows would change everybody's loss, unclipped. Put it in eval mode"
-                    f" (model.get_submodule({name!r}).eval()) or replace it by group or layer norm"
+                    " person's rows would change everybody's loss, unclipped. Replace it by group or layer norm, or by"
+                    " one that stays in eval mode"
                 )
+
+
+def still(model: Any) -> None:
+    """Switch the frozen base's own dropout off, in its modules and where attention reads a number. LoRA's is left to
+    `check`, which refuses it: the recipe asked for it."""
+    import torch
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd) and "lora_dropout" not in name:
+            module.p = 0.0
+        for attribute in ("dropout", "attention_dropout", "activation_dropout", "dropout_prob", "layerdrop"):
+            if isinstance(getattr(module, attribute, None), float):
+                setattr(module, attribute, 0.0)
 
 
 def check(
@@ -52,10 +65,8 @@ def check(
         shift = torch.randn(len(kept), generator=generator, dtype=kept.dtype).to(kept.device)
         flat.vector.add_(shift, alpha=0.02)
     model.train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-            module.eval()
     try:
+        _deterministic(model, losses, probes[0])
         reference = _plain(model, losses, probes[0], flat, gradients)
         alone, first = _mine(model, losses, probes[0], flat, gradients)
         _every_parameter(flat, gradients)
@@ -67,9 +78,9 @@ def check(
             _, value = _mine(model, losses, batch, flat, gradients, backward=False)
             if not torch.allclose(value, first, rtol=near, atol=near):
                 raise MienError(
-                    f"the loss of a recording moved from {float(first):.6g} to {float(value):.6g} when only the other"
-                    f" recordings of its batch changed{_suspect(model)}: the sensitivity of a step would not be the clip"
-                    " norm. Compute the loss per recording (Backbone.losses), not as a mean over the tokens of the batch"
+                    "the loss of a recording moved when only the other recordings of its batch changed"
+                    f"{_suspect(model)}: the sensitivity of a step would not be the clip norm. Compute the loss per"
+                    " recording (Backbone.losses), not as a mean over the tokens of the batch or its padded width"
                 )
         mixed, _ = _mine(model, losses, probes[-1], flat, gradients)
         _same_gradient(alone, mixed, flat, limit, others=True)
@@ -80,6 +91,25 @@ def check(
             module.training = was
         gradients.buffer = None
         gradients.touched.clear()
+
+
+def _deterministic(model: Any, losses: Callable, batch: Any) -> None:
+    """MienError when the loss depends on random numbers: they are dealt out by place in the batch, so one person more
+    would change everybody's."""
+    import torch
+
+    with torch.no_grad():
+        torch.manual_seed(0)
+        first = _values(model, losses, batch)
+        torch.manual_seed(1)
+        if not torch.equal(first, _values(model, losses, batch)):
+            active = [n for n, m in model.named_modules() if getattr(m, "p", 0) and "ropout" in type(m).__name__]
+            where = f" ({active[0]})" if active else " (a dropout inside the base's attention, say)"
+            raise MienError(
+                f"the loss of a recording is not the same twice{where}: dropout masks follow the place in the batch, so one"
+                " person more would change everybody's gradient. Set lora.dropout to 0, and the base's dropouts in its"
+                " configuration"
+            )
 
 
 def _mine(

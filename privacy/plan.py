@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import sys
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,10 +62,10 @@ class PrivacySpec(Section):
     batch: float = 32
     rows: int = Field(default=8, ge=1)
     max_recordings_per_person: int | None = Field(default=None, ge=1)
-    clip_norm: float = Field(default=1.0, gt=0)
+    clip_norm: float = Field(default=1.0, ge=1e-9, le=1e9)
     clipping: Clipping = "flat"
     quantile: float = Field(default=0.5, gt=0, lt=1)
-    quantile_noise: float = Field(default=0.05, gt=0)
+    quantile_noise: float = Field(default=0.05, gt=0, le=10)
     adam_correction: bool = True
     sampling: str = "poisson"
     cap: float | None = Field(default=None, gt=0)
@@ -115,7 +116,7 @@ class PrivacySpec(Section):
                     f"privacy.noise_multiplier: {sigma:g} is so little noise that no finite ε holds at δ = {delta:g};"
                     " useful values lie between 0.5 and 5"
                 )
-        return PrivacyPlan(
+        plan = PrivacyPlan(
             unit=self.unit, n=n, sample_rate=rate, steps=steps, noise_multiplier=sigma, delta=delta, rows=self.rows,
             units_per_person=1 if self.unit == "person" else self.max_recordings_per_person or 1,
             clip_norm=self.clip_norm, clipping=self.clipping, quantile=self.quantile,
@@ -123,6 +124,8 @@ class PrivacySpec(Section):
             adam_correction=self.adam_correction,
             not_a_claim=(f"δ = {delta:g} is looser than {loosest_delta(n):g}",) if delta > loosest_delta(n) else (),
         )  # fmt: skip
+        _ = plan.gradient_noise  # refused now, not at the first step
+        return plan
 
 
 class PrivacyPlan(Section):
@@ -208,6 +211,14 @@ class PrivacyPlan(Section):
         )  # fmt: skip
 
 
+def up(value: float | None, digits: int = 3) -> str:
+    """A bound in `digits` significant digits, never rounded down."""
+    if not value:
+        return "0"
+    step = Decimal(1).scaleb(Decimal(value).adjusted() + 1 - digits)
+    return format(float(Decimal(value).quantize(step, rounding=ROUND_CEILING)), f".{digits}g")
+
+
 class Guarantee(Section):
     """What holds for a finished run.
 
@@ -247,15 +258,15 @@ class Guarantee(Section):
         """The whole claim in one sentence, for cards and reports."""
         price = ""
         if self.unit == "recording":
-            known = self.person_epsilon is not None and math.isfinite(self.person_epsilon)
+            known = self.person_epsilon is not None
             price = (
-                f"; for a whole person ε = {self.person_epsilon:.3g}" if known else "; for a whole person: unbounded"
+                f"; for a whole person ε = {up(self.person_epsilon)}" if known else "; for a whole person: unbounded"
             )
         doubt = f"; NOT A CLAIM: {'; '.join(self.not_a_claim)}" if self.not_a_claim else ""
         return (
-            f"({self.epsilon:.3g}, {self.delta:.2g})-differential privacy for each {self.unit} ({self.adjacency};"
+            f"({up(self.epsilon)}, {self.delta:.2g})-differential privacy for each {self.unit} ({self.adjacency};"
             f" {self.sampling}, {self.steps} steps, noise multiplier {self.noise_multiplier:.3g}, {self.accountant})"
-            f"{price}. No membership attack on a {self.unit} finds more than {100 * self.tpr_at_fpr_001:.2g} % of members"
+            f"{price}. No membership attack on a {self.unit} finds more than {up(100 * self.tpr_at_fpr_001)} % of members"
             f" at 1 % false alarms{doubt}"
         )
 

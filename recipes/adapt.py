@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
     backbone = open_base(recipe.backbone, layout)
-    inputs = {"cohort": cohort.fingerprint, "base": backbone.fingerprint}
+    inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": backbone.fingerprint}
     if recipe.split.same_as:
         inputs["split"] = runs.fingerprint(runs.find(recipe.split.same_as, "adapt"))
     asked = recipe.model_dump(mode="json")
@@ -59,10 +59,11 @@ def main(argv: list[str] | None = None) -> int:
         if not run.reused:
             with accelerator.main_process_first():  # the main process's draw stands, also after a kill
                 split = splits.kept(run.private / "splits.json", split)
-            plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps)
+                change = beside.change(cohort.card, run.private)
+            plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps, recipe.cohort.name == "folder")
             documents = Documents.encode(
                 cohort, layout, stride_s=recipe.stride_s, keep=lambda w: split.side(w) == "train", quiet=not main,
-                change=beside.change(cohort.card, run.private),
+                change=change,
             )  # fmt: skip
             documents.require_every_class()
             model = lora.attach(backbone, recipe.lora, rows_to_train(layout, backbone), recipe.seed)
@@ -85,14 +86,15 @@ def main(argv: list[str] | None = None) -> int:
                     private=private, label=f"adapting on {len(documents)} windows of {len(documents.persons)} persons",
                 )  # fmt: skip
                 if main:
-                    lora.save(model, run.release / "adapter", backbone)
                     guarantee = entry.close()
+                    lora.save(model, run.release / "adapter", backbone)
+                    entry.write()
                     lora.write_notes(run.release / "adapter", backbone, VOCABULARY.size, guarantee)
                     layout.write(run.release / "adapter" / "layout.json")
                     warned = (splits.WARNING,) if split.kind == "random_window" else ()
                     Report(
                         verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
-                        data_fingerprint=cohort.fingerprint, guarantee=guarantee, consent=left_out,
+                        data_fingerprint=inputs["cohort"], guarantee=guarantee, consent=left_out,
                         environment=environment(recipe.seed), caveats=(*beside.caveats(), *warned),
                     ).write(run.release / "report.json")  # fmt: skip
     console.say(f"adapter: {run.release / 'adapter'}")

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     source = runs.find(recipe.adapter, "adapt")
     asked = runs.asked(source)["config"]
     cohort, left_out = open_cohort(config.Plugin(**asked["cohort"]), "audit")
-    inputs = {"adapter": runs.fingerprint(source), "cohort": cohort.fingerprint}
+    inputs = {"adapter": runs.fingerprint(source), "cohort": runs.keyed(cohort.fingerprint)}
     release = None if recipe.synthetic is None else runs.find(recipe.synthetic, "generate", inputs["adapter"])
     if release is not None:
         inputs["synthetic"] = runs.fingerprint(release)
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
                     f"Attackers who hold recordings of {len(split.train)} persons the adapter was trained on and of {n_out}"
                     f" it never saw (cohort {cohort.card.name}) try to tell them apart."
                 ),
-                inputs=inputs, data_fingerprint=cohort.fingerprint, results=tuple(results), guarantee=guarantee,
+                inputs=inputs, data_fingerprint=inputs["cohort"], results=tuple(results), guarantee=guarantee,
                 consent=left_out, environment=environment(recipe.seed), not_measured=(
                     *missing,
                     "Attackers with shadow models (LiRA, RMIA, BaVarIA) are stronger than the loss attacks here.",

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     source = runs.by_hash(made_from)
     asked = runs.asked(source)["config"]
     cohort, left_out = open_cohort(config.Plugin(**asked["cohort"]), "evaluation")
-    inputs = {"synthetic": runs.fingerprint(release), "adapter": made_from, "cohort": cohort.fingerprint}
+    inputs = {"synthetic": runs.fingerprint(release), "adapter": made_from, "cohort": runs.keyed(cohort.fingerprint)}
     attack = None if recipe.attack is None else runs.find(recipe.attack, "attack", made_from)
     if attack is not None:
         inputs["attack"] = runs.fingerprint(attack)
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
                     f" {len(synthetic)} synthetic recordings of {layout.seconds:g} s were sampled from it. Utility is"
                     f" measured on {len(data.tables.test)} windows of {len(set(data.tables.test.person))} persons."
                 ),
-                inputs=inputs, data_fingerprint=cohort.fingerprint, results=tuple(results), guarantee=guarantee,
+                inputs=inputs, data_fingerprint=inputs["cohort"], results=tuple(results), guarantee=guarantee,
                 consent=left_out, environment=environment(recipe.seed),
                 not_measured=(
                     *(() if attack else ("No attack was run on this adapter: its leakage is unknown, not absent.",)),

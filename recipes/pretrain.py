@@ -10,7 +10,7 @@ from mien.backbones.causal_lm import CausalBackbone, linear_names
 from mien.core import config, console, runs, verbs
 from mien.core.errors import MienError
 from mien.core.results import Report, environment
-from mien.data.load import open_cohort
+from mien.data.load import open_cohort, simulated
 from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
 from mien.generation.tokens import Documents
@@ -34,10 +34,10 @@ def main(argv: list[str] | None = None) -> int:
     accelerator = world.accelerator(recipe.train.threads, recipe.train.trackers)
     with accelerator.main_process_first():
         cohort, _ = open_cohort(recipe.cohort, "training")
-    if not cohort.card.licence.startswith("none needed"):
+    if not simulated(recipe.cohort):
         raise MienError(f"pretraining is for simulated cohorts; {cohort.card.name!r} holds recordings: use adapt")
     run = runs.Run.start(
-        "pretrain", recipe.study, recipe.model_dump(mode="json"), {"cohort": cohort.fingerprint},
+        "pretrain", recipe.study, recipe.model_dump(mode="json"), {"cohort": runs.keyed(cohort.fingerprint)},
         fresh=fresh, main=accelerator.is_main_process, wait=accelerator.wait_for_everyone,
     )  # fmt: skip
     with run:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
                     model.save_pretrained(part, safe_serialization=True)
                 Report(
                     verb="pretrain", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
-                    data_fingerprint=cohort.fingerprint, guarantee="none needed: simulated recordings only",
+                    data_fingerprint=run.inputs["cohort"], guarantee="none needed: simulated recordings only",
                     environment=environment(recipe.seed),
                 ).write(run.release / "report.json")  # fmt: skip
     console.say(f"base: {run.release / 'base'}")

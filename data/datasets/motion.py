@@ -30,6 +30,9 @@ FAMILIES = 8
 G = 9.81
 
 
+SIMULATED = True  # nobody's recordings: a public base may be pretrained on them
+
+
 class Config(Section):
     """persons: simulated wearers (they differ in range, tempo, wearing of the watch and length of the arm);
     recordings_per_person, each of `seconds` at `rate_hz`; seed: of everything random."""

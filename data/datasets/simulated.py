@@ -90,6 +90,9 @@ TRAITS = {
 }
 
 
+SIMULATED = True  # nobody's recordings: a public base may be pretrained on them
+
+
 class Config(Section):
     """The cohort's size, and every effect's (see the module's head for the formula; 0 removes an effect).
 

@@ -93,6 +93,8 @@ def copy_of(chain: Lab, name: str, *verbs: str) -> Lab:
     import shutil
 
     made = lab(chain.folder.parent / name)
+    (made.folder / "runs").mkdir(exist_ok=True)
+    shutil.copy(chain.folder / "runs" / ".key", made.folder / "runs" / ".key")
     for verb in verbs:
         for run in chain.runs(verb):
             shutil.copytree(run, made.folder / "runs" / run.name, dirs_exist_ok=True)

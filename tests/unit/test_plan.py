@@ -16,7 +16,7 @@ from mien.core.errors import MienError
 from mien.privacy import sampling
 from mien.privacy.accounting import Event, epsilon
 from mien.privacy.noise import Secret, noised
-from mien.privacy.plan import Guarantee, PrivacySpec, loosest_delta
+from mien.privacy.plan import Guarantee, PrivacySpec, loosest_delta, up
 
 
 def plan(persons=500, steps=100, **spec):
@@ -64,6 +64,13 @@ def test_no_attack_gets_past_the_stated_risk():
     assert 2 * stats.norm.cdf(1 / 4) - 1 == pytest.approx(told.advantage, rel=0.01)
 
 
+def test_bounds_are_never_rounded_down():
+    for value in (6.7721, 0.13351, 7.999, 8.0, 1e-5, 12345.6, 0.9999):
+        assert float(up(value)) >= value
+        assert float(up(value)) <= value * 1.01
+    assert up(6.7721) == "6.78"
+
+
 def test_guarantee_file_round_trip(tmp_path):
     told = plan().guarantee(ledger_seq=3, ledger_head="ab")
     told.write(tmp_path / "guarantee.json")
@@ -78,7 +85,7 @@ def test_adaptive_clipping_pays_for_its_count():
     combined = made.gradient_noise**-2 + (0.5 / made.count_noise) ** 2
     assert combined == pytest.approx(made.noise_multiplier**-2)
     with pytest.raises(MienError, match="quantile_noise"):
-        _ = plan(clipping="adaptive", quantile_noise=0.001).gradient_noise
+        plan(clipping="adaptive", quantile_noise=0.001)
 
 
 def test_fingerprint_covers_everything():
