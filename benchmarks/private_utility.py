@@ -40,7 +40,7 @@ from mien.privacy.plan import PrivacySpec
 from mien.privacy.sampling import Units
 
 HERE = Path(__file__).resolve().parent
-FROZEN = "@HASH@"
+FROZEN = "dc281396f62edb6c8764ad4318016f40104abc043d9d381d930afe0b6abc853e"
 OUT = HERE / "private_utility.json"
 DOCS = HERE.parent / "docs"
 EPSILONS = (16.0, 8.0, 4.0, 2.0, 1.0)
