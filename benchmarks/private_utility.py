@@ -1,7 +1,7 @@
 """What privacy costs on a simulated cohort of 1,000 persons: macro-F1 and leakage by ε, beside other protections.
 
-    python benchmarks/private_utility.py --target            (about half an hour on one core; resumes)
-    python benchmarks/private_utility.py --develop NAME=…    (another cohort, for choosing settings; nothing is kept)
+python benchmarks/private_utility.py --target            (about half an hour on one core; resumes)
+python benchmarks/private_utility.py --develop NAME=…    (another cohort, for choosing settings; nothing is kept)
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Study:
             [documents[i] for i in rows], prompt=self.layout.prompt_length, persons=documents.person[rows]
         )
 
-    def row(self, name: str, epsilon: float | None, unit: str, protections: tuple[dict, ...] = ()) -> dict[str, Any]:
+    def row(self, name: str, epsilon: float | None, unit: Any, protections: tuple[dict, ...] = ()) -> dict[str, Any]:
         import torch
 
         began = time.monotonic()
@@ -145,8 +145,12 @@ class Study:
             options = training.Train(**s["plain" if epsilon is None else "private"])
             if epsilon is not None:
                 of = documents.person if unit == "person" else documents.recording
-                spec = PrivacySpec(**{**s["privacy"], **(s["recording"] if unit == "recording" else {})}, unit=unit, epsilon=epsilon)  # type: ignore[arg-type]
-                plan = spec.plan(n=len(self.train) * (1 if unit == "person" else s["cohort"]["sessions"]), steps=options.max_steps)
+                spec = PrivacySpec(
+                    **{**s["privacy"], **(s["recording"] if unit == "recording" else {})}, unit=unit, epsilon=epsilon
+                )  # type: ignore[arg-type]
+                plan = spec.plan(
+                    n=len(self.train) * (1 if unit == "person" else s["cohort"]["sessions"]), steps=options.max_steps
+                )
                 told = plan.guarantee()
                 private = training.Private(
                     plan=plan, units=Units.of(of),
@@ -168,10 +172,13 @@ class Study:
     def measure(self, backbone: CausalBackbone, model: Any) -> dict[str, Any]:
         out, inn = (self.score(backbone, model, d) for d in (self.outside, self.inside))
         rare = np.isin(out["person"], list(self.outlier))
-        found = {"f1": f1(out, np.ones(len(rare), bool)), "f1_outliers": f1(out, rare)}
+        found: dict[str, Any] = {"f1": f1(out, np.ones(len(rare), bool)), "f1_outliers": f1(out, rare)}
         base = {side: self.base_losses()[side] for side in ("in", "out")}
         gain_in, gain_out = base["in"] - inn["own"], base["out"] - out["own"]
-        for key, who in (("auc", lambda p: np.ones(len(p), bool)), ("auc_outliers", lambda p: np.isin(p, list(self.outlier)))):
+        for key, who in (
+            ("auc", lambda p: np.ones(len(p), bool)),
+            ("auc_outliers", lambda p: np.isin(p, list(self.outlier))),
+        ):
             scores, member = [], []
             for side, gain, flag in ((inn, gain_in, True), (out, gain_out, False)):
                 chosen = who(side["person"])
@@ -221,7 +228,9 @@ class Study:
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import balanced_accuracy_score, f1_score
 
-        sexes = {k: np.array([self.sex[p] == "f" for p in d["person"]], dtype=int) for k, d in (("in", inn), ("out", out))}
+        sexes = {
+            k: np.array([self.sex[p] == "f" for p in d["person"]], dtype=int) for k, d in (("in", inn), ("out", out))
+        }
         eraser = leace.fit(inn["states"], leace.one_hot(sexes["in"]), leace.person_weights(inn["person"]))
         found = {}
         for name, change in (("", lambda x: x), ("_leace", eraser.apply)):
@@ -270,8 +279,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", action="store_true", help="run the frozen study, or go on with it")
     parser.add_argument("--develop", nargs="*", metavar="KEY=VALUE", help="plain and ε = 8 on the development cohort")
-    parser.add_argument("--only", nargs="*", default=["plain", "person ε = 8"], metavar="ROW", help="rows for --develop")
-    parser.add_argument("--report", action="store_true", help="write the page and the picture from private_utility.json")
+    parser.add_argument(
+        "--only", nargs="*", default=["plain", "person ε = 8"], metavar="ROW", help="rows for --develop"
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="write the page and the picture from private_utility.json"
+    )
     args = parser.parse_args()
     s = settings()
     if args.develop is not None:
@@ -302,7 +315,13 @@ def main() -> None:
             assert study is not None
             done["rows"].append(study.row(*row))
             OUT.write_text(json.dumps(done, indent=1))
-            print(row[0], done["rows"][-1]["f1"], done["rows"][-1]["auc"], f"{done['rows'][-1]['minutes']:.1f} min", flush=True)
+            print(
+                row[0],
+                done["rows"][-1]["f1"],
+                done["rows"][-1]["auc"],
+                f"{done['rows'][-1]['minutes']:.1f} min",
+                flush=True,
+            )
     if args.target or args.report:
         report(json.loads(OUT.read_text()))
 
@@ -310,33 +329,39 @@ def main() -> None:
 def report(done: dict[str, Any]) -> None:
     by = {r["name"]: r for r in done["rows"]}
 
-    def cell(v: list[float] | float | None) -> str:
-        if v is None:
-            return ""
+    def cell(v: Any) -> str:
         return f"{v:.3f}" if isinstance(v, float) else f"{v[0]:.3f} ({v[1]:.3f}–{v[2]:.3f})"
 
-    head = "| protection | ε of a person | macro-F1 | outliers | membership AUC | outliers | sex from states | after LEACE | stress from states | after LEACE |"
-    lines = [head, "|" + "---|" * 10]
+    def price(r: dict[str, Any]) -> str:
+        if r["name"] == "base alone":
+            return "0"
+        return "∞" if r.get("person_epsilon") is None else f"{r['person_epsilon']:.3g}"
+
+    columns = (
+        "protection", "ε of a person", "macro-F1", "outliers", "membership AUC", "outliers", "sex from states",
+        "after LEACE", "stress from states", "after LEACE",
+    )  # fmt: skip
+    keys = ("f1", "f1_outliers", "auc", "auc_outliers", "sex", "sex_leace", "states_f1", "states_f1_leace")
+    table = [columns, ["---"] * len(columns)]
     for r in [*done["rows"], {"name": "base alone", **done["base"]}]:
-        e = r.get("person_epsilon")
-        price = "∞" if r.get("unit") == "none" or (r.get("unit") == "recording" and e is None) else "0" if r["name"] == "base alone" else f"{e:.3g}"
-        lines.append(
-            f"| {r['name']} | {price} | {cell(r['f1'])} | {cell(r['f1_outliers'])} | {cell(r['auc'])} | {cell(r['auc_outliers'])}"
-            f" | {cell(r['sex'])} | {cell(r['sex_leace'])} | {cell(r['states_f1'])} | {cell(r['states_f1_leace'])} |"
-        )
-    plain, eight = by["plain"]["f1"][0], [by[n]["f1"][0] for n in by if n.startswith("person ε = 8") and "adversary" not in n]
+        table.append([r["name"], price(r), *(cell(r[k]) for k in keys)])
+    lines = [f"| {' | '.join(row)} |" for row in table]
+    plain = by["plain"]["f1"][0]
+    eight = [r["f1"][0] for n, r in by.items() if n.startswith("person ε = 8") and "adversary" not in n]
     gap = 100 * (plain - float(np.mean(eight)))
+    reached = "reached" if gap <= 5 else "not reached"
     page = f"""{INTRODUCTION}
-**The target** was private LoRA at person-level ε = 8, δ = 1e-5 within 5 points of plain macro-F1. Plain: {plain:.3f}. Private:
-{', '.join(f'{v:.3f}' for v in eight)} in {len(eight)} runs, {gap:.1f} points below on average: the target is {'reached' if gap <= 5 else 'not reached'}.
+**The target** was private LoRA at person-level ε = 8, δ = 1e-5 within 5 points of plain macro-F1. Plain: {plain:.3f}.
+Private: {", ".join(f"{v:.3f}" for v in eight)} in {len(eight)} runs, {gap:.1f} points below on average: the target is {reached}.
 
 ![macro-F1 and membership AUC by ε](private_utility.svg)
 
 {chr(10).join(lines)}
 
-{done['persons'][0]} persons in training ({done['outliers'][0]} planted outliers), {done['persons'][1]} held out ({done['outliers'][1]});
-{done['windows'][0]} and {done['windows'][1]} windows. Settings: `benchmarks/private_utility.yaml`, sha256 `{done['frozen'][:16]}…`, frozen on another
-cohort before this one was run. {done['machine']}. Intervals: 95 % over held-out persons (AUC: over all persons).
+{done["persons"][0]} persons in training ({done["outliers"][0]} planted outliers), {done["persons"][1]} held out
+({done["outliers"][1]}); {done["windows"][0]} and {done["windows"][1]} windows. Settings:
+`benchmarks/private_utility.yaml`, sha256 `{done["frozen"][:16]}…`, frozen on another cohort before this one was run;
+{done["machine"]}, 2026-11-23. Intervals: 95 % over held-out persons (AUC: over all persons). One seed, one split.
 """
     (DOCS / "private_utility.md").write_text(page)
     (DOCS / "private_utility.svg").write_text(picture(done, by))
@@ -352,7 +377,9 @@ def picture(done: dict[str, Any], by: dict[str, Any]) -> str:
             axis.vlines(x, y[:, 1], y[:, 2], color=pictures.COLOURS[i])
         for j, other in enumerate(("plain", "adversary on sex", "input noise, 2 % of the range")):
             v = by[other][key]
-            axis.plot(32 * 1.25**j, v[0], pictures.MARKS[2 + j], color=pictures.COLOURS[2 + j], label=f"{other} (ε = ∞)")
+            axis.plot(
+                32 * 1.25**j, v[0], pictures.MARKS[2 + j], color=pictures.COLOURS[2 + j], label=f"{other} (ε = ∞)"
+            )
             axis.vlines(32 * 1.25**j, v[1], v[2], color=pictures.COLOURS[2 + j])
         axis.axhline(done["base"][key][0], color="0.5", linestyle="--", linewidth=1)
         axis.text(1, done["base"][key][0], "base alone", fontsize=9, color="0.3", va="bottom")

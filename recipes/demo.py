@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     for i, (step, what, _) in enumerate(steps, 1):
         console.say(f"\n[{i}/{len(steps)}] {step}: {what}")
         command = [sys.executable, "-m", "mien.cli", step.partition("_")[0], str(files[step]), "--seed", str(args.seed)]
+        if step == "adapt_private":
+            command.append(f"split.same_as=adapt-{args.study}")  # the plain run's persons, so that the two compare
         if subprocess.run([*command, *(["--fresh"] if args.fresh else [])]).returncode:
             raise MienError(f"the step {step} did not finish (see above); run `mien demo` again to continue there")
     console.say(f"\nthe whole loop took {console.duration(time.monotonic() - began)}")
