@@ -287,27 +287,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", action="store_true", help="run the frozen study, or go on with it")
     parser.add_argument("--develop", nargs="*", metavar="KEY=VALUE", help="plain and ε = 8 on the development cohort")
-    parser.add_argument(
-        "--only", nargs="*", default=["plain", "person ε = 8"], metavar="ROW", help="rows for --develop"
-    )
-    parser.add_argument(
-        "--report", action="store_true", help="write the page and the picture from private_utility.json"
-    )
+    parser.add_argument("--only", nargs="*", metavar="ROW", help="only these rows")
+    parser.add_argument("--out", type=Path, default=OUT, help="where figures go, row by row (default: %(default)s)")
+    parser.add_argument("--report", action="store_true", help="write the page and the picture from the figures there")
     args = parser.parse_args()
     s = settings()
     if args.develop is not None:
         s = configs.read(HERE / "private_utility.yaml", args.develop)
         study = Study(s, "development")
         print("documents", len(study.inside), "tokens each", study.inside.lengths[:3], "outliers", len(study.outlier))
-        for row in (r for r in rows(s) if r[0] in args.only):
+        for row in (r for r in rows(s) if r[0] in (args.only or ("plain", "person ε = 8"))):
             print(json.dumps(study.row(*row)), flush=True)
         return
     if args.target:
         if digest() != FROZEN:
             raise MienError("private_utility.yaml is not the file that was frozen; its figures would be others")
-        done = json.loads(OUT.read_text()) if OUT.exists() else {"frozen": FROZEN, "rows": []}
+        done = json.loads(args.out.read_text()) if args.out.exists() else {"frozen": FROZEN, "rows": []}
         names = {r["name"] for r in done["rows"]}
-        todo = [r for r in rows(s) if r[0] not in names]
+        todo = [r for r in rows(s) if r[0] not in names and r[0] in (args.only or [x[0] for x in rows(s)])]
         study = Study(s, "cohort") if todo else None
         if study and "base" not in done:
             import torch
@@ -322,7 +319,7 @@ def main() -> None:
         for row in todo:
             assert study is not None
             done["rows"].append(study.row(*row))
-            OUT.write_text(json.dumps(done, indent=1))
+            args.out.write_text(json.dumps(done, indent=1))
             print(
                 row[0],
                 done["rows"][-1]["f1"],
@@ -331,7 +328,7 @@ def main() -> None:
                 flush=True,
             )
     if args.target or args.report:
-        report(json.loads(OUT.read_text()))
+        report(json.loads(args.out.read_text()))
 
 
 def report(done: dict[str, Any]) -> None:
@@ -351,7 +348,7 @@ def report(done: dict[str, Any]) -> None:
     )  # fmt: skip
     keys = ("f1", "f1_outliers", "auc", "auc_outliers", "sex", "sex_leace", "states_f1", "states_f1_leace")
     table = [columns, ["---"] * len(columns)]
-    for r in [*done["rows"], {"name": "base alone", **done["base"]}]:
+    for r in [*(by[x[0]] for x in rows(settings()) if x[0] in by), {"name": "base alone", **done["base"]}]:
         table.append([r["name"], price(r), *(cell(r[k]) for k in keys)])
     lines = [f"| {' | '.join(row)} |" for row in table]
     plain = by["plain"]["f1"][0]
