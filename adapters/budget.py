@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,21 @@ def units_of(plan: PrivacyPlan, person: np.ndarray, recording: np.ndarray) -> Un
             " use unit: person"
         )
     return _at_most(Units.of(recording), plan)
+
+
+def repeated(
+    privacy: Mapping[str, Any] | None, person: np.ndarray, recording: np.ndarray, rows: Sequence[np.ndarray], steps: int
+) -> tuple[PrivacyPlan, list[Units]] | None:
+    """The plan and units of shadow runs that repeat a private run's recipe on other rows; None for a plain recipe.
+
+    privacy: the recipe's section; rows[k]: int64, those of shadow k.
+    """
+    if not privacy:
+        return None
+    spec = PrivacySpec(**privacy)
+    unit = person if spec.unit == "person" else recording
+    plan = spec.plan(n=max(len(np.unique(unit[r])) for r in rows), steps=steps)
+    return plan, [Units([r[u] for u in Units.of(unit[r]).rows]) for r in rows]
 
 
 def _at_most(units: Units, plan: PrivacyPlan) -> Units:

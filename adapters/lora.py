@@ -19,13 +19,17 @@ _TARGETS = {"attention": ("q_proj", "k_proj", "v_proj", "o_proj")}
 
 class Lora(Section):
     """rank, alpha, dropout as in LoRA (arXiv 2106.09685); targets: every linear layer, attention only, or literal names;
-    freeze_a: train only the B factors (FFA-LoRA, arXiv 2403.12313): in a private run noise then enters B A once."""
+    freeze_a: train only the B factors (FFA-LoRA, arXiv 2403.12313): in a private run noise then enters B A once;
+    layers: adapt the last so many layers only; rows: train the token rows of labels and streams too. With few layers
+    and no rows everything below is frozen, and shadow models cost a fraction (adapters/stacked.py)."""
 
     rank: int = Field(default=16, ge=1, le=4096)
     alpha: float = Field(default=32, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: Literal["all", "attention"] | tuple[str, ...] = "all"
     freeze_a: bool = False
+    layers: int | None = Field(default=None, ge=1)
+    rows: bool = True
 
 
 def attach(backbone: CausalBackbone, lora: Lora, rows: Sequence[int], seed: int) -> Any:
@@ -47,13 +51,21 @@ def attach(backbone: CausalBackbone, lora: Lora, rows: Sequence[int], seed: int)
         raise MienError(
             f"lora.targets: {missing or lora.targets} not among the base's linear layers {list(backbone.lora_targets)}"
         )
+    depth = int(backbone.model.config.num_hidden_layers)
+    if lora.layers is not None and lora.layers > depth:
+        raise MienError(f"lora.layers: {lora.layers}, and the base has {depth}")
+    if not lora.rows and not backbone.speaks_behaviour:
+        raise MienError(
+            "lora.rows: false needs a base that knows behaviour tokens; this one's rows for them are untrained"
+        )
     torch.manual_seed(seed)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=targets,
-        trainable_token_indices=sorted(rows) or None,
+        trainable_token_indices=(sorted(rows) or None) if lora.rows else None,
+        layers_to_transform=None if lora.layers is None else list(range(depth - lora.layers, depth)),
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(backbone.model, config)
@@ -96,7 +108,8 @@ def restore(backbone: CausalBackbone, folder: Path) -> Any:
             f"this adapter was made for {raw.get('base_model_name_or_path')!r}, the base here is {backbone.identity!r}"
         )
     keys = ("r", "lora_alpha", "lora_dropout", "target_modules", "trainable_token_indices", "task_type")
-    model = get_peft_model(backbone.model, LoraConfig(**{k: raw[k] for k in keys}))
+    optional = {k: raw[k] for k in ("layers_to_transform",) if raw.get(k) is not None}
+    model = get_peft_model(backbone.model, LoraConfig(**{k: raw[k] for k in keys}, **optional))
     outcome = set_peft_model_state_dict(model, tensors)
     unexpected = list(outcome.unexpected_keys)
     own = {n for n, p in model.named_parameters() if p.requires_grad}  # a tied head's rows are listed once

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from ..core.intervals import Interval
 from ..core.results import Baseline, Result
 from ..core.scores import Scores
 from .membership import blind as blind_attack
-from .signals import Signals, pool
+from .signals import Signals, Tokens, pool
 
 
 def judge(scores: Scores, *, fprs: Sequence[float] = (0.001, 0.01, 0.1), blind: Interval | None = None) -> list[Result]:
@@ -76,32 +78,177 @@ def judge(scores: Scores, *, fprs: Sequence[float] = (0.001, 0.01, 0.1), blind: 
     return out
 
 
-def membership(
-    sections: Sequence[Plugin], signals: Signals, seed: int
-) -> tuple[list[Result], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Every membership attack a recipe names, per recording and per person, and their ROC corners per recording.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the membership attacks found. results: one after the other; curves: (fpr, tpr) corners per recording; scores:
+    per person, of every attack that ran; blind: the blind attack's AUC on the split."""
 
-    Each AUC stands beside chance, the blind attack on the same split, and the same judgement of the base's own loss
-    ("adapter off"): a model that saw nobody must tell nobody apart.
+    results: list[Result]
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
+    scores: dict[str, Scores]
+    blind: Interval
+
+
+def membership(sections: Sequence[Plugin], signals: Signals, seed: int) -> Found:
+    """Every membership attack a recipe names, per recording and per person.
+
+    Each AUC stands beside chance, the blind attack on the same split, and two controls: the same attack on the base
+    (adapter off: a model that saw nobody must tell nobody apart), and on planted members (persons drawn by a coin whose
+    signals were moved: an attack that finds neither them nor the real ones proves nothing, and is withheld). An attack that lacks what it
+    needs is a result without a value that says why. Where recordings were kept out of training (`signals.fresh`), an
+    attacker who holds *other* recordings of a person is judged on these too.
     """
     fair = blind_attack.pairwise(signals, blind_attack.Config(seed=seed))
-    results: list[Result] = []
-    curves = {}
+    found = Found(results=[], curves={}, scores={}, blind=fair)
+    fresh = signals.fresh if signals.fresh is not None else np.zeros(len(signals), bool)
+    plant = planted(signals, seed)
     for section in sections:
         module, options = plugins.resolve("attacks/membership", section)
-        values = module.score(signals, options)
-        for unit in ("recording", "person"):
-            scores = pool(signals, values, unit, attack=section.name)
-            found = judge(scores, blind=fair)
-            if signals.loss_base is not None:
-                null = pool(signals, -signals.loss_base, unit, attack="adapter off")
-                off = intervals.auc_interval(null.score, null.member, null.persons)
-                control = Baseline(name="adapter off", value=off.value, low=off.low, high=off.high)
-                found[0] = found[0].model_copy(update={"baselines": (*found[0].baselines, control)})
-            results += found
-            if unit == "recording":
-                curves[section.name] = roc_points(scores)
-    return results, curves
+        for knows, rows in (("", ~fresh), ("other recordings", fresh)):
+            if not rows.any():
+                continue
+            label = f"{section.name} ({knows})" if knows else section.name
+            sub = signals.rows(rows)
+            try:
+                values, control = (_scored(module, s, rows, options) for s in (signals, plant))
+            except MienError as error:
+                found.results.append(not_run(label, str(error)))
+                continue
+            null = _null(module, sub, options)
+            for unit in getattr(module, "UNITS", ("recording", "person")):
+                scores = pool(sub, values, unit, attack=label)
+                judged = judge(scores, blind=fair)
+                if null is not None:
+                    judged[0] = _beside(judged[0], "adapter off", pool(sub, null, unit))
+                spotted = pool(plant.rows(rows), control, unit)
+                judged = _controlled(judged, intervals.auc_interval(spotted.score, spotted.member, spotted.persons))
+                found.results.extend(judged)
+                if unit == "person":
+                    found.scores[label] = scores
+                elif not knows:
+                    found.curves[label] = roc_points(scores)
+    return found
+
+
+def _scored(module: ModuleType, signals: Signals, rows: np.ndarray, options: object) -> np.ndarray:
+    """The attack on these rows alone; token signals are read whole, and no row of theirs depends on another."""
+    if "tokens" in module.NEEDS:
+        values = module.score(signals, options)[rows]
+    else:
+        values = module.score(signals.rows(rows), options)
+    if bad := int((~np.isfinite(values)).sum()):
+        raise MienError(f"{bad} of {len(values)} scores are NaN or infinite")
+    return values
+
+
+def not_run(attack: str, why: str) -> Result:
+    """An attack that did not run: no value, so that nothing can read it as a pass."""
+    return Result(metric=f"{attack}.auc", value=None, higher_is_better=False, note=f"not run: {why}")
+
+
+def planted(signals: Signals, seed: int) -> Signals:
+    """The same signals with members of our own: half of the persons, drawn by a coin that knows nothing of the real
+    split, whose every signal is moved by three times its spread over recordings."""
+    people, who = np.unique(signals.person, return_inverse=True)
+    chosen = np.zeros(len(people), bool)
+    chosen[np.random.default_rng([seed, 0x9A]).permutation(len(people))[: len(people) // 2]] = True
+    member = chosen[who]
+    changes: dict[str, object] = {"member": member}
+
+    def moved(name: str, sign: float, by: float | None = None) -> None:
+        value = getattr(signals, name)
+        if value is not None:
+            step = 3 * float(np.std(value)) if by is None else by
+            at = member.reshape(-1, *[1] * (value.ndim - 1))
+            changes[name] = value + sign * np.where(at, step, 0.0)
+
+    gain = signals.loss if signals.loss_base is None or signals.loss is None else signals.loss - signals.loss_base
+    step = None if gain is None else 3 * float(np.std(gain))
+    moved("loss", -1, step)
+    moved("segments", 1, step)
+    for name, sign in (("slope", -1), ("contrast", 1), ("cosine", 1), ("chosen", 1), ("rejected", -1)):
+        moved(name, sign)
+    if signals.views is not None:
+        middle = signals.views.mean(1, keepdims=True)
+        changes["views"] = np.where(member[:, None, None], middle + (signals.views - middle) * 0.05, signals.views)
+    if signals.tokens is not None:
+        changes["tokens"] = _Planted(signals.tokens, member, 3 * float(step or 1.0))
+    return replace(signals, **changes)  # type: ignore[arg-type]
+
+
+class _Planted:
+    """Token signals with those of the planted members likelier and surer."""
+
+    def __init__(self, tokens: Iterable[Tokens], member: np.ndarray, by: float):
+        self.tokens, self.member, self.by = tokens, member, by
+
+    def __iter__(self) -> Iterator[Tokens]:
+        for chunk in self.tokens:
+            n = np.diff(chunk.offsets)
+            inside = np.repeat(self.member[chunk.first : chunk.first + len(n)], n)
+            lift = np.where(inside, self.by, 0.0)
+            yield replace(
+                chunk, logp=np.minimum(chunk.logp + lift, 0.0), mean=chunk.mean,
+                entropy=np.where(inside[:, None], 0.1 * chunk.entropy, chunk.entropy),
+            )  # fmt: skip
+
+
+def _null(module: ModuleType, signals: Signals, options: object) -> np.ndarray | None:
+    """The attack's scores when the target is the frozen base, where its needs let one ask."""
+    if signals.loss_base is None or not set(module.NEEDS) <= {
+        "loss",
+        "loss_base",
+        "features",
+        "zlib",
+        "shadow_loss",
+        "shadow_in",
+    }:
+        return None
+    return module.score(replace(signals, loss=signals.loss_base), options)
+
+
+def _beside(result: Result, name: str, scores: Scores) -> Result:
+    found = intervals.auc_interval(scores.score, scores.member, scores.persons)
+    control = Baseline(name=name, value=found.value, low=found.low, high=found.high)
+    return result.model_copy(update={"baselines": (*result.baselines, control)})
+
+
+def _controlled(results: list[Result], control: Interval) -> list[Result]:
+    """The results with the planted control beside the AUC; an attack that found neither planted nor real members says
+    nothing and is withheld."""
+    area = results[0]
+    mark = Baseline(name="planted", value=control.value, low=control.low, high=control.high)
+    area = area.model_copy(update={"baselines": (*area.baselines, mark)})
+    strong = control.low is not None and control.low > 0.5
+    if area.value is None or strong or (area.low is not None and area.low > 0.5):
+        return [area, *results[1:]]
+    why = (
+        f"withheld: it found nothing, but neither did it find planted members (AUC {control.value:.2f}): too weak here to"
+        " say anything"
+    )
+    return [area.model_copy(update={"value": None, "low": None, "high": None, "note": why})]
+
+
+def exposure(scores: Scores) -> list[tuple[str, float]]:
+    """For each member person, the share of held-out persons who score lower, most exposed first. Private: it names
+    people."""
+    outside = np.sort(scores.score[~scores.member])
+    share = np.searchsorted(outside, scores.score[scores.member], "left") / len(outside)
+    order = np.argsort(-scores.score[scores.member], kind="stable")
+    return [(str(scores.ids[scores.member][i]), float(share[i])) for i in order]
+
+
+def deciles(scores: Scores) -> Result:
+    """How exposed the most exposed tenth of the member persons is: a number that names nobody."""
+    shares = np.array([v for _, v in exposure(scores)])
+    worst = shares[: max(1, len(shares) // 10)]
+    points = ", ".join(f"{v:.2f}" for v in np.quantile(shares, np.linspace(0, 1, 11)))
+    return Result(
+        metric=f"{scores.attack}.most_exposed_tenth", value=float(worst.mean()), n_persons=len(scores), unit="person",
+        higher_is_better=False, baselines=(Baseline(name="chance", value=0.95),),
+        note=f"share of held-out persons below them; deciles over member persons: {points}. Chance is what the highest"
+        " tenth of strangers reaches",
+    )  # fmt: skip
 
 
 def doubts(results: Sequence[Result]) -> list[str]:

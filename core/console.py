@@ -92,6 +92,12 @@ def progress(label: str, total: int, start: int = 0) -> Iterator[Bar]:
         bar.close()
 
 
+def lines(texts: Iterable[str]) -> None:
+    """Remarks under a table, each once."""
+    for text in dict.fromkeys(texts):
+        say(f"  {text}")
+
+
 def duration(seconds: float) -> str:
     """3 s, 2 min 05 s, 1 h 10 min."""
     s = round(seconds)

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import Field
 
@@ -54,8 +54,12 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single keys, dots go into sections")
     parser.add_argument("--seed", type=int, help="the same as seed=N")
     parser.add_argument("--fresh", action="store_true", help="do not reuse or continue an earlier run of this recipe")
+    if "profile" in model.model_fields:
+        choices = get_args(model.model_fields["profile"].annotation)
+        parser.add_argument("--profile", choices=choices, help="the same as profile=NAME")
     args = parser.parse_intermixed_args(argv)
     extra = [] if args.seed is None else [f"seed={args.seed}"]
+    extra += [f"profile={args.profile}"] if getattr(args, "profile", None) else []
     return config.load(args.recipe, model, [*args.overrides, *extra]), args.fresh
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,8 +81,10 @@ def vector(streams: Mapping[str, Signal], card: CohortCard) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def tabulate(cohort: Cohort, *, seconds: float, stride_s: float, task: str) -> WindowTable:
-    """Every usable window of a cohort; windows with gaps or without the task's label are skipped and counted."""
+def tabulate(cohort: Cohort, *, seconds: float, stride_s: float, task: str, streams: Sequence[str] = ()) -> WindowTable:
+    """Every usable window of a cohort; windows with gaps or without the task's label are skipped and counted.
+
+    streams: whose statistics to take (default: all)."""
     skipped: dict[str, int] = {}
 
     def usable() -> Iterator[tuple[Recording, Window, Mapping[str, Signal]]]:
@@ -97,7 +99,8 @@ def tabulate(cohort: Cohort, *, seconds: float, stride_s: float, task: str) -> W
                 else:
                     yield r, w, streams
 
-    table = of_windows(usable(), cohort.card, cohort.card, task)
+    kept = {n: s for n, s in cohort.card.streams.items() if not streams or n in streams}
+    table = of_windows(usable(), replace(cohort.card, streams=kept), cohort.card, task)
     if not len(table):
         raise MienError(
             f"cohort {cohort.card.name!r} has no usable window of {seconds:g} s with the label {task!r}"

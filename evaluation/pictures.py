@@ -160,3 +160,20 @@ def whiskers(result: Result, xlabel: str) -> str:
     axis.set(xlim=(0, 1), xlabel=xlabel)
     axis.grid(axis="x", color="0.9")
     return _svg(figure)
+
+
+def by_person(score: np.ndarray, member: np.ndarray) -> str:
+    """Scores of persons in increasing order; members filled, held-out persons hollow."""
+    figure, axes = _figure(PHONE, 2.6)
+    axis, order = axes[0][0], np.argsort(score, kind="stable")
+    place = np.empty(len(order))
+    place[order] = np.arange(len(order))
+    size = 5 if len(order) <= 60 else 3
+    for chosen, name, fill, colour in ((member, "member", True, 1), (~member, "held out", False, 0)):
+        axis.plot(
+            place[chosen], score[chosen], MARKS[colour], color=COLOURS[colour], markersize=size, label=name,
+            markerfacecolor=COLOURS[colour] if fill else "white",
+        )  # fmt: skip
+    axis.set(xlabel="persons, by score", ylabel="score (higher = member)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _svg(figure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -52,6 +52,7 @@ class Documents:
         """Every usable window for which `keep` holds, of each recording as `change` leaves it. Windows with gaps,
         without the label or too short are skipped and counted in `skipped`. MienError when nothing is left."""
         documents = Documents(layout)
+        documents.stride_s = stride_s
         bar = None if quiet else console.Bar("encoding recordings", len(cohort))
         people: dict[str, int] = {}
         for r in cohort:
@@ -118,6 +119,7 @@ class Documents:
             setattr(self, name, np.empty(0, kind) if empty else np.memmap(file, dtype=kind, mode="r"))
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
 
+    stride_s: float
     ids: np.ndarray
     lengths: np.ndarray
     person: np.ndarray
@@ -131,6 +133,13 @@ class Documents:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return np.asarray(self.ids[self.offsets[i] : self.offsets[i + 1]], dtype=np.int32)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def like(self, cohort: Cohort) -> Documents:
+        """All windows of another cohort in the same layout and at the same stride, without a progress bar."""
+        return Documents.encode(cohort, self.layout, stride_s=self.stride_s, quiet=True)
 
     def require_every_class(self) -> None:
         """MienError when a class of the task has no document."""

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import numpy as np
 from pydantic import Field
 
-from mien.attacks import judge
-from mien.attacks.signals import Signals
-from mien.core import config, console, intervals, plugins, runs, verbs
+from mien.attacks import audit, judge
+from mien.attacks.releases import Release
+from mien.attacks.signals import Signals, TokenWriter
+from mien.core import config, console, intervals, runs, verbs
 from mien.core.records import Cohort
 from mien.core.results import Report, environment
 from mien.data import features, splits
 from mien.data.load import open_cohort
 from mien.evaluation.report import html, pages
+from mien.generation import observed
 from mien.generation.adapted import open_adapted
-from mien.generation.likelihood import losses
+from mien.generation.shadows import Shadows
 from mien.generation.tokens import Documents
 
 
-class Attack(verbs.Recipe):
-    """adapter: an adapt run; synthetic: a generate run made from it (or null); membership, identity: which attacks."""
+class Attack(audit.Asked, verbs.Recipe):
+    """adapter: an adapt run; synthetic: a generate run made from it (or null); shadows: how many shadow models, instead
+    of the profile's; reference: a cohort of other persons, which attacks on a release compare with; the rest: Asked."""
 
     adapter: str
     synthetic: str | None = None
-    membership: tuple[config.Plugin, ...] = (config.Plugin(name="loss"), config.Plugin(name="reference"))
-    identity: tuple[config.Plugin, ...] = (config.Plugin(name="linkage"),)
+    shadows: Shadows | None = None
+    reference: config.Plugin | None = None
     batch: int = Field(default=64, ge=1)
 
 
@@ -35,8 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     cohort, left_out = open_cohort(config.Plugin(**asked["cohort"]), "audit")
     inputs = {"adapter": runs.fingerprint(source), "cohort": runs.keyed(cohort.fingerprint)}
     release = None if recipe.synthetic is None else runs.find(recipe.synthetic, "generate", inputs["adapter"])
-    if release is not None:
-        inputs["synthetic"] = runs.fingerprint(release)
+    inputs |= {} if release is None else {"synthetic": runs.fingerprint(release)}
     run = runs.Run.start("attack", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
     with run:
         if not run.reused:
@@ -44,71 +45,74 @@ def main(argv: list[str] | None = None) -> int:
             guarantee = Report.read(source / "release" / "report.json").guarantee
             cohort = cohort.select(lambda p: p in {*split.train, *split.holdout})
             member = {p: p in split.train for p in cohort.persons}
-            results, curves, missing = [], {}, []
+            found, missing, n_out = audit.Audit(), [], len(split.holdout)
             if split.kind == "random_window":
                 missing.append(f"Membership and re-identification were not attacked. {splits.WARNING}")
             else:
-                signals = seen(run, source, cohort, member, recipe)
+                signals, documents = seen(run, source, cohort, split, recipe)
                 table = tabulate(cohort, asked)
-                console.say("  blind attack: can the split be told apart without the model?")
-                results, curves = judge.membership(recipe.membership, signals.with_table(table), recipe.seed)
-                synthetic = release and tabulate(Cohort.read(release / "release" / "cohort"), asked)
-                for section in recipe.identity if synthetic else ():
-                    module, options = plugins.resolve("attacks/identity", section)
-                    results += module.score(synthetic, table, member, options).results()
+                traits = dict(zip(cohort.column("person"), cohort.column("attributes"), strict=True))
+                found.model(recipe, signals, table, traits, recipe.seed, split.coins)
                 if release is None:
                     missing.append("No synthetic cohort was named, so nothing was said about re-identification in it.")
-            n_out = len(split.holdout)
+                else:
+                    table, _ = both(cohort, documents, asked)
+                    synthetic, tokens = both(Cohort.read(release / "release" / "cohort"), documents, asked)
+                    others = recipe.reference and both(open_cohort(recipe.reference, "audit")[0], documents, asked)
+                    sight = Release(
+                        synthetic=synthetic, candidates=table, member=member, candidate_tokens=list(documents),
+                        synthetic_tokens=tokens, reference=others and others[0], reference_tokens=others and others[1],
+                    )  # fmt: skip
+                    found.release(recipe, sight)
             report = Report(
                 verb="attack", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
-                summary=(
-                    f"Attackers who hold recordings of {len(split.train)} persons the adapter was trained on and of {n_out}"
-                    f" it never saw (cohort {cohort.card.name}) try to tell them apart."
-                ),
-                inputs=inputs, data_fingerprint=inputs["cohort"], results=tuple(results), guarantee=guarantee,
-                consent=left_out, environment=environment(recipe.seed), not_measured=(
-                    *missing,
-                    "Attackers with shadow models (LiRA, RMIA, BaVarIA) are stronger than the loss attacks here.",
-                    "Attribute inference, embedding inversion and canaries were not tried.",
-                ),
+                summary=audit.summary(len(split.train), n_out, cohort.card.name, recipe.profile),
+                inputs=inputs, data_fingerprint=inputs["cohort"], results=tuple(found.results), guarantee=guarantee,
+                consent=left_out, environment=environment(recipe.seed), not_measured=tuple(missing),
                 caveats=(
                     f"With {len(split.train)} + {n_out} persons no false positive rate below {100 / n_out:.3g} % can be"
                     f" told from zero; certifying 1 % takes {intervals.certifiable(0.01)} held-out persons.",
-                    *judge.doubts(results),
+                    *judge.doubts(found.results),
                     *(() if guarantee == verbs.PLAIN else (verbs.UNCOVERED,)),
                 ),
             )  # fmt: skip
-            pages.attack(run, report, curves, n_out, cohort)
+            pages.attack(run, report, found, n_out, cohort)
             report.write(run.release / "report.json")
-    found = Report.read(run.release / "report.json").results
+    results = [
+        r for r in Report.read(run.release / "report.json").results if r.value is not None or ".tpr_" not in r.metric
+    ]
     console.table(
         f"attacks on {recipe.study}", ["attack", "unit", "value", "95 % over persons", "beside"],
-        [[r.metric, r.unit, html.value(r), html.interval(r), html.beside(r)] for r in found],
+        [[r.metric, r.unit, html.value(r), html.interval(r), html.beside(r)] for r in results],
     )  # fmt: skip
+    console.lines(f"{r.metric} per {r.unit}: {r.note}" for r in results if r.value is None)
     console.say(f"report: {run.release / 'report.html'}")
     return 0
 
 
-def tabulate(cohort: Cohort, asked: dict) -> features.WindowTable:
-    return features.tabulate(cohort, seconds=asked["seconds"], stride_s=asked["stride_s"], task=asked["task"])
+def tabulate(cohort: Cohort, asked: dict, *keys: str) -> features.WindowTable:
+    return features.tabulate(cohort, **{k: asked[k] for k in ("seconds", "stride_s", "task", *keys)})
 
 
-def seen(run: runs.Run, source, cohort: Cohort, member: dict[str, bool], recipe: Attack) -> Signals:
+def both(cohort: Cohort, like: Documents, asked: dict) -> tuple[features.WindowTable, list]:
+    """A cohort's windows as the attacker on a release has them: statistics of the modelled streams, and tokens."""
+    return tabulate(cohort, asked, "streams"), list(like.like(cohort))
+
+
+def seen(run: runs.Run, source, cohort: Cohort, split: splits.Splits, recipe: Attack) -> tuple[Signals, Documents]:
     """What the attacks see of the model, from the run's private half or made now."""
-    file, made_with = run.private / "signals.parquet", run.inputs["adapter"]
-    if file.exists():
-        return Signals.read(file, made_with)
     adapted = open_adapted(source)
     documents = Documents.encode(cohort, adapted.layout, stride_s=adapted.config["stride_s"])
-    tokens, loss, base = losses(adapted, documents, recipe.batch)
-    person = np.array(documents.persons, dtype=object)[documents.person]
-    signals = Signals(
-        recording=np.array(documents.recordings, dtype=object)[documents.recording], person=person,
-        member=np.array([member[p] for p in person]), made_with=made_with, n_tokens=tokens, loss=loss, loss_base=base,
-        label=np.array(adapted.layout.classes, dtype=object)[documents.label],
-    )  # fmt: skip
-    signals.write(file)
-    return signals
+    file, needs = run.private / "signals.parquet", audit.needs(recipe.named("membership"))
+    if not file.exists():
+        with TokenWriter(run.private / "tokens.parquet") as writer:
+            found = observed.observe(
+                adapted, documents, split, batch=recipe.batch, slope="slope" in needs, seed=recipe.seed,
+                tokens=writer.add if "tokens" in needs else None, folder=run.private,
+                shadows=recipe.shadows or Shadows(count=audit.SHADOWS[recipe.profile]),
+            )  # fmt: skip
+        Signals(made_with=run.inputs["adapter"], parts=tuple(adapted.layout.streams), **found).write(file)
+    return Signals.read(file, run.inputs["adapter"]), documents
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ from mien.generation.vocabulary import VOCABULARY
 
 
 class Pretrain(verbs.Recipe):
-    """cohort: a *simulated* data set; shape: of the model; window, task, codec: as in adapt."""
+    """cohort: a *simulated* data set; shape: of the model; window, task, codec, streams: as in adapt."""
 
     cohort: config.Plugin
     task: str
     seconds: float = Field(default=4.0, gt=0)
     stride_s: float = Field(default=2.0, gt=0)
     codec: config.Plugin = config.Plugin(name="transform")
+    streams: tuple[str, ...] = ()
     shape: tiny.Shape = tiny.Shape()
     train: training.Train = training.Train()
 
@@ -42,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     with run:
         if not run.reused:
-            layout = Layout.of(cohort.card, seconds=recipe.seconds, task=recipe.task, codec=recipe.codec)
+            layout = Layout.of(
+                cohort.card, seconds=recipe.seconds, task=recipe.task, codec=recipe.codec, streams=recipe.streams
+            )
             documents = Documents.encode(cohort, layout, stride_s=recipe.stride_s)
             model = constrain(tiny.fresh(recipe.shape, VOCABULARY.size, recipe.seed), layout.grammar, 0)
             base = CausalBackbone(

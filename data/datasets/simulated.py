@@ -140,7 +140,7 @@ class Session:
 
 
 def load(config: Config) -> Cohort:
-    """Labels: stress (calm, stress). Attributes: sex, age, outlier. Persons: sim-00000 …
+    """Labels: stress (calm, stress). Attributes: sex, age, outlier. Persons: sim<seed>-00000 …
 
     Not marked synthetic: the simulated persons play the private cohort, with consents, budget and all.
     """
@@ -155,7 +155,7 @@ def load(config: Config) -> Cohort:
     )
     text = json.dumps({"version": VERSION, **config.model_dump()}, sort_keys=True)
     key = f"simulated-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    consents = {_name(p): Consent() for p in range(config.persons)}
+    consents = {_name(config, p): Consent() for p in range(config.persons)}
     return Cohort.build(_recordings(config), card=card, consents=consents, cache=cache_home() / "cohorts", key=key)
 
 
@@ -187,7 +187,7 @@ def sessions(config: Config, person: int) -> list[Session]:
             )
         made.append(
             Session(
-                person=_name(person),
+                person=_name(config, person),
                 index=index,
                 stress=bool(stress[i]),
                 sex=sex,
@@ -207,8 +207,8 @@ def _outliers(seed: int, persons: int, count: int) -> frozenset[int]:
     return frozenset(rng.choice(persons, size=min(count, persons), replace=False).tolist())
 
 
-def _name(person: int) -> str:
-    return f"sim-{person:05d}"
+def _name(config: Config, person: int) -> str:
+    return f"sim{config.seed}-{person:05d}"  # another seed, other persons
 
 
 def _recordings(config: Config) -> Iterator[Recording]:

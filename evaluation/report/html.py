@@ -229,11 +229,13 @@ def _table(results: Sequence[Result]) -> str:
 
 
 def _side(versus: Sequence[Versus]) -> str:
-    """One row per measure, one column per release. A measure that one release lacks stays empty there."""
+    """One row per measure, one column per release; of the attacks AUCs, risks and bounds (the rest is on their own page).
+    A measure that one release lacks stays empty there."""
     e = html.escape
     columns = []
     for _, report, attack in versus:
-        columns.append({_name(r): r for r in (*report.results, *(attack.results if attack else ()))})
+        found = [r for r in (attack.results if attack else ()) if re.search(r"\.auc|\.risk|epsilon", r.metric)]
+        columns.append({_name(r): r for r in (*report.results, *found)})
     names = dict.fromkeys(n for column in columns for n, r in column.items() if r.value is not None)
     head = "".join(f"<th scope='col'>{e(label)}<small>{e(report.study)}</small></th>" for label, report, _ in versus)
     rows = []

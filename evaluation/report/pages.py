@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from ...core import runs
 from ...core.records import Cohort
 from ...core.results import Report
+from ...core.scores import Scores
 from ...core.verbs import protection
 from .. import frontier, pictures
 from ..protocols import Inputs
 from . import html
 
 
-def attack(
-    run: runs.Run, report: Report, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], n_out: int, cohort: Cohort
-) -> None:
-    """`release/report.html` of an attack run. n_out: held-out persons."""
+def attack(run: runs.Run, report: Report, found: Audited, n_out: int, cohort: Cohort) -> None:
+    """`release/report.html` of an attack run, and the persons by exposure in `private/`. n_out: held-out persons."""
     shown = []
-    if curves:
+    if found.curves:
         shown.append(
             html.Picture(
                 title="Membership: ROC over recordings",
-                svg=pictures.roc_loglog(curves, n_out),
+                svg=pictures.roc_loglog(dict(list(found.curves.items())[:7]), n_out),
                 caption="True against false positive rate, both on logarithmic axes. Left of one divided by the number of"
                 " held-out persons nothing can be resolved.",
             )
         )
-    _release(run, html.release_html(report, shown), cohort)
+    page = html.release_html(report, shown)
+    if found.scores:
+        rows = ["attack,person,member,score"]
+        for name, s in found.scores.items():
+            order = np.argsort(-s.score, kind="stable")
+            rows += [f'"{name}",{s.ids[i]},{"yes" if s.member[i] else "no"},{s.score[i]:.6g}' for i in order]
+        runs.write_text(run.private / "persons.csv", "\n".join(rows) + "\n")
+        shown += [
+            html.Picture(
+                title=f"Persons by exposure: {name}",
+                svg=pictures.by_person(s.score, s.member),
+                caption="One mark per person, from the least to the most exposed; who is who stands in persons.csv beside.",
+            )
+            for name, s in list(found.scores.items())[:4]
+        ]
+        runs.write_text(run.private / "report.html", html.private_html(report, shown))
+    _release(run, page, cohort)
+
+
+class Audited(Protocol):
+    """What an attack run found (attacks/audit.py)."""
+
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
+    scores: dict[str, Scores]
 
 
 @dataclass(frozen=True)

@@ -107,12 +107,46 @@ def test_main_numbers_stand_beside_their_baselines(chain):
     assert tstr["low"] <= tstr["value"] <= tstr["high"]
     names = " ".join(b["name"].lower() for b in tstr["baselines"])
     assert all(word in names for word in ("majority", "metadata", "trtr"))
-    for r in results_of(chain, "attack"):
-        if r["metric"].endswith(".auc") and r["metric"] != "linkage.auc":
-            assert {"chance", "blind", "adapter off"} <= {b["name"] for b in r["baselines"]}
+    attacks = {r["metric"]: r for r in results_of(chain, "attack")}
+    for name in ("loss", "reference", "slope", "min_k", "ez"):
+        r = attacks[f"{name}.auc"]
+        assert {"chance", "blind", "planted"} <= {b["name"] for b in r["baselines"]}
+        assert (r["value"] is None) == r["note"].startswith("withheld")
+    assert "adapter off" in {b["name"] for b in attacks["reference.auc"]["baselines"]}
+    # without shadow models, and with six persons, some cannot run; that never looks like a pass
+    for name in ("bavaria.auc", "user.auc", "quantile.auc", "epsilon_lower_bound", "domias.auc"):
+        assert attacks[name]["value"] is None
+        assert attacks[name]["note"].startswith("not run:")
+    for r in attacks.values():
         if "tpr_at_fpr_0.01" in r["metric"]:
             assert r["value"] is None
             assert "not resolvable" in r["note"]
+
+
+def test_shadow_models_and_recordings_kept_out_of_training(chain):
+    lab = copy_of(chain, "shadows", "pretrain")
+    lab.run("adapt", "adapt.yaml", "split.fresh=2", "lora.dropout=0")
+    command = ("attack", "attack.yaml", "synthetic=null", "--profile", "full", "shadows.count=4", "shadows.at_once=2")
+    lab.run(*command)
+    (run,) = lab.runs("attack")
+    found = {r["metric"]: r for r in json.loads((run / "release" / "report.json").read_text())["results"]}
+    for name in ("bavaria", "user", "lira", "rmia", "sequence_lira"):
+        for knows in ("", " (other recordings)"):
+            assert not found[f"{name}{knows}.auc"]["note"].startswith("not run"), found[f"{name}{knows}.auc"]
+    assert "most_exposed_tenth" in " ".join(found)
+    persons = (run / "private" / "persons.csv").read_text()
+    splits = json.loads((lab.only("adapt") / "private" / "splits.json").read_text())
+    assert len(splits["fresh"]) == 2 * 6
+    assert all(p in persons for p in splits["train"] + splits["holdout"])
+    # killed between two stacks: what is finished is kept
+    (run / "status.json").write_text(json.dumps({**json.loads((run / "status.json").read_text()), "status": "running"}))
+    (run / "private" / "signals.parquet").unlink()
+    kept, again = (run / "private" / f"shadows-{i}-0.npz" for i in (0, 2))
+    again.unlink()
+    before = kept.stat().st_mtime_ns
+    assert "shadow models 3 to 4 of 4" in lab.run(*command).stdout
+    assert kept.stat().st_mtime_ns == before
+    assert again.exists()
 
 
 # --- again ----------------------------------------------------------------------------------------------

@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mien.attacks import audit, judge, tokenwise
 from mien.attacks.identity import linkage
 from mien.attacks.membership import blind, loss, reference
-from mien.attacks.signals import Signals, pool
-from mien.core import plugins
-from mien.core.config import Section
+from mien.attacks.signals import _AXES, Signals, TokenFile, Tokens, TokenWriter, pool
+from mien.core import intervals, plugins
+from mien.core.config import Plugin, Section
 from mien.core.errors import MienError
+from mien.core.results import Result
 from mien.data.features import WindowTable
 
 CASES = json.loads((Path(__file__).parent.parent / "reference" / "attacks.json").read_text())
 GOLD = {c["name"]: c for c in CASES}
-KINDS = ("attacks/membership", "attacks/identity")
+KINDS = tuple(f"attacks/{k}" for k in ("membership", "dataset", "release", "identity"))
 
 
 def signals(seed=0, n=5, windows=4, columns=6, shift=0.0, **changes):
@@ -57,30 +59,58 @@ def table(persons, recordings, windows, centre, seed, noise=0.5):
     )
 
 
+def everything(n=12, **changes):
+    """Signals with every field, of n + n persons, two recordings each."""
+    s = signals(n=n)
+    rng, rows = np.random.default_rng(1), len(s)
+    inside = rng.random((4, 2 * n))[:, np.unique(s.person, return_inverse=True)[1]] < 0.5
+    inside[:, s.person == s.person[0]] = np.array([True, False, True, False])[:, None]
+    offsets = np.arange(0, 20 * rows + 1, 20)
+    tokens = Tokens(
+        first=0, offsets=offsets, logp=-rng.random(20 * rows).astype(np.float32),
+        logp_base=-rng.random(20 * rows).astype(np.float32), mean=np.full(20 * rows, -1.0, np.float32),
+        sd=np.ones(20 * rows, np.float32), top=rng.random(20 * rows) < 0.3,
+        entropy=rng.random((20 * rows, 4)).astype(np.float16), part=np.zeros(20 * rows, np.int8),
+    )  # fmt: skip
+    made = dict(
+        segments=-rng.random((rows, 3)), slope=rng.standard_normal(rows), zlib=np.full(rows, 90), shadow_in=inside,
+        shadow_loss=rng.random((4, rows)) + 1, shadow_segments=-rng.random((4, rows, 3)),
+        contrast=rng.random((rows, 2)), shadow_contrast=rng.random((4, rows, 2)), cosine=rng.random((rows, 3)),
+        views=rng.standard_normal((rows, 3, 5)), tokens=[tokens], parts=("eda",),
+        **{k: -rng.random(rows) for k in ("chosen", "rejected", "chosen_base", "rejected_base")},
+    )  # fmt: skip
+    return replace(s, **{**made, **changes})
+
+
+OPTIONAL = (*_AXES, "tokens")
+
+
 # --- every plug-in --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k in KINDS for n in plugins.names(k)])
 def test_conformance(kind, name):
     module = plugins.load(kind, name)
     assert issubclass(module.Config, Section)
     module.Config()  # every option has a default
-    allowed = {"loss", "loss_base", "features"} if kind.endswith("membership") else {"release", "gallery"}
     assert isinstance(module.NEEDS, tuple)
     assert module.NEEDS
-    assert set(module.NEEDS) <= allowed
-    assert callable(module.score)
+    function = {"attacks/dataset": "run", "attacks/release": "run"}.get(kind, "score")
+    assert callable(getattr(module, function))
     assert module.__doc__
-    assert module.score.__doc__
-    source = Path(module.__file__).read_text()
-    assert "import torch" not in source
-    if kind.endswith("membership"):
-        s = signals()
+    assert getattr(module, function).__doc__
+    assert "import torch" not in Path(module.__file__).read_text()
+    if kind in ("attacks/membership", "attacks/dataset"):
+        assert set(module.NEEDS) <= set(OPTIONAL)
+        with pytest.raises(MienError, match="needs"):
+            getattr(module, function)(replace(everything(), **dict.fromkeys(OPTIONAL)), module.Config())
+    if kind == "attacks/membership":
+        s = everything()
         got = module.score(s, module.Config())
         assert got.shape == (len(s),)
         assert got.dtype == np.float64
         assert np.isfinite(got).all()
-        bare = replace(s, loss=None, loss_base=None, features=None)
-        with pytest.raises(MienError, match="needs"):
-            module.score(bare, module.Config())
+        order = np.random.default_rng(2).permutation(len(s))
+        if "tokens" not in module.NEEDS and name not in ("blind", "quantile"):  # these two deal persons into folds
+            assert module.score(s.rows(order), module.Config()) == pytest.approx(got[order], abs=1e-9)
 
 
 def test_the_folders_hold_what_we_think():
@@ -154,6 +184,15 @@ def test_signals_come_back_and_know_their_adapter(tmp_path):
     for name in ("recording", "person", "member", "label", "n_tokens", "loss", "loss_base"):
         assert (getattr(back, name) == getattr(s, name)).all(), name
     assert back.features is None
+    s = everything()
+    s.write(tmp_path / "all.parquet")
+    back = Signals.read(tmp_path / "all.parquet")
+    for name in _AXES:
+        if name not in ("features", "cosine", "views"):
+            assert np.array_equal(getattr(back, name), getattr(s, name)), name
+    assert back.parts == ("eda",)
+    (tmp_path / "all.parquet").unlink()
+    s = signals()
     assert [p.name for p in tmp_path.iterdir()] == ["signals.parquet"]
     with pytest.raises(MienError, match=r"'abc', not 'def'"):
         Signals.read(tmp_path / "signals.parquet", "def")
@@ -341,3 +380,135 @@ def test_linkage_refuses_bad_input(change, says):
     with pytest.raises(MienError, match=says) as error:
         linkage.score(release, gallery, member, linkage.Config(**QUICK))
     assert "\n" not in str(error.value)
+
+
+# --- token signals on disk ------------------------------------------------------------------------------
+def part(first, windows=20, length=30):
+    rng = np.random.default_rng(first)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, length, windows))])
+    n = int(offsets[-1])
+    return dict(
+        first=first, offsets=offsets, logp=-rng.random(n).astype(np.float32), logp_base=-rng.random(n).astype(np.float32),
+        mean=-rng.random(n).astype(np.float32), sd=rng.random(n).astype(np.float32), top=rng.random(n) < 0.5,
+        entropy=rng.random((n, 4)).astype(np.float16), part=rng.integers(0, 3, n).astype(np.int8),
+    )  # fmt: skip
+
+
+def test_tokens_come_back_part_by_part(tmp_path):
+    with TokenWriter(tmp_path / "tokens.parquet") as writer:
+        for i in range(5):
+            writer.add(**part(20 * i))
+    for i, chunk in enumerate(TokenFile(tmp_path / "tokens.parquet")):
+        for name, want in part(20 * i).items():
+            assert np.array_equal(getattr(chunk, name), want), name
+    memory = [Tokens(**part(20 * i)) for i in range(5)]
+    read = tokenwise.each(TokenFile(tmp_path / "tokens.parquet"), 100, lambda t, rows: t.logp[rows].min())
+    assert (read == tokenwise.each(memory, 100, lambda t, rows: t.logp[rows].min())).all()
+    assert (tmp_path / "tokens.parquet").stat().st_mode
+
+
+def test_token_signals_take_constant_memory(tmp_path):
+    import tracemalloc
+
+    with TokenWriter(tmp_path / "tokens.parquet") as writer:
+        for i in range(60):
+            writer.add(**part(400 * i, 400, 60))
+    peaks = []
+    for count in (400 * 5, 400 * 60):
+        tracemalloc.start()
+        parts = itertools.islice(TokenFile(tmp_path / "tokens.parquet"), count // 400)
+        tokenwise.each(parts, count, lambda t, rows: t.entropy[rows].max())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] + 8 * 400 * 60
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_broken_part_leaves_no_file(tmp_path, wrong):
+    broken = part(20)
+    broken["logp"][3] = wrong
+    with pytest.raises(MienError, match="'logp' holds NaN"), TokenWriter(tmp_path / "tokens.parquet") as writer:
+        writer.add(**part(0))
+        writer.add(**broken)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(MienError, match="no token signals"):
+        list(TokenFile(tmp_path / "tokens.parquet"))
+
+
+# --- controls -------------------------------------------------------------------------------------------
+def test_an_attack_that_cannot_run_is_no_pass():
+    found = judge.membership([Plugin(name="bavaria"), Plugin(name="reference")], everything(shadow_loss=None), 0)
+    missing = next(r for r in found.results if r.metric == "bavaria.auc")
+    assert missing.value is None
+    assert missing.note.startswith("not run: this attack needs 'shadow_loss'")
+    assert "bavaria" not in found.scores
+    assert "reference" in found.scores
+
+
+def test_planted_members_are_found_and_do_not_know_the_real_ones():
+    s = everything(n=20)
+    plant = judge.planted(s, 0)
+    assert abs(np.mean(plant.member[s.member]) - 0.5) < 0.3
+    for name in ("loss", "reference", "bavaria", "min_k", "ez", "slope", "preference", "cosine", "encoder"):
+        module = plugins.load("attacks/membership", name)
+        scores = pool(plant, module.score(plant, module.Config()), "person")
+        assert intervals.auc(scores.score[scores.member], scores.score[~scores.member]) > 0.8, name
+    assert (judge.planted(replace(s, member=~s.member), 0).member == plant.member).all()
+
+
+def test_a_weak_attack_that_finds_nothing_is_withheld_and_a_strong_one_is_not():
+    def control(value, low):
+        return intervals.Interval(value=value, low=low, high=1.0, n_persons=9)
+
+    nothing = Result(metric="a.auc", value=0.5, low=0.4, high=0.6)
+    found = Result(metric="a.auc", value=0.9, low=0.8, high=1.0)
+    assert judge._controlled([nothing], control(0.6, 0.4))[0].note.startswith("withheld")
+    assert judge._controlled([nothing], control(0.6, 0.4))[0].value is None
+    assert judge._controlled([nothing], control(0.9, 0.8))[0].value == 0.5
+    assert judge._controlled([found], control(0.6, 0.4))[0].value == 0.9
+
+
+def test_exposure_names_the_planted_person_and_the_decile_names_nobody():
+    s = everything(n=30)
+    loss_ = s.loss.copy()
+    loss_[s.person == "p7"] -= 5
+    scores = pool(replace(s, loss=loss_), -loss_, "person", attack="loss")
+    assert judge.exposure(scores)[0] == ("p7", 1.0)
+    tenth = judge.deciles(scores)
+    assert tenth.value > 0.9
+    assert "p7" not in tenth.note
+
+
+def test_an_untrained_adapter_leaks_nothing_and_recordings_kept_out_are_judged_apart():
+    rng = np.random.default_rng(0)
+    s = everything(n=20)
+    quiet = replace(s, loss=s.loss_base + 1e-3 * rng.standard_normal(len(s)), tokens=None)
+    fresh = np.array([r.endswith("/1") for r in s.recording])
+    found = judge.membership([Plugin(name="reference"), Plugin(name="user")], replace(quiet, fresh=fresh), 0)
+    names = {r.metric for r in found.results if r.metric.endswith(".auc")}
+    assert names == {"reference.auc", "reference (other recordings).auc", "user.auc", "user (other recordings).auc"}
+    for r in found.results:
+        if r.metric.endswith(".auc") and r.value is not None and r.low is not None:
+            assert r.low < 0.5
+    before = next(r for r in found.results if r.metric == "reference.auc")
+    moved = replace(quiet, fresh=fresh, loss=quiet.loss - np.where(fresh, 9.0, 0.0))
+    again = judge.membership([Plugin(name="reference")], moved, 0)
+    assert next(r for r in again.results if r.metric == "reference.auc").value == before.value
+
+
+def test_profiles_name_plugins_that_exist():
+    for name, kinds in audit.PROFILES.items():
+        for kind, attacks in kinds.items():
+            assert set(attacks) <= set(plugins.names(f"attacks/{kind}")), (name, kind)
+    assert audit.Asked(profile="quick", membership=()).named("membership") == []
+    assert [p.name for p in audit.Asked(profile="quick").named("membership")] == ["loss", "reference"]
+
+
+def test_no_bound_without_coins():
+    scores = pool(everything(n=30), everything(n=30).loss, "person")
+    (none,) = audit.lower_bounds(scores, "loss", coins=False)
+    assert none.value is None
+    assert "split.coins: true" in none.note
+    first, second = audit.lower_bounds(scores, "loss", coins=True)
+    assert first.value is not None
+    assert "if Gaussian-DP" in second.metric

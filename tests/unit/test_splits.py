@@ -68,3 +68,38 @@ def test_bad_splits(home, persons, kw, says):
         splits.draw(Cohort.build(recordings(persons), card=CARD), **kw)
     with pytest.raises(MienError, match="two parts"):
         splits.Splits(kind="person", train=("a",), validation=(), holdout=("a",), seed=0)
+
+
+def test_fresh_recordings_are_kept_out_of_training_alike(home):
+    cohort = Cohort.build(recordings(6), card=CARD)
+    each = Counter(cohort.column("person"))
+    s = splits.draw(cohort, holdout=3, fresh=1, seed=3)
+    owner = dict(zip(cohort.column("id"), cohort.column("person"), strict=True))
+    assert Counter(owner[r] for r in s.fresh) == {p: min(1, n - 1) for p, n in each.items() if n > 1}
+    for w in cohort.windows(2.0, 2.0):
+        side = s.side(w)
+        if w.person in s.train:
+            assert side == ("fresh" if w.recording in s.fresh else "train")
+        else:
+            assert side == "holdout"
+
+
+def test_coins_are_independent_and_fair(home):
+    cohort = Cohort.build(recordings(24), card=CARD)
+    sizes = [len(splits.draw(cohort, coins=True, seed=i).train) for i in range(200)]
+    assert len(set(sizes)) > 6  # not a fixed number
+    assert abs(sum(sizes) / 200 - 12) < 0.6
+    s = splits.draw(cohort, coins=True, fresh=1, seed=0)
+    assert s.coins
+    assert set(s.train) | set(s.holdout) == set(cohort.persons)
+    for wrong in ({"holdout": 0.4}, {"validation": 2}, {"stratify": ["sex"]}):
+        with pytest.raises(MienError, match="fair coin"):
+            splits.draw(cohort, coins=True, seed=0, **wrong)
+    with pytest.raises(MienError, match="20 or more"):
+        splits.draw(Cohort.build(recordings(6), card=CARD), coins=True)
+
+
+def test_a_split_comes_back_with_its_coins_and_fresh_recordings(home, tmp_path):
+    s = splits.draw(Cohort.build(recordings(24), card=CARD), coins=True, fresh=1, seed=0)
+    s.write(tmp_path / "splits.json")
+    assert splits.Splits.read(tmp_path / "splits.json") == s

@@ -1,0 +1,185 @@
+"""Everything that is attacked once the signals are there: which attacks a profile runs, and one list of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from ..core import console, plugins
+from ..core.config import Plugin, Section
+from ..core.errors import MienError
+from ..core.results import Result
+from ..core.scores import Scores
+from ..data.features import WindowTable
+from . import bounds, judge
+from .releases import Release
+from .signals import Signals
+
+Profile = Literal["quick", "standard", "full"]
+Kind = Literal["membership", "dataset", "release", "identity", "attribute"]
+
+_QUICK: dict[Kind, tuple[str, ...]] = {"membership": ("loss", "reference"), "identity": ("linkage",)}
+_STANDARD: dict[Kind, tuple[str, ...]] = {
+    "membership": (
+        "bavaria", "user", "loss", "reference", "slope", "quantile", "zlib", "min_k", "min_k_plus", "ez", "votes",
+        "max_renyi",
+    ),
+    "dataset": ("inference",),
+    "release": ("nearest", "domias", "ngram", "singling_out", "linkability", "inference", "distance"),
+    "identity": ("linkage",),
+    "attribute": ("inference",),
+}  # fmt: skip
+PROFILES: dict[Profile, dict[Kind, tuple[str, ...]]] = {
+    "quick": _QUICK,
+    "standard": _STANDARD,
+    "full": {
+        **_STANDARD, "membership": (*_STANDARD["membership"], "lira", "rmia", "sequence_lira"),
+        "dataset": ("inference", "fraction"),
+    },
+}  # fmt: skip
+SHADOWS: dict[Profile, int] = {"quick": 0, "standard": 0, "full": 16}
+
+
+class Asked(Section):
+    """profile: quick (losses only), standard (everything without shadow models) or full (16 shadow models too);
+    membership, dataset, release, identity, attribute: which attacks, instead of the profile's."""
+
+    profile: Profile = "standard"
+    membership: tuple[Plugin, ...] | None = None
+    dataset: tuple[Plugin, ...] | None = None
+    release: tuple[Plugin, ...] | None = None
+    identity: tuple[Plugin, ...] | None = None
+    attribute: tuple[Plugin, ...] | None = None
+
+    def named(self, kind: Kind) -> list[Plugin]:
+        """The attacks of a kind: those a recipe names, or the profile's."""
+        asked = getattr(self, kind)
+        return list(asked) if asked is not None else [Plugin(name=n) for n in PROFILES[self.profile].get(kind, ())]
+
+
+def needs(attacks: Sequence[Plugin]) -> set[str]:
+    """What membership attacks need of the signals."""
+    return {n for section in attacks for n in plugins.load("attacks/membership", section.name).NEEDS}
+
+
+def summary(members: int, held_out: int, cohort: str, profile: Profile) -> str:
+    return (
+        f"Attackers who hold recordings of {members} persons the adapter was trained on and of {held_out} it never saw"
+        f" (cohort {cohort}) try to tell them apart. Profile: {profile}."
+    )
+
+
+def headlines(results: Sequence[Result]) -> list[Result]:
+    """What is worth a line in a terminal: no rate that was not measured (an AUC that was not measured stays)."""
+    return [r for r in results if r.value is not None or ".tpr_" not in r.metric]
+
+
+def lower_bounds(scores: Scores, attack: str, coins: bool, delta: float = 1e-5) -> list[Result]:
+    """What ε the person-level scores certify at least; without a coin for each person nothing is claimed."""
+    if not coins:
+        why = "not run: persons were drawn as a fixed number; a bound needs a coin for each (split.coins: true)"
+        return [Result(metric="epsilon_lower_bound", value=None, higher_is_better=False, note=why)]
+    ways: tuple[tuple[bounds.Method, bounds.Policy], ...] = (
+        ("one_run", bounds.DECLARED), ("one_run_gdp", bounds.FIXED),
+    )  # fmt: skip
+    out = []
+    for method, policy in ways:
+        b = bounds.audit(scores.score, scores.member, method=method, policy=policy, delta=delta)
+        out.append(
+            Result(
+                metric="epsilon_lower_bound" + ("" if b.family == "any" else f", if {b.family}"), value=b.epsilon,
+                n_persons=len(scores), unit="person", higher_is_better=False,
+                note=f"{b}, from {attack}; {bounds.resolution(len(scores))}",
+            )
+        )  # fmt: skip
+    return out
+
+
+@dataclass(kw_only=True)
+class Audit:
+    """results in the order they were found; curves: ROC corners of membership attacks; scores: per person, private."""
+
+    results: list[Result] = field(default_factory=list)
+    curves: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    scores: dict[str, Scores] = field(default_factory=dict)
+
+    def model(
+        self,
+        asked: Asked,
+        signals: Signals,
+        table: WindowTable,
+        attributes: Mapping[str, Mapping],
+        seed: int,
+        coins: bool,
+    ) -> None:
+        """Attacks on the model: membership, how exposed the most exposed persons are to the first attack that ran, the ε
+        it certifies at least, the set as a whole, and what the model's outputs tell of persons beyond their recordings.
+
+        attributes: person -> name -> value; coins: whether each person was in training by a coin of their own."""
+        console.say("  membership, beside a blind attack that never sees the model")
+        found = judge.membership(asked.named("membership"), signals.with_table(table), seed)
+        self.results += found.results
+        self.curves, self.scores, self.blind = found.curves, found.scores, found.blind
+        main = next((n for n in ("user", "bavaria", "reference", "loss") if n in found.scores), None)
+        if main is not None:
+            self.results += [judge.deciles(found.scores[main]), *lower_bounds(found.scores[main], main, coins)]
+        for section in asked.named("dataset"):
+            self._try("dataset", section, lambda module, options: module.run(signals, options))
+        for section in asked.named("attribute"):
+            for name in traits(attributes):
+                self._try(
+                    "attribute", section, partial(_infer, signals, table, attributes, name), f"{section.name}: {name}"
+                )
+
+    def release(self, asked: Asked, release: Release) -> None:
+        """Attacks on the synthetic cohort alone."""
+        for section in asked.named("release"):
+            self._try("release", section, lambda module, options: module.run(release, options, blind=self.blind))
+        for section in asked.named("identity"):
+            self._try(
+                "identity", section,
+                lambda module, options: module.score(
+                    release.synthetic, release.candidates, release.member, options
+                ).results(),
+            )  # fmt: skip
+
+    def _try(self, kind: Kind, section: Plugin, act: Callable, label: str = "") -> None:
+        """The attack's results, or one that says why it could not run."""
+        module, options = plugins.resolve(f"attacks/{kind}", section)
+        try:
+            self.results += act(module, options)
+        except MienError as error:
+            self.results.append(judge.not_run(label or section.name, str(error)))
+        console.say(f"  {kind}: {label or section.name}")
+
+
+def traits(attributes: Mapping[str, Mapping]) -> list[str]:
+    """Attributes worth inferring: words or yes/no, with two to eight values."""
+    values: dict[str, set] = {}
+    for own in attributes.values():
+        for name, value in own.items():
+            if value is not None:
+                values.setdefault(name, set()).add(value)
+    return sorted(n for n, v in values.items() if 2 <= len(v) <= 8 and all(isinstance(x, str | bool) for x in v))
+
+
+def _infer(
+    signals: Signals, table: WindowTable, attributes: Mapping[str, Mapping], name: str, module, options
+) -> list[Result]:
+    """One attribute from what the model says of windows, beside what the windows say by themselves."""
+    secret = np.array([str(attributes[p].get(name)) for p in signals.person])
+    columns = [
+        signals.loss,
+        signals.loss_base,
+        signals.slope,
+        *(() if signals.segments is None else signals.segments.T),
+    ]
+    facts = module.Facts(
+        seen=np.column_stack([c for c in columns if c is not None]), secret=secret, person=signals.person, public=table.X,
+        member=signals.member, name=name,
+    )  # fmt: skip
+    return [r.model_copy(update={"metric": f"{r.metric} ({name})"}) for r in module.predict(facts, options).results()]

@@ -1,0 +1,252 @@
+"""Lower bounds on ε: gold cases, slow oracles, and how often they claim too much."""
+
+import json
+from functools import partial
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mien.attacks import bounds
+from mien.attacks.bounds import Policy
+from mien.attacks.canaries import Coins, insert
+from mien.core.errors import MienError
+from mien.core.scores import Scores
+from mien.data.datasets import motion
+
+GOLD = {c["name"]: c for c in json.loads((Path(__file__).parent.parent / "reference" / "attacks.json").read_text())}
+CASES = {
+    "eps_lb_cp_perfect_attack_n1000": lambda i: (
+        bounds.clopper_pearson(i["tp"], i["n_in"], i["fp"], i["n_out"], i["delta"], i["alpha"]).epsilon
+    ),
+    "eps_lb_cp_perfect_attack_n500_99": lambda i: (
+        bounds.clopper_pearson(i["tp"], i["n_in"], i["fp"], i["n_out"], i["delta"], i["alpha"]).epsilon
+    ),
+    **{
+        name: lambda i: bounds.one_run(i["m"], i["r"], i["v"], i["delta"], i["p"]).epsilon
+        for name in GOLD
+        if name.startswith("one_run_m")
+    },
+    "one_run_pvalue": lambda i: bounds.one_run_pvalue(i["m"], i["r"], i["v"], i["eps"], i["delta"]),
+    "gdp_eps_at_delta_1e-5_mu1": lambda i: bounds.gdp_epsilon(i["mu"], i["delta"]),
+    "gdp_tradeoff_curve_mu1": lambda i: bounds.gdp_tpr(i["mu"], np.array(i["fpr"])),
+    "gdp_advantage": lambda i: bounds.gdp_advantage(i["mu"]),
+    "gdp_composition": lambda i: bounds.gdp_compose(i["mus"]),
+    "gdp_group_privacy_user_with_k_records": lambda i: bounds.gdp_group(i["mu"], i["k"]),
+    "dpsgd_clt_mu": lambda i: bounds.clt_mu(i["sample_rate"], i["sigma"], i["steps"]),
+    "eps_delta_tradeoff_function": lambda i: bounds.dp_fnr(i["eps"], i["delta"], i["alpha"]),
+    "laplace_mechanism_auc": lambda i: bounds.laplace_auc(i["eps"]),
+    "ppv_at_prior": lambda i: bounds.positive_predictive_value(i["tpr"], i["fpr"], i["prior"]),
+    "lira_equal_variance_tpr": lambda i: bounds.gdp_tpr(i["d_prime"], np.array(i["fpr"])),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gold(name):
+    case = GOLD[name]
+    assert np.asarray(CASES[name](case["inputs"])) == pytest.approx(np.asarray(case["expected"]), abs=case["tolerance"])
+
+
+@pytest.mark.parametrize("name", [n for n in GOLD if n.startswith("one_run_fdp")])
+def test_gold_f_dp_in_one_run(name):
+    case = GOLD[name]
+    i, want = case["inputs"], case["expected"]
+    bound = bounds.one_run_gdp(i["m"], i["guesses"], i["correct"], i["delta"], i["p"])
+    assert bound.epsilon == pytest.approx(want["eps_lb"], abs=case["tolerance"])
+    assert "if the mechanism is Gaussian-DP" in str(bound)
+    assert f"μ ≥ {want['mu_lb']:.3g}" in bound.note
+
+
+def test_known_ceilings():
+    assert bounds.clopper_pearson(520, 1000, 20, 1000, 1e-5).epsilon == pytest.approx(2.766434, abs=1e-6)
+    assert "ε ≥ 3.49" in bounds.resolution(100)
+    assert "ε ≥ 5.81" in bounds.resolution(1000)
+    assert "2,995 non-members" in bounds.resolution(100)
+
+
+# --- oracles ------------------------------------------------------------------------------------------------------------
+def exact_pvalue(m, guesses, correct, epsilon, delta):
+    q = np.exp(epsilon) / (1 + np.exp(epsilon))
+    pmf = [comb(guesses, k) * q**k * (1 - q) ** (guesses - k) for k in range(guesses + 1)]
+    tail = sum(pmf[correct:])
+    worst = max((sum(pmf[correct - i : correct]) / i for i in range(1, correct + 1)), default=0.0)
+    return min(1.0, tail + 2 * m * delta * worst)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_one_run_is_the_inverse_of_an_exact_sum(data):
+    guesses = data.draw(st.integers(1, 40))
+    m = data.draw(st.integers(guesses, 80))
+    correct = data.draw(st.integers(0, guesses))
+    delta = data.draw(st.sampled_from([0.0, 1e-5, 1e-3]))
+    bound = bounds.one_run(m, guesses, correct, delta).epsilon
+    if correct:
+        assert bounds.one_run_pvalue(m, guesses, correct, 1.0, delta) == pytest.approx(
+            exact_pvalue(m, guesses, correct, 1.0, delta), abs=1e-9
+        )
+    if bound > 0:
+        assert exact_pvalue(m, guesses, correct, bound, delta) == pytest.approx(0.05, abs=1e-6)
+    else:
+        assert correct == 0 or exact_pvalue(m, guesses, correct, 0.0, delta) >= 0.05 - 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 59), st.floats(0.001, 0.3), st.sampled_from(["one_run", "one_run_gdp"]))
+def test_bounds_rise_with_what_was_achieved(guesses, correct, alpha, method):
+    correct = min(correct, guesses - 1)
+    function = partial(getattr(bounds, method), 60, guesses, delta=1e-5)
+    here = function(correct, alpha=alpha).epsilon
+    assert function(correct + 1, alpha=alpha).epsilon >= here - 1e-9
+    assert function(correct, alpha=min(0.9, 2 * alpha)).epsilon >= here - 1e-9
+    if method == "one_run":
+        assert bounds.one_run(60, guesses, correct, 1e-2, alpha).epsilon <= here + 1e-9
+    assert bounds.clopper_pearson(correct + 1, 60, 5, 60).epsilon >= bounds.clopper_pearson(correct, 60, 5, 60).epsilon
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.05, 4), st.sampled_from([1e-7, 1e-5, 1e-2]))
+def test_gdp_epsilon_inverts_its_curve(mu, delta):
+    epsilon = bounds.gdp_epsilon(mu, delta)
+    if epsilon > 0:
+        assert bounds.gdp_delta(mu, epsilon) == pytest.approx(delta, rel=1e-5)
+    else:
+        assert bounds.gdp_delta(mu, 0.0) <= delta
+
+
+# --- how often do they claim too much? ------------------------------------------------------------------------------------
+def mechanisms(rng, m):
+    """name -> (scores, member, true ε at δ = 1e-5), one canary each by its own coin."""
+    member = rng.random(m) < 0.5
+    noise = rng.standard_normal(m)
+    flip = rng.random(m) < 1 / (1 + np.e)
+    return {
+        "nothing": (noise, member, 0.0),
+        "response": ((member ^ flip) + 1e-9 * noise, member, 1.0),
+        "laplace": (member + rng.laplace(size=m), member, 1.0),
+        "gaussian": (member + noise, member, 4.377),
+    }
+
+
+POLICIES = {
+    "fixed": Policy(kind="fixed", choices=(0.1,)),
+    "bonferroni": Policy(kind="bonferroni", choices=bounds.GRID),
+    "split": Policy(kind="split", choices=bounds.GRID),
+}
+# thresholds on the score itself, chosen before any trial
+CUTS = {
+    "fixed": Policy(kind="fixed", choices=(1.0,)),
+    "bonferroni": Policy(kind="bonferroni", choices=(-0.5, 0.0, 0.5, 1.0, 1.5, 2.0)),
+    "split": Policy(kind="split", choices=(-0.5, 0.0, 0.5, 1.0, 1.5, 2.0)),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("method", ["one_run", "one_run_gdp", "clopper_pearson", "gdp"])
+def test_few_false_claims(method, policy):
+    """At most 5 % + 3 standard errors of 150 trials, within the family the bound declares."""
+    trials, m, wrong = 150 if method != "one_run_gdp" else 40, 200, {}
+    for t in range(trials):
+        rng = np.random.default_rng([t, 77])
+        for name, (scores, member, truth) in mechanisms(rng, m).items():
+            if method in ("gdp", "one_run_gdp") and name not in ("nothing", "gaussian"):
+                continue
+            chosen = (POLICIES if method.startswith("one_run") else CUTS)[policy]
+            bound = bounds.audit(scores, member, method=method, policy=chosen, delta=1e-5, seed=t)
+            wrong[name] = wrong.get(name, 0) + (bound.epsilon > truth + 1e-3)
+    limit = 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+    assert {n: c / trials for n, c in wrong.items() if c / trials > limit} == {}
+
+
+def test_outside_its_family_a_bound_overclaims_and_says_if():
+    """Randomised response is no Gaussian mechanism: the bound passes the truth, and carries its condition."""
+    claims = []
+    for t in range(10):
+        scores, member, truth = mechanisms(np.random.default_rng(t), 1000)["response"]
+        bound = bounds.audit(scores, member, method="one_run_gdp", delta=1e-5)
+        claims.append(bound.epsilon > truth)
+        assert "if the mechanism is Gaussian-DP" in str(bound)
+    assert np.mean(claims) > 0.5
+    assert "if" not in str(bounds.one_run(100, 20, 19))
+
+
+def test_the_best_of_many_thresholds_would_overclaim():
+    """What is refused here, done by hand: the largest bound over guess counts, without paying for the choice."""
+    shares = np.arange(1, 100) / 200
+    claims = []
+    for t in range(60):
+        scores, member, _ = mechanisms(np.random.default_rng(t), 200)["nothing"]
+        found = [bounds.audit(scores, member, policy=Policy(kind="fixed", choices=(s,))).epsilon for s in shares]
+        claims.append(max(found) > 1e-3)
+    assert np.mean(claims) > 0.2
+
+
+def test_ties_do_not_know_the_order_of_the_rows():
+    member = np.arange(400) < 200
+    found = [bounds.audit(np.zeros(400), member, policy=POLICIES["fixed"], seed=s).epsilon for s in range(40)]
+    assert np.mean(np.array(found) > 0) <= 0.15
+    assert bounds.audit(member.astype(float), member, policy=POLICIES["fixed"]).epsilon > 3
+
+
+# --- coins --------------------------------------------------------------------------------------------------------------
+def test_coins_come_back_and_are_private(tmp_path):
+    coins = Coins.toss([f"p{i}" for i in range(50)])
+    coins.write(tmp_path / "coins.json")
+    assert (tmp_path / "coins.json").stat().st_mode & 0o077 == 0
+    assert Coins.read(tmp_path / "coins.json") == coins
+    assert 5 < sum(coins.included.values()) < 45
+    assert Coins.toss(["a", "b"], 1) == Coins.toss(["a", "b"], 1)
+    persons = np.array(sorted(coins.included))
+    member = np.array([coins.included[p] for p in persons])
+    made = Scores(ids=persons, persons=persons, member=member, score=member + 0.0, attack="a", unit="person")
+    scores, heads = coins.of(made)
+    assert bounds.audit(scores, heads, policy=POLICIES["fixed"]).epsilon > 0
+
+
+def test_canaries_join_the_cohort_by_their_coin():
+    cohort = motion.load(motion.Config(persons=3, recordings_per_person=2, seconds=4))
+    others = motion.load(motion.Config(persons=3, recordings_per_person=2, seconds=4, seed=9))
+    from dataclasses import replace
+
+    canaries = [replace(r, id=f"canary-{r.id}", person=f"canary-{r.person}") for r in others]
+    names = sorted({r.person for r in canaries})
+    coins = Coins(included=dict(zip(names, [True, False, True], strict=True)))
+    made = insert(cohort, canaries, coins)
+    assert set(made.persons) == {*cohort.persons, names[0], names[2]}
+    with pytest.raises(MienError, match="persons of the cohort"):
+        insert(cohort, list(cohort), coins)
+    with pytest.raises(MienError, match="3 canary persons have no coin"):
+        insert(cohort, canaries, Coins(included={}))
+
+
+M = np.arange(10) < 5
+
+
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [
+        (lambda: bounds.audit(np.zeros(10), M, policy="best"), "use Policy"),
+        (lambda: bounds.audit(np.zeros(10), M, policy=None), "use Policy"),
+        (lambda: Policy(kind="best", choices=(0.1,)), "not there"),
+        (lambda: Policy(kind="fixed", choices=(0.1, 0.2)), "fixed has one"),
+        (lambda: Policy(kind="bonferroni", choices=()), "0 choices"),
+        (lambda: bounds.audit(np.full(10, np.nan), M), "10 of 10 scores"),
+        (lambda: bounds.audit(np.full(10, np.inf), M), "10 of 10 scores"),
+        (lambda: bounds.audit(np.zeros(10), M | True), "some in and some out"),
+        (lambda: bounds.audit(np.zeros(9), M), "one each per canary"),
+        (lambda: bounds.audit(np.zeros(10), M, policy=Policy(kind="fixed", choices=(0.9,))), "share of the canaries"),
+        (lambda: bounds.audit(np.zeros(2), M[4:6], policy=Policy(kind="split", choices=(0.1,))), "too few to split"),
+        (lambda: bounds.one_run(10, 20, 5), "correct ≤ guesses ≤ canaries"),
+        (lambda: bounds.one_run(10, 5, 6), "correct ≤ guesses ≤ canaries"),
+        (lambda: bounds.one_run(10, 5, 5, alpha=0.0), "alpha lies between"),
+        (lambda: bounds.clopper_pearson(5, 4, 0, 4), "hits ≤ trials"),
+        (lambda: Coins.toss(["a", "a"]), "named twice"),
+    ],
+)
+def test_bad_input_is_refused(act, says):
+    with pytest.raises(MienError, match=says) as error:
+        act()
+    assert "\n" not in str(error.value)
