@@ -41,6 +41,9 @@ PROFILES: dict[Profile, dict[Kind, tuple[str, ...]]] = {
         "dataset": ("inference", "fraction"),
     },
 }  # fmt: skip
+_OPTIONS: dict[tuple[Kind, str], dict] = {
+    ("attribute", "inference"): {"models": ["logistic"]}
+}  # a forest takes minutes
 SHADOWS: dict[Profile, int] = {"quick": 0, "standard": 0, "full": 16}
 
 
@@ -58,7 +61,9 @@ class Asked(Section):
     def named(self, kind: Kind) -> list[Plugin]:
         """The attacks of a kind: those a recipe names, or the profile's."""
         asked = getattr(self, kind)
-        return list(asked) if asked is not None else [Plugin(name=n) for n in PROFILES[self.profile].get(kind, ())]
+        if asked is not None:
+            return list(asked)
+        return [Plugin(name=n, **_OPTIONS.get((kind, n), {})) for n in PROFILES[self.profile].get(kind, ())]
 
 
 def needs(attacks: Sequence[Plugin]) -> set[str]:

@@ -1,1 +1,1 @@
-"""Identity attacks; each exposes `Config`, `NEEDS` and `score(release, gallery, config)`."""
+"""Identity attacks: whose recordings are these? Each file: Config, NEEDS, score(…, config) with .results()."""

@@ -46,7 +46,7 @@ from ...core.console import progress
 from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, Signal, StreamSpec
 
-VERSION = 2
+VERSION = 3
 DAY_S = 86400.0
 STREAMS = {
     "bvp": StreamSpec(channels=("bvp",), unit="au", rate_hz=64.0, range=(-3.0, 3.0)),
