@@ -9,15 +9,15 @@ from typing import Literal
 
 import numpy as np
 
-from ..core import console, plugins
+from ..core import console, intervals, plugins
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.results import Result
 from ..core.scores import Scores
 from ..data.features import WindowTable
 from . import bounds, judge
-from .releases import Release
-from .signals import Signals
+from .releases import Release, served
+from .signals import Signals, pool
 
 Profile = Literal["quick", "standard", "full"]
 Kind = Literal["membership", "dataset", "release", "identity", "attribute"]
@@ -83,6 +83,17 @@ def headlines(results: Sequence[Result]) -> list[Result]:
     return [r for r in results if r.value is not None or ".tpr_" not in r.metric]
 
 
+def narrow(width: float | None, seen: dict) -> bool:
+    """Whether the 95 % interval of the person-level AUC is narrower than `width` already. seen: fields of Signals."""
+    if width is None:
+        return False
+    signals = Signals(made_with="", **{k: v for k, v in seen.items() if k != "fresh"})
+    module, options = plugins.resolve("attacks/membership", Plugin(name="user"))
+    scores = pool(signals, module.score(signals, options), "person")
+    found = intervals.auc_interval(scores.score, scores.member, scores.persons)
+    return found.low is not None and found.high is not None and found.high - found.low < width
+
+
 def lower_bounds(scores: Scores, attack: str, coins: bool, delta: float = 1e-5) -> list[Result]:
     """What ε the person-level scores certify at least; without a coin for each person nothing is claimed."""
     if not coins:
@@ -106,11 +117,13 @@ def lower_bounds(scores: Scores, attack: str, coins: bool, delta: float = 1e-5) 
 
 @dataclass(kw_only=True)
 class Audit:
-    """results in the order they were found; curves: ROC corners of membership attacks; scores: per person, private."""
+    """results in the order they were found; curves: ROC corners of membership attacks; private: scores per person, and
+    served, how well the release covers and serves each (attacks/releases.py)."""
 
     results: list[Result] = field(default_factory=list)
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     scores: dict[str, Scores] = field(default_factory=dict)
+    served: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def model(
         self,
@@ -142,6 +155,7 @@ class Audit:
 
     def release(self, asked: Asked, release: Release) -> None:
         """Attacks on the synthetic cohort alone."""
+        self.served = served(release)
         for section in asked.named("release"):
             self._try("release", section, lambda module, options: module.run(release, options, blind=self.blind))
         for section in asked.named("identity"):

@@ -115,7 +115,7 @@ def membership(sections: Sequence[Plugin], signals: Signals, seed: int) -> Found
                 found.results.append(not_run(label, str(error)))
                 continue
             null = _null(module, sub, options)
-            for unit in getattr(module, "UNITS", ("recording", "person")):
+            for unit in ("person",) if knows else getattr(module, "UNITS", ("recording", "person")):
                 scores = pool(sub, values, unit, attack=label)
                 judged = judge(scores, blind=fair)
                 if null is not None:
@@ -148,31 +148,46 @@ def not_run(attack: str, why: str) -> Result:
 
 def planted(signals: Signals, seed: int) -> Signals:
     """The same signals with members of our own: half of the persons, drawn by a coin that knows nothing of the real
-    split, whose every signal is moved by three times its spread over recordings."""
+    split, whose every signal is moved by three standard deviations; in shadow models likewise, for coins of their own.
+
+    The deviation is that of one window over models where there are shadows, and over windows where there are none.
+    """
     people, who = np.unique(signals.person, return_inverse=True)
-    chosen = np.zeros(len(people), bool)
-    chosen[np.random.default_rng([seed, 0x9A]).permutation(len(people))[: len(people) // 2]] = True
-    member = chosen[who]
+    rng = np.random.default_rng([seed, 0x9A])
+
+    def half(models: int) -> np.ndarray:
+        order = rng.random((models, len(people))).argsort(1).argsort(1)
+        return (order < len(people) // 2)[:, who]
+
+    member = half(1)[0]
     changes: dict[str, object] = {"member": member}
+    inside = None if signals.shadow_in is None else half(len(signals.shadow_in))
+    if inside is not None:
+        changes["shadow_in"] = inside
 
-    def moved(name: str, sign: float, by: float | None = None) -> None:
-        value = getattr(signals, name)
-        if value is not None:
-            step = 3 * float(np.std(value)) if by is None else by
-            at = member.reshape(-1, *[1] * (value.ndim - 1))
-            changes[name] = value + sign * np.where(at, step, 0.0)
+    def moved(name: str, sign: float, step: float | None = None) -> None:
+        value, shadow = getattr(signals, name), getattr(signals, f"shadow_{name}", None)
+        if value is None:
+            return
+        if step is None:
+            step = 3 * float(np.std(value) if shadow is None or len(shadow) < 2 else np.std(shadow, axis=0).mean())
+        at = member.reshape(-1, *[1] * (value.ndim - 1))
+        changes[name] = value + sign * step * at
+        if shadow is not None and inside is not None:
+            changes[f"shadow_{name}"] = shadow + sign * step * inside.reshape(*inside.shape, *[1] * (value.ndim - 1))
 
-    gain = signals.loss if signals.loss_base is None or signals.loss is None else signals.loss - signals.loss_base
-    step = None if gain is None else 3 * float(np.std(gain))
-    moved("loss", -1, step)
-    moved("segments", 1, step)
-    for name, sign in (("slope", -1), ("contrast", 1), ("cosine", 1), ("chosen", 1), ("rejected", -1)):
+    gain = 1.0
+    if signals.loss is not None:
+        spread = signals.loss if signals.loss_base is None else signals.loss - signals.loss_base
+        gain = 3 * float(np.std(spread))
+        moved("loss", -1, gain if signals.shadow_loss is None or len(signals.shadow_loss) < 2 else None)
+    for name, sign in (("segments", 1), ("slope", -1), ("contrast", 1), ("cosine", 1), ("chosen", 1), ("rejected", -1)):
         moved(name, sign)
     if signals.views is not None:
         middle = signals.views.mean(1, keepdims=True)
         changes["views"] = np.where(member[:, None, None], middle + (signals.views - middle) * 0.05, signals.views)
     if signals.tokens is not None:
-        changes["tokens"] = _Planted(signals.tokens, member, 3 * float(step or 1.0))
+        changes["tokens"] = _Planted(signals.tokens, member, 3 * gain)
     return replace(signals, **changes)  # type: ignore[arg-type]
 
 

@@ -28,11 +28,13 @@ def observe(
     shadows: shadow_models.Shadows,
     seed: int,
     folder: Path,
+    enough: Callable[[dict[str, Any]], bool] = lambda seen: False,
 ) -> dict[str, Any]:
     """Per document, by field of Signals: recording, person, label, member; fresh where recordings were kept out of
     training; the numbers of `measure`; shadow_in, shadow_loss and shadow_segments where shadow models were asked for.
 
-    Shadows whose recipe cannot be repeated are left out, and it is said why: what needs them is then not run.
+    enough: asked after each stack of shadows, with all of this so far. Shadows whose recipe cannot be repeated are left
+    out, and it is said why: what needs them is then not run.
     """
     recording = np.array(documents.recordings, dtype=object)[documents.recording]
     person = np.array(documents.persons, dtype=object)[documents.person]
@@ -48,7 +50,10 @@ def observe(
         cost = shadow_models.estimate(adapted.folder, shadows)
         console.say(f"  {shadows.count} shadow models" + (f", about {console.duration(cost)}" if cost else ""))
         try:
-            out |= shadow_models.train(adapted, documents, len(split.train), fresh, shadows, seed, folder)
+            seen = dict(out)
+            out |= shadow_models.train(
+                adapted, documents, len(split.train), fresh, shadows, seed, folder, lambda so_far: enough(seen | so_far)
+            )
         except MienError as error:
             console.say(f"  no shadow models: {error}")
     return out

@@ -25,20 +25,30 @@ _PREFIX_BYTES = 2 << 30
 
 
 class Shadows(Section):
-    """count: shadow models (0: none are trained); at_once: how many are trained in one stack."""
+    """count: shadow models (0: none are trained); at_once: how many are trained in one stack; width: stop after a stack
+    when the 95 % interval of the person-level AUC is narrower than this (None: train them all)."""
 
     count: int = Field(default=0, ge=0)
     at_once: int = Field(default=8, ge=1)
+    width: float | None = Field(default=None, gt=0)
 
 
 def train(
-    adapted: Adapted, documents: Documents, members: int, fresh: np.ndarray, config: Shadows, seed: int, folder: Path
+    adapted: Adapted,
+    documents: Documents,
+    members: int,
+    fresh: np.ndarray,
+    config: Shadows,
+    seed: int,
+    folder: Path,
+    enough: Callable[[dict[str, np.ndarray]], bool] = lambda so_far: False,
 ) -> dict[str, np.ndarray]:
     """shadow_in bool[K, n], shadow_loss float64[K, n], shadow_segments float64[K, n, SEGMENTS] over the documents.
 
     members: persons each shadow is trained on, as many as the target had; fresh: bool[n], documents no model may train
     on; folder: keeps each finished stack, so that a killed attack goes on. The shadows are made under the target's
-    recipe, clipping and noise included, and never leave this process. MienError where its recipe cannot be repeated.
+    recipe, clipping and noise included, and never leave this process. enough: asked after each stack,
+    with what there is. MienError where its recipe cannot be repeated.
     """
     asked = adapted.config
     if asked.get("protections"):
@@ -48,7 +58,7 @@ def train(
         )
     people = len(documents.persons)
     inside = stacked.inclusion(people, config.count, members / people, seed)
-    out: dict[str, list[np.ndarray]] = {"loss": [], "segments": []}
+    found: dict[str, np.ndarray] = {}
     for first in range(0, config.count, config.at_once):
         chosen = inside[first : first + config.at_once]
         file = folder / f"shadows-{first}-{seed}.npz"
@@ -59,12 +69,15 @@ def train(
                 np.savez(out_file, loss=made["loss"], segments=made["segments"])
             part.replace(file)
         with np.load(file, allow_pickle=False) as kept:
-            for name, values in out.items():
-                values.append(kept[name])
-    return {
-        "shadow_in": inside[:, documents.person], "shadow_loss": np.concatenate(out["loss"]),
-        "shadow_segments": np.concatenate(out["segments"]),
-    }  # fmt: skip
+            new = {
+                "shadow_in": chosen[:, documents.person], "shadow_loss": kept["loss"],
+                "shadow_segments": kept["segments"],
+            }  # fmt: skip
+        found = {k: np.concatenate([found[k], v]) if found else v for k, v in new.items()}
+        if first + config.at_once < config.count and enough(found):
+            console.say(f"  {len(found['shadow_in'])} shadow models are enough: the interval is narrower than asked")
+            break
+    return found
 
 
 def estimate(run: Path, config: Shadows) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydantic import Field
 
 from mien.attacks import audit, judge
@@ -78,9 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             )  # fmt: skip
             pages.attack(run, report, found, n_out, cohort)
             report.write(run.release / "report.json")
-    results = [
-        r for r in Report.read(run.release / "report.json").results if r.value is not None or ".tpr_" not in r.metric
-    ]
+    results = audit.headlines(Report.read(run.release / "report.json").results)
     console.table(
         f"attacks on {recipe.study}", ["attack", "unit", "value", "95 % over persons", "beside"],
         [[r.metric, r.unit, html.value(r), html.interval(r), html.beside(r)] for r in results],
@@ -105,11 +105,12 @@ def seen(run: runs.Run, source, cohort: Cohort, split: splits.Splits, recipe: At
     documents = Documents.encode(cohort, adapted.layout, stride_s=adapted.config["stride_s"])
     file, needs = run.private / "signals.parquet", audit.needs(recipe.named("membership"))
     if not file.exists():
+        wanted = recipe.shadows or Shadows(count=audit.SHADOWS[recipe.profile])
         with TokenWriter(run.private / "tokens.parquet") as writer:
             found = observed.observe(
                 adapted, documents, split, batch=recipe.batch, slope="slope" in needs, seed=recipe.seed,
                 tokens=writer.add if "tokens" in needs else None, folder=run.private,
-                shadows=recipe.shadows or Shadows(count=audit.SHADOWS[recipe.profile]),
+                shadows=wanted, enough=partial(audit.narrow, wanted.width),
             )  # fmt: skip
         Signals(made_with=run.inputs["adapter"], parts=tuple(adapted.layout.streams), **found).write(file)
     return Signals.read(file, run.inputs["adapter"]), documents

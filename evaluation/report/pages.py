@@ -33,16 +33,18 @@ def attack(run: runs.Run, report: Report, found: Audited, n_out: int, cohort: Co
         )
     page = html.release_html(report, shown)
     if found.scores:
-        rows = ["attack,person,member,score"]
+        rows = ["attack,person,member,score,coverage,accuracy"]
         for name, s in found.scores.items():
-            order = np.argsort(-s.score, kind="stable")
-            rows += [f'"{name}",{s.ids[i]},{"yes" if s.member[i] else "no"},{s.score[i]:.6g}' for i in order]
+            for i in np.argsort(-s.score, kind="stable"):
+                told = ",".join(f"{v:.3f}" for v in found.served.get(str(s.ids[i]), ())) or ","
+                rows.append(f'"{name}",{s.ids[i]},{"yes" if s.member[i] else "no"},{s.score[i]:.6g},{told}')
         runs.write_text(run.private / "persons.csv", "\n".join(rows) + "\n")
         shown += [
             html.Picture(
                 title=f"Persons by exposure: {name}",
                 svg=pictures.by_person(s.score, s.member),
-                caption="One mark per person, from the least to the most exposed; who is who stands in persons.csv beside.",
+                caption="One mark per person, from the least to the most exposed; who is who, and how well the release"
+                " covers and serves each, stands in persons.csv beside.",
             )
             for name, s in list(found.scores.items())[:4]
         ]
@@ -55,6 +57,7 @@ class Audited(Protocol):
 
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     scores: dict[str, Scores]
+    served: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)

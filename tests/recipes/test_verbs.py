@@ -147,6 +147,9 @@ def test_shadow_models_and_recordings_kept_out_of_training(chain):
     assert "shadow models 3 to 4 of 4" in lab.run(*command).stdout
     assert kept.stat().st_mtime_ns == before
     assert again.exists()
+    said = lab.run(*command, "shadows.width=2.0").stdout  # any interval is narrower than that
+    assert "2 shadow models are enough" in said
+    assert "shadow models 3 to 4" not in said
 
 
 # --- again ----------------------------------------------------------------------------------------------

@@ -551,3 +551,15 @@ def test_attacks_refuse_what_they_cannot_run_on(name, options, bad, says, copyin
 def test_wilson_refuses_what_is_no_proportion(successes, n):
     with pytest.raises(MienError, match="proportion"):
         releases.wilson(successes, n)
+
+
+def test_who_is_served_by_a_release():
+    """A release that copies the members covers them wholly, and the others less."""
+    r = release()
+    found = releases.served(r)
+    assert set(found) == set(CANDIDATES)
+    inside = np.array([found[p] for p in CANDIDATES if r.member[p]])
+    outside = np.array([found[p] for p in CANDIDATES if not r.member[p]])
+    assert (inside[:, 0] == 1).all()
+    assert outside[:, 0].mean() < 0.9
+    assert inside[:, 1].mean() > outside[:, 1].mean()
