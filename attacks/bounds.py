@@ -5,8 +5,9 @@ judged on certifies ε > 0 of a mechanism that leaks nothing in a third of all t
 number of guesses is fixed beforehand, or taken from a small grid declared beforehand and paid for (Bonferroni), or
 chosen on one half and judged on the other; there is no fourth way.
 
-What is assumed: `one_run` and `one_run_gdp`, that each canary (each person) was put in or left out by its own fair coin,
-and that guesses follow from the released model alone; `clopper_pearson` and `gdp`, independent trials (one model each).
+What is assumed: `one_run`, `one_run_gdp` and `order_statistics`, that each canary (each person) was put in or left out by
+its own fair coin, and that guesses follow from the released model alone; `clopper_pearson` and `gdp`, independent trials
+(one model each).
 Bounds of family "Gaussian-DP" hold only if the mechanism is μ-GDP, and say so.
 """
 
@@ -24,7 +25,7 @@ from ..core.intervals import certifiable
 from ..core.intervals import clopper_pearson as proportion
 
 Family = Literal["any", "Gaussian-DP"]
-Method = Literal["one_run", "one_run_gdp", "clopper_pearson", "gdp"]
+Method = Literal["one_run", "one_run_gdp", "order_statistics", "clopper_pearson", "gdp"]
 GRID = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # of all canaries, the most and the least suspicious each
 
 
@@ -139,6 +140,41 @@ def one_run_gdp(m: int, guesses: int, correct: int, delta: float, alpha: float =
     )  # fmt: skip
 
 
+def order_statistics(m: int, guesses: int, correct: int, delta: float, alpha: float = 0.05) -> Bound:
+    """The same for μ-GDP mechanisms, by how sure the surest guesses can be (Xiang et al., arXiv 2509.08704).
+
+    No audit of m bits against a μ-GDP mechanism guesses better than on m independent pairs N(±μ/2, 1), releasing the r
+    guesses with the largest |x|. Given the largest |x| = t that is not released, each released guess is right with
+    probability q(t) = Φ(μ/2 - t) / (Φ(μ/2 - t) + Φ(-μ/2 - t)), and the share of |x| below t is Beta(m - r, r + 1): the
+    number of right guesses is a mixture of binomials, integrated here on 400 quantiles of t (rounded against the bound).
+    """
+    _guesses(m, guesses, correct, delta)
+    _alpha(alpha)
+    edges = np.linspace(0, 1, 401)
+    share = stats.beta.ppf(edges[1:], m - guesses, guesses + 1) if guesses < m else np.zeros(400)
+
+    def pvalue(mu: float) -> float:
+        t = _folded_quantile(share, mu / 2)
+        right, wrong = special.ndtr(mu / 2 - t), special.ndtr(-mu / 2 - t)
+        return float(stats.binom.sf(correct - 1, guesses, right / (right + wrong)).mean())
+
+    mu = 0.0 if correct == 0 or pvalue(0.0) >= alpha else _root(lambda v: pvalue(v) - alpha, 0.0, 12.0)
+    return Bound(
+        epsilon=gdp_epsilon(mu, delta), delta=delta, alpha=alpha, family="Gaussian-DP", method="order_statistics",
+        note=f"μ ≥ {mu:.3g}; {correct} of {guesses} guesses right, {m} canaries",
+    )  # fmt: skip
+
+
+def _folded_quantile(share: np.ndarray, shift: float) -> np.ndarray:
+    """t with P(|N(shift, 1)| ≤ t) = share, by bisection."""
+    low, high = np.zeros_like(share), np.full_like(share, shift + 9.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = special.ndtr(middle - shift) - special.ndtr(-middle - shift) < share
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return high
+
+
 # --- from scores --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -226,7 +262,7 @@ def _judge(scores, member, method: Method, choice: float, delta: float, alpha: f
     correct = int(member[order[-each:]].sum() + (~member[order[:each]]).sum())
     if method == "one_run":
         return one_run(m, 2 * each, correct, delta, alpha)
-    return one_run_gdp(m, 2 * each, correct, delta, alpha)
+    return (one_run_gdp if method == "one_run_gdp" else order_statistics)(m, 2 * each, correct, delta, alpha)
 
 
 def resolution(m: int, alpha: float = 0.05) -> str:

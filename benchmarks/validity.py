@@ -42,7 +42,7 @@ def ours(method: str, kind: str) -> Callable[[np.ndarray, np.ndarray, int], floa
     cuts = (1.0,) if kind == "fixed" else CUTS
 
     def bound(scores: np.ndarray, member: np.ndarray, seed: int) -> float:
-        policy = Policy(kind=kind, choices=shares if method.startswith("one_run") else cuts, seed=seed)  # type: ignore[arg-type]
+        policy = Policy(kind=kind, choices=cuts if method in ("clopper_pearson", "gdp") else shares, seed=seed)  # type: ignore[arg-type]
         return bounds.audit(scores, member, method=method, policy=policy, delta=DELTA, alpha=ALPHA, seed=seed).epsilon  # type: ignore[arg-type]
 
     return bound
@@ -97,7 +97,11 @@ def bonferroni_everything(scores: np.ndarray, member: np.ndarray, seed: int) -> 
 
 RULES = {
     **{f"{m}, {k}": ours(m, k) for m in ("one_run", "clopper_pearson") for k in ("fixed", "bonferroni", "split")},
-    **{f"{m}, {k} (if Gaussian-DP)": ours(m, k) for m in ("one_run_gdp", "gdp") for k in ("fixed", "bonferroni")},
+    **{
+        f"{m}, {k} (if Gaussian-DP)": ours(m, k)
+        for m in ("one_run_gdp", "order_statistics", "gdp")
+        for k in ("fixed", "bonferroni")
+    },
     "privacy_meter: sweep, uncorrected (rule re-coded)": sweep,
     "opake: threshold of the same canaries (rule re-coded)": best_threshold,
     "PrivacyGuard: point estimate (rule re-coded)": point,
@@ -116,7 +120,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=2000)
     args = parser.parse_args()
     # a bound follows from its counts, and the same counts come again and again
-    for name in ("one_run", "one_run_gdp", "clopper_pearson", "gdp"):
+    for name in ("one_run", "one_run_gdp", "order_statistics", "clopper_pearson", "gdp"):
         setattr(bounds, name, cache(getattr(bounds, name)))
     claims: dict[str, dict[str, int]] = {
         r: dict.fromkeys(("nothing", "response", "laplace", "gaussian"), 0) for r in RULES
