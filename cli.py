@@ -19,7 +19,7 @@ verbs, in the order of the loop
   evaluate RECIPE [key=value …]   utility, fidelity, the privacy–utility picture; writes report.html
 
 and around it
-  demo                            the four verbs on real smart-watch recordings, about twelve minutes on two cores
+  demo                            the four verbs on real smart-watch recordings, about a quarter of an hour on two cores
   pretrain RECIPE                 make the tiny public base (adapt does it by itself when needed)
   data list | describe | check | pack | touches
                                   data sets; check your own folder; make one from arrays; what a withdrawal touches

@@ -14,11 +14,11 @@ STEPS = (
     ("pretrain", "pretrain a tiny base model on simulated movement, no person involved", 4.0),
     ("adapt", "LoRA-adapt it to the recordings of five of the ten persons", 1.5),
     ("generate", "sample 100 synthetic windows of each of the seven exercises", 0.5),
-    ("attack", "try to find out who was in the training data, and whom the synthetic recordings resemble", 1.0),
+    ("attack", "try to find out who was in the training data, and whom the synthetic recordings resemble", 2.0),
     ("evaluate", "train on synthetic, test on the five other persons; fidelity; the privacy–utility picture", 1.5),
     ("adapt_private", "the same with person-level differential privacy, on the same five persons", 1.0),
     ("generate_private", "synthetic windows from the private adapter", 0.5),
-    ("attack_private", "the same attackers on it", 1.0),
+    ("attack_private", "the same attackers on it", 2.0),
     ("evaluate_private", "plain and private side by side (five persons: it shows the mechanics, not the utility)", 1.5),
 )
 
