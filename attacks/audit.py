@@ -44,6 +44,11 @@ PROFILES: dict[Profile, dict[Kind, tuple[str, ...]]] = {
 _OPTIONS: dict[tuple[Kind, str], dict] = {
     ("attribute", "inference"): {"models": ["logistic"]}
 }  # a forest takes minutes
+COSTS: dict[Profile, str] = {
+    "quick": "two forward passes over the recordings",
+    "standard": "four forward passes, then minutes of arithmetic; no shadow models",
+    "full": "as standard, and shadow models: as many trainings as the adapter's own, stacked",
+}
 SHADOWS: dict[Profile, int] = {"quick": 0, "standard": 0, "full": 16}
 
 
@@ -117,9 +122,10 @@ def lower_bounds(scores: Scores, attack: str, coins: bool, delta: float = 1e-5) 
 
 @dataclass(kw_only=True)
 class Audit:
-    """results in the order they were found; curves: ROC corners of membership attacks; private: scores per person, and
-    served, how well the release covers and serves each (attacks/releases.py)."""
+    """profile, whose cost is announced; results in the order they were found; curves: ROC corners of membership attacks;
+    private: scores per person, and served, how well the release covers and serves each (attacks/releases.py)."""
 
+    profile: Profile
     results: list[Result] = field(default_factory=list)
     curves: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     scores: dict[str, Scores] = field(default_factory=dict)

@@ -254,8 +254,12 @@ def exposure(scores: Scores) -> list[tuple[str, float]]:
 
 
 def deciles(scores: Scores) -> Result:
-    """How exposed the most exposed tenth of the member persons is: a number that names nobody."""
+    """How exposed the most exposed tenth of the member persons is: a number that names nobody, and so none for fewer than
+    20 of them, of whom a tenth is one."""
     shares = np.array([v for _, v in exposure(scores)])
+    if len(shares) < 20:
+        why = f"{len(shares)} member persons: a tenth of them is one person, whose number stays in the private half"
+        return not_run(scores.attack, why).model_copy(update={"metric": f"{scores.attack}.most_exposed_tenth"})
     worst = shares[: max(1, len(shares) // 10)]
     points = ", ".join(f"{v:.2f}" for v in np.quantile(shares, np.linspace(0, 1, 11)))
     return Result(

@@ -253,7 +253,12 @@ class Signals:
         """MienError when an attack's NEEDS are not here."""
         for name in names:
             if getattr(self, name) is None:
-                raise MienError(f"this attack needs {name!r}, which these signals lack; compute it before the attack")
+                way = (
+                    "train shadow models (--profile full)"
+                    if name.startswith("shadow_")
+                    else "compute it before the attack"
+                )
+                raise MienError(f"this attack needs {name!r}, which these signals lack; {way}")
 
     def check(self, made_with: str) -> None:
         """MienError when the signals were made with another adapter than the one under attack."""

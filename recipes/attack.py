@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             guarantee = Report.read(source / "release" / "report.json").guarantee
             cohort = cohort.select(lambda p: p in {*split.train, *split.holdout})
             member = {p: p in split.train for p in cohort.persons}
-            found, missing, n_out = audit.Audit(), [], len(split.holdout)
+            found, missing, n_out = audit.Audit(profile=recipe.profile), [], len(split.holdout)
             if split.kind == "random_window":
                 missing.append(f"Membership and re-identification were not attacked. {splits.WARNING}")
             else:

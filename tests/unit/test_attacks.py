@@ -473,6 +473,8 @@ def test_exposure_names_the_planted_person_and_the_decile_names_nobody():
     loss_ = s.loss.copy()
     loss_[s.person == "p7"] -= 5
     scores = pool(replace(s, loss=loss_), -loss_, "person", attack="loss")
+    few = pool(everything(n=12), -everything(n=12).loss, "person", attack="loss")
+    assert judge.deciles(few).value is None  # a tenth of twelve is one person
     assert judge.exposure(scores)[0] == ("p7", 1.0)
     tenth = judge.deciles(scores)
     assert tenth.value > 0.9
