@@ -21,7 +21,7 @@ from ..privacy.flat import Flat, Slot
 from ..privacy.gradients import factors
 from ..privacy.plan import PrivacyPlan
 from .optimizer import Adam
-from .training import Train, draw, rate
+from .training import Train, draw, hash_seed, rate
 
 
 def inclusion(persons: int, adapters: int, share: float, seed: int) -> np.ndarray:
@@ -243,6 +243,7 @@ def fit(
     with stack, console.progress(label, train.max_steps) as bar:
         for step in range(train.max_steps):
             stack.grad.zero_()
+            torch.manual_seed(hash_seed(*map(int, seeds), step))  # dropout
             variance = 0.0
             if private is None:
                 last = _plain(stack, losses, batch_of, rows, train, seeds, step)
@@ -256,7 +257,6 @@ def fit(
             if (step + 1) % train.log_every == 0 or step + 1 == train.max_steps:
                 bar.step(step + 1 - bar.done, f"loss {np.mean(last):.3f}" if private is None else "")
     stack.model.eval()
-    torch.set_grad_enabled(True)
     return last
 
 

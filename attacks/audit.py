@@ -105,7 +105,7 @@ def lower_bounds(scores: Scores, attack: str, coins: bool, delta: float = 1e-5) 
         why = "not run: persons were drawn as a fixed number; a bound needs a coin for each (split.coins: true)"
         return [Result(metric="epsilon_lower_bound", value=None, higher_is_better=False, note=why)]
     ways: tuple[tuple[bounds.Method, bounds.Policy], ...] = (
-        ("one_run", bounds.DECLARED), ("order_statistics", bounds.FIXED),
+        ("one_run", bounds.DECLARED), ("one_run_gdp", bounds.FIXED),
     )  # fmt: skip
     out = []
     for method, policy in ways:

@@ -5,16 +5,16 @@ judged on certifies ε > 0 of a mechanism that leaks nothing in a third of all t
 number of guesses is fixed beforehand, or taken from a small grid declared beforehand and paid for (Bonferroni), or
 chosen on one half and judged on the other; there is no fourth way.
 
-What is assumed: `one_run`, `one_run_gdp` and `order_statistics`, that each canary (each person) was put in or left out by
-its own fair coin, and that guesses follow from the released model alone; `clopper_pearson` and `gdp`, independent trials
-(one model each).
-Bounds of family "Gaussian-DP" hold only if the mechanism is μ-GDP, and say so.
+What is assumed: `one_run`, `one_run_gdp` and `order_statistics`, that each canary (each person) was put in or left out
+by its own fair coin, and that guesses follow from the released model alone; `clopper_pearson` and `gdp`, independent
+trials (one model each). Bounds of family "Gaussian-DP" hold only if the mechanism is μ-GDP, those of "Gaussian-DP with
+independent canaries" only if it also answers for each canary with noise of its own, and both say so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,25 +24,29 @@ from ..core.errors import MienError
 from ..core.intervals import certifiable
 from ..core.intervals import clopper_pearson as proportion
 
-Family = Literal["any", "Gaussian-DP"]
+Family = Literal["any", "Gaussian-DP", "Gaussian-DP with independent canaries"]
 Method = Literal["one_run", "one_run_gdp", "order_statistics", "clopper_pearson", "gdp"]
 GRID = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)  # of all canaries, the most and the least suspicious each
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """ε is at least `epsilon` with confidence 1 - alpha, for the family of mechanisms named."""
+    """ε is at least `epsilon` with confidence 1 - alpha, for the family of mechanisms named.
+
+    policy: how the threshold was chosen, where scores and not counts were given; note: the counts it rests on.
+    """
 
     epsilon: float
     delta: float
     alpha: float
     family: Family
     method: Method
+    policy: str = ""
     note: str = ""
 
     def __str__(self) -> str:
-        condition = "" if self.family == "any" else f", if the mechanism is {self.family}"
-        return f"ε ≥ {self.epsilon:.3g} at δ = {self.delta:g} ({100 * (1 - self.alpha):g} %{condition})"
+        condition = "any mechanism" if self.family == "any" else f"if the mechanism is {self.family}"
+        return f"ε ≥ {self.epsilon:.3g} at δ = {self.delta:g} ({100 * (1 - self.alpha):g} %, {condition})"
 
 
 # --- from counts --------------------------------------------------------------------------------------------------------
@@ -58,7 +62,10 @@ def clopper_pearson(
     best = _log_ratio(tp, n_in, fp, n_out, delta, share)
     if both:
         best = max(best, _log_ratio(n_out - fp, n_out, n_in - tp, n_in, delta, share))
-    return Bound(epsilon=best, delta=delta, alpha=alpha, family="any", method="clopper_pearson")
+    return Bound(
+        epsilon=best, delta=delta, alpha=alpha, family="any", method="clopper_pearson",
+        note=f"{tp} of {n_in} and {fp} of {n_out} independent trials called members",
+    )  # fmt: skip
 
 
 def gdp(tp: int, n_in: int, fp: int, n_out: int, delta: float, alpha: float = 0.05) -> Bound:
@@ -66,14 +73,8 @@ def gdp(tp: int, n_in: int, fp: int, n_out: int, delta: float, alpha: float = 0.
     _counts(tp, n_in, fp, n_out, delta, alpha)
     fpr, fnr = proportion(fp, n_out, alpha)[1], proportion(n_in - tp, n_in, alpha)[1]
     mu = max(0.0, float(stats.norm.isf(fpr) - stats.norm.ppf(fnr))) if fpr < 1 and fnr < 1 else 0.0
-    return Bound(
-        epsilon=gdp_epsilon(mu, delta),
-        delta=delta,
-        alpha=alpha,
-        family="Gaussian-DP",
-        method="gdp",
-        note=f"μ ≥ {mu:.3g}",
-    )
+    note = f"{tp} of {n_in} and {fp} of {n_out} independent trials called members"
+    return _gaussian(mu, delta, alpha, "gdp", note)
 
 
 def one_run_pvalue(m: int, guesses: int, correct: int, epsilon: float, delta: float = 0.0) -> float:
@@ -82,6 +83,8 @@ def one_run_pvalue(m: int, guesses: int, correct: int, epsilon: float, delta: fl
     β + 2 m δ max_i P[v > Bin(r, q) ≥ v - i] / i with q = e^ε / (1 + e^ε) (Steinke et al., arXiv 2305.08846, theorem 5.2).
     """
     _guesses(m, guesses, correct, delta)
+    if not 0 <= epsilon < np.inf:
+        raise MienError(f"epsilon is a finite number >= 0, got {epsilon}")
     if correct == 0:
         return 1.0
     q = float(special.expit(epsilon))
@@ -106,7 +109,10 @@ def one_run(m: int, guesses: int, correct: int, delta: float = 0.0, alpha: float
         def above(value: float) -> float:
             return one_run_pvalue(m, guesses, correct, value, delta) - alpha
 
-        epsilon = 0.0 if above(0.0) >= 0 else _root(above, 0.0, epsilon)
+        if above(0.0) >= 0:
+            epsilon = 0.0
+        elif above(epsilon) > 0:  # not so where δ is below the rounding of the tail
+            epsilon = _root(above, 0.0, epsilon)
     return Bound(
         epsilon=epsilon, delta=delta, alpha=alpha, family="any", method="one_run",
         note=f"{correct} of {guesses} guesses right, {m} canaries",
@@ -134,19 +140,24 @@ def one_run_gdp(m: int, guesses: int, correct: int, delta: float, alpha: float =
         return guesses / m - right - wrong
 
     mu = 0.0 if correct == 0 or room(0.0) >= 0 else _root(room, 0.0, 12.0)
-    return Bound(
-        epsilon=gdp_epsilon(mu, delta), delta=delta, alpha=alpha, family="Gaussian-DP", method="one_run_gdp",
-        note=f"μ ≥ {mu:.3g}; {correct} of {guesses} guesses right, {m} canaries",
-    )  # fmt: skip
+    return _gaussian(mu, delta, alpha, "one_run_gdp", f"{correct} of {guesses} guesses right, {m} canaries")
 
 
 def order_statistics(m: int, guesses: int, correct: int, delta: float, alpha: float = 0.05) -> Bound:
-    """The same for μ-GDP mechanisms, by how sure the surest guesses can be (Xiang et al., arXiv 2509.08704).
+    """By how sure the surest guesses can be (the idea of Xiang et al., arXiv 2509.08704; the proof is our own).
 
-    No audit of m bits against a μ-GDP mechanism guesses better than on m independent pairs N(±μ/2, 1), releasing the r
-    guesses with the largest |x|. Given the largest |x| = t that is not released, each released guess is right with
-    probability q(t) = Φ(μ/2 - t) / (Φ(μ/2 - t) + Φ(-μ/2 - t)), and the share of |x| below t is Beta(m - r, r + 1): the
-    number of right guesses is a mixture of binomials, integrated here on 400 quantiles of t (rounded against the bound).
+    Holds for mechanisms that answer for each canary independently of the others, μ-GDP each: Gaussian noise on canaries
+    that do not overlap. Proof. (1) Each answer can be made from x_i ~ N(±μ/2, 1), + if canary i is in (Blackwell; Dong,
+    Roth & Su, arXiv 1905.02383, theorem 2.10), so any guesser sees no more than m independent x_i. (2) Given all x, coins
+    are independent and sign(x_i) is right with probability 1 / (1 + e^(-μ|x_i|)), any other guess with less. (3) A sum of
+    independent yes/no variables grows stochastically with each probability: no choice of r canaries is right more often
+    than the r largest |x|. (4) Given t, the largest |x| left out, those r are independent draws beyond t, each right with
+    probability q(t) = Φ(μ/2 - t) / (Φ(μ/2 - t) + Φ(-μ/2 - t)), and P(|x| ≤ t) is Beta(m - r, r + 1). The p-value is this
+    mixture of binomials, over 400 equal parts of t, each taken at its upper end, where q is largest.
+
+    It does not hold for every μ-GDP mechanism. One that draws the |x_i| together is μ-GDP in every canary as well, but all
+    its guesses are sure at once: up to a half of such bounds are too large (tests/unit/test_bounds.py). `one_run_gdp`
+    holds there.
     """
     _guesses(m, guesses, correct, delta)
     _alpha(alpha)
@@ -159,10 +170,8 @@ def order_statistics(m: int, guesses: int, correct: int, delta: float, alpha: fl
         return float(stats.binom.sf(correct - 1, guesses, right / (right + wrong)).mean())
 
     mu = 0.0 if correct == 0 or pvalue(0.0) >= alpha else _root(lambda v: pvalue(v) - alpha, 0.0, 12.0)
-    return Bound(
-        epsilon=gdp_epsilon(mu, delta), delta=delta, alpha=alpha, family="Gaussian-DP", method="order_statistics",
-        note=f"μ ≥ {mu:.3g}; {correct} of {guesses} guesses right, {m} canaries",
-    )  # fmt: skip
+    note = f"{correct} of {guesses} guesses right, {m} canaries"
+    return _gaussian(mu, delta, alpha, "order_statistics", note, "Gaussian-DP with independent canaries")
 
 
 def _folded_quantile(share: np.ndarray, shift: float) -> np.ndarray:
@@ -220,7 +229,10 @@ def audit(
     """
     scores, member = np.asarray(scores, dtype=np.float64), np.asarray(member)
     if not isinstance(policy, Policy):
-        raise MienError(f"threshold policy {policy!r}: use Policy(kind='fixed' | 'bonferroni' | 'split', choices=…)")
+        raise MienError(
+            f"threshold policy {policy!r}: the best threshold of the scores it is judged on certifies leaks that are not"
+            " there; use Policy(kind='fixed' | 'bonferroni' | 'split', choices=…)"
+        )
     if scores.ndim != 1 or scores.shape != member.shape or member.dtype != bool:
         raise MienError(f"scores {list(scores.shape)} and membership {list(member.shape)} must be one each per canary")
     if not np.isfinite(scores).all():
@@ -241,10 +253,10 @@ def audit(
             if member[half].all() or not member[half].any():
                 raise MienError(f"half of {len(scores)} canaries has one class only; there are too few to split")
         chosen = max(policy.choices, key=lambda c: one(first, c, alpha).epsilon)
-        return one(second, chosen, alpha)
+        return replace(one(second, chosen, alpha), policy="split")
     found = [one(everything, c, alpha / len(policy.choices)) for c in policy.choices]
     best = max(found, key=lambda b: b.epsilon)
-    return Bound(**{**best.__dict__, "alpha": alpha})
+    return replace(best, alpha=alpha, policy=policy.kind)
 
 
 def _judge(scores, member, method: Method, choice: float, delta: float, alpha: float, seed: int) -> Bound:
@@ -331,6 +343,17 @@ def laplace_auc(epsilon: float) -> float:
 def positive_predictive_value(tpr: float, fpr: float, prior: float) -> float:
     """The share of real members among those called members, where a share `prior` of people are."""
     return prior * tpr / (prior * tpr + (1 - prior) * fpr)
+
+
+def _gaussian(
+    mu: float, delta: float, alpha: float, method: Method, note: str, family: Family = "Gaussian-DP"
+) -> Bound:
+    """μ ≥ mu as a bound on ε."""
+    if delta == 0:
+        raise MienError(f"{method}: at δ = 0 no Gaussian mechanism has a finite ε; give a δ above 0, such as 1e-5")
+    return Bound(
+        epsilon=gdp_epsilon(mu, delta), delta=delta, alpha=alpha, family=family, method=method, note=f"μ ≥ {mu:.3g}; {note}"
+    )  # fmt: skip
 
 
 def _log_ratio(tp: int, n_in: int, fp: int, n_out: int, delta: float, alpha: float) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,6 @@ import numpy as np
 
 from ..core.errors import MienError
 from ..core.records import Cohort, Consent, Recording
-from ..core.runs import write_text
 from ..core.scores import Scores
 
 
@@ -33,25 +34,44 @@ class Coins:
         return Coins(included=dict(zip(persons, heads.tolist(), strict=True)))
 
     def write(self, path: Path) -> None:
-        """JSON that only its owner can read."""
-        write_text(path, json.dumps(dict(self.included), indent=1))
-        Path(path).chmod(0o600)
+        """JSON that only its owner can read, at no moment anybody else; beside its place and renamed into it."""
+        handle, part = tempfile.mkstemp(dir=Path(path).parent, prefix=f".{Path(path).name}.")
+        try:
+            with open(handle, "w", encoding="utf-8") as f:
+                json.dump(dict(self.included), f, indent=1)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
 
     @staticmethod
     def read(path: Path) -> Coins:
-        raw = json.loads(Path(path).read_text())
+        """The inverse of `write`; MienError for a missing file and for anything else than true or false per person."""
+        try:
+            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise MienError(
+                f"{path} holds no readable coins ({type(error).__name__}); give the file written before training"
+            ) from error
         if not isinstance(raw, dict) or not all(isinstance(v, bool) for v in raw.values()):
             raise MienError(f"{path} does not hold true or false for each person")
         return Coins(included=raw)
 
     def of(self, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
-        """(scores float64[m], included bool[m]) of a person-level attack, for `bounds.audit`. MienError when somebody
-        has no coin, the unit is not the person, or the recorded membership disagrees."""
+        """(scores float64[m], included bool[m]) of a person-level attack, for `bounds.audit`. MienError when the unit is
+        not the person, somebody has no coin or no score, or the recorded membership disagrees."""
         if scores.unit != "person":
             raise MienError(f"coins were tossed for persons; these are scores of {scores.unit}s: pool them first")
         missing = [p for p in scores.ids if p not in self.included]
         if missing:
             raise MienError(f"{len(missing)} of {len(scores)} scored persons have no coin; score the canaries alone")
+        if unscored := len(self.included) - len(scores):
+            raise MienError(
+                f"{unscored} of {len(self.included)} persons with a coin have no score, which may be for what their coin"
+                " said; score everybody"
+            )
         member = np.array([self.included[p] for p in scores.ids])
         if (member != scores.member).any():
             raise MienError(

@@ -177,3 +177,26 @@ def by_person(score: np.ndarray, member: np.ndarray) -> str:
     axis.set(xlabel="persons, by score", ylabel="score (higher = member)")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _svg(figure)
+
+
+def forest(results: Sequence[Result]) -> str:
+    """AUCs one below the other with their intervals, from nothing (0.5) to everything (1); attackers who hold other
+    recordings of a person are hollow, in the same row."""
+    rows = list(dict.fromkeys(r.metric.removesuffix(".auc").removesuffix(" (other recordings)") for r in results))
+    figure, axes = _figure(PHONE, 0.24 * len(rows) + 1.2)
+    axis = axes[0][0]
+    axis.axvline(0.5, color="0.6", linewidth=1)
+    for other, mark, name in ((False, 0, "the same recordings"), (True, 1, "other recordings")):
+        chosen = [r for r in results if ("(other recordings)" in r.metric) is other and r.value is not None]
+        for i, r in enumerate(chosen):
+            y = rows.index(r.metric.removesuffix(".auc").removesuffix(" (other recordings)")) + 0.25 * other
+            if r.low is not None:
+                axis.plot([r.low, r.high], [y, y], color=COLOURS[mark], linewidth=1.5)
+            axis.plot(
+                r.value, y, MARKS[mark], color=COLOURS[mark], markersize=5, label=name if i == 0 else None,
+                markerfacecolor="white" if other else COLOURS[mark],
+            )  # fmt: skip
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.02), xlabel="AUC per person (0.5: nothing found)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _svg(figure)

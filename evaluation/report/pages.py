@@ -22,6 +22,15 @@ from . import html
 def attack(run: runs.Run, report: Report, found: Audited, n_out: int, cohort: Cohort) -> None:
     """`release/report.html` of an attack run, and the persons by exposure in `private/`. n_out: held-out persons."""
     shown = []
+    areas = [r for r in report.results if r.metric.endswith(".auc") and r.unit == "person" and r.value is not None]
+    if areas:
+        shown.append(
+            html.Picture(
+                title="What each attack found",
+                svg=pictures.forest(areas),
+                caption="AUC over persons with its 95 % interval. Attacks that were not run or are withheld are in the table.",
+            )
+        )
     if found.curves:
         shown.append(
             html.Picture(

@@ -1,7 +1,9 @@
+# pyright: reportArgumentType=false, reportCallIssue=false
 """Lower bounds on ε: gold cases, slow oracles, and how often they claim too much."""
 
 import json
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from math import comb
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special, stats
 
 from mien.attacks import bounds
 from mien.attacks.bounds import Policy
@@ -89,6 +92,8 @@ def test_one_run_is_the_inverse_of_an_exact_sum(data):
             exact_pvalue(m, guesses, correct, 1.0, delta), abs=1e-9
         )
     if bound > 0:
+        below = [bounds.one_run_pvalue(m, guesses, correct, e, delta) for e in np.linspace(0, bound, 9)]
+        assert max(below) <= 0.05 + 1e-6  # the first ε that is not refuted, not a later one
         assert exact_pvalue(m, guesses, correct, bound, delta) == pytest.approx(0.05, abs=1e-6)
     else:
         assert correct == 0 or exact_pvalue(m, guesses, correct, 0.0, delta) >= 0.05 - 1e-9
@@ -163,11 +168,22 @@ CUTS = {
 }
 
 
+METHODS = ("one_run", "one_run_gdp", "order_statistics", "clopper_pearson", "gdp")
+REMEMBERED = {name: cache(getattr(bounds, name)) for name in METHODS}
+
+
+@pytest.fixture
+def remembered(monkeypatch):
+    """A bound follows from its counts, and the same counts come again and again."""
+    for name, function in REMEMBERED.items():
+        monkeypatch.setattr(bounds, name, function)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("method", ["one_run", "one_run_gdp", "order_statistics", "clopper_pearson", "gdp"])
-def test_few_false_claims(method, policy):
+@pytest.mark.parametrize("method", METHODS)
+def test_few_false_claims(method, policy, remembered):
     """At most 5 % + 3 standard errors of 150 trials, within the family the bound declares."""
-    trials, m, wrong = 40 if method in ("one_run_gdp", "order_statistics") else 150, 200, {}
+    trials, m, wrong = 150, 200, {}
     for t in range(trials):
         rng = np.random.default_rng([t, 77])
         for name, (scores, member, truth) in mechanisms(rng, m).items():
@@ -192,6 +208,57 @@ def test_outside_its_family_a_bound_overclaims_and_says_if():
     assert "if" not in str(bounds.one_run(100, 20, 19))
 
 
+def together(rng, member, mu):
+    """x_i ~ N(±mu/2, 1) for each canary, all of the same size |x|: given it, each sign is right on its own with
+    probability 1 / (1 + e^(-mu |x|)). Exactly mu-GDP in each canary, and sure of all canaries or of none."""
+    size = abs(rng.normal(mu / 2))
+    right = rng.random(len(member)) < special.expit(mu * size)
+    return size * np.where(member == right, 1, -1) + 1e-9 * rng.standard_normal(len(member))
+
+
+def test_the_mechanism_that_is_sure_of_all_or_none_is_gaussian_in_each_canary():
+    rng = np.random.default_rng(3)
+    inside = np.array([together(rng, np.ones(1, bool), 1.0)[0] for _ in range(20_000)])
+    assert stats.kstest(inside, stats.norm(0.5, 1).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("share", "mu"), [(0.1, 0.5), (0.5, 0.5), (0.1, 1.0), (0.5, 1.0)])
+def test_bounds_for_gaussian_dp_hold_where_canaries_hang_together(share, mu, remembered):
+    """What is claimed of every μ-GDP mechanism holds for this one; order statistics claim less than that, and must."""
+    trials, m, truth = 200, 200, bounds.gdp_epsilon(mu, 1e-5)
+    wrong = dict.fromkeys(("one_run", "one_run_gdp", "order_statistics"), 0)
+    for t in range(trials):
+        rng = np.random.default_rng([t, 5])
+        member = rng.random(m) < 0.5
+        scores = together(rng, member, mu)
+        for method in wrong:
+            policy = Policy(kind="fixed", choices=(share,))
+            bound = bounds.audit(scores, member, method=method, policy=policy, delta=1e-5, seed=t)
+            wrong[method] += bound.epsilon > truth + 1e-3
+            assert ("independent canaries" in str(bound)) == (method == "order_statistics")
+    limit = 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+    assert max(wrong["one_run"], wrong["one_run_gdp"]) / trials <= limit
+    if share == 0.5:
+        assert wrong["order_statistics"] / trials > 0.15
+
+
+@pytest.mark.parametrize("kind", ["signs only", "some canaries weaker"])
+def test_order_statistics_hold_for_weaker_independent_answers(kind, remembered):
+    """Each canary's answer is made from N(±μ/2, 1), or a smaller μ, by itself: the case the proof covers."""
+    trials, m, wrong = 150, 200, 0
+    for t in range(trials):
+        rng = np.random.default_rng([t, 6])
+        member = rng.random(m) < 0.5
+        mu = np.where(np.arange(m) % 2, 1.0, 0.3) if kind == "some canaries weaker" else 1.0
+        x = np.where(member, 1, -1) * mu / 2 + rng.standard_normal(m)
+        scores = np.sign(x) if kind == "signs only" else mu * x
+        for share in (0.1, 0.5):
+            policy = Policy(kind="fixed", choices=(share,))
+            bound = bounds.audit(scores, member, method="order_statistics", policy=policy, delta=1e-5, seed=t)
+            wrong += bound.epsilon > 4.378
+    assert wrong / (2 * trials) <= 0.05
+
+
 def test_the_best_of_many_thresholds_would_overclaim():
     """What is refused here, done by hand: the largest bound over guess counts, without paying for the choice."""
     shares = np.arange(1, 100) / 200
@@ -210,6 +277,29 @@ def test_ties_do_not_know_the_order_of_the_rows():
     assert bounds.audit(member.astype(float), member, policy=POLICIES["fixed"]).epsilon > 3
 
 
+def test_a_bound_says_for_whom_it_holds_and_how_it_was_made():
+    member = np.arange(100) < 50
+    said = {
+        "one_run": "any mechanism",
+        "clopper_pearson": "any mechanism",
+        "gdp": "if the mechanism is Gaussian-DP",
+        "one_run_gdp": "if the mechanism is Gaussian-DP",
+        "order_statistics": "if the mechanism is Gaussian-DP with independent canaries",
+    }
+    for method, condition in said.items():
+        for kind, choices in (("fixed", (0.4,)), ("bonferroni", (0.2, 0.4)), ("split", (0.2, 0.4))):
+            bound = bounds.audit(member, member, method=method, policy=Policy(kind=kind, choices=choices), delta=1e-5)
+            assert str(bound).endswith(f"(95 %, {condition})")
+            assert (bound.policy, bound.alpha) == (kind, 0.05)
+            assert bound.epsilon > 0
+            assert ("independent trials" if method in ("gdp", "clopper_pearson") else "guesses right") in bound.note
+
+
+@pytest.mark.parametrize("delta", [1e-300, 1e-16, 1e-12])
+def test_a_delta_below_rounding_is_no_delta(delta):
+    assert bounds.one_run(57, 51, 51, delta).epsilon == pytest.approx(bounds.one_run(57, 51, 51).epsilon, abs=1e-6)
+
+
 # --- coins --------------------------------------------------------------------------------------------------------------
 def test_coins_come_back_and_are_private(tmp_path):
     coins = Coins.toss([f"p{i}" for i in range(50)])
@@ -225,11 +315,58 @@ def test_coins_come_back_and_are_private(tmp_path):
     assert bounds.audit(scores, heads, policy=POLICIES["fixed"]).epsilon > 0
 
 
+def test_a_coin_file_is_private_from_its_first_byte_and_whole_or_absent(tmp_path, monkeypatch):
+    file = tmp_path / "coins.json"
+    file.write_text("{}")
+    file.chmod(0o644)
+    Coins(included={"a": True}).write(file)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+    def full(*_, **__):
+        raise OSError("no space")
+
+    monkeypatch.setattr(json, "dump", full)
+    with pytest.raises(OSError, match="no space"):
+        Coins(included={"a": False}).write(file)
+    assert [f.name for f in tmp_path.iterdir()] == ["coins.json"]
+    assert Coins.read(file).included == {"a": True}
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"\xff", b"[1]", b'{"a": 1}'])
+def test_what_holds_no_coins_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "coins.json").write_bytes(content)
+    with pytest.raises(MienError, match=r"coins\.json") as error:
+        Coins.read(tmp_path / "coins.json")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: replace(s, unit="recording"), "pool them first"),
+        (lambda s: replace(s, ids=["p0", "p1", "x"], persons=["p0", "p1", "x"]), "no coin"),
+        (lambda s: replace(s, member=~s.member), "not by their coin"),
+        (
+            lambda s: replace(s, ids=s.ids[:2], persons=s.persons[:2], member=s.member[:2], score=s.score[:2]),
+            "no score",
+        ),
+    ],
+)
+def test_scores_that_do_not_fit_the_coins_are_refused(change, says):
+    coins = Coins(included={"p0": True, "p1": False, "p2": True})
+    ids = np.array(list(coins.included))
+    fits = Scores(
+        ids=ids, persons=ids, member=np.array([True, False, True]), score=np.zeros(3), attack="a", unit="person"
+    )
+    coins.of(fits)
+    with pytest.raises(MienError, match=says):
+        coins.of(change(fits))
+
+
 def test_canaries_join_the_cohort_by_their_coin():
     cohort = motion.load(motion.Config(persons=3, recordings_per_person=2, seconds=4))
     others = motion.load(motion.Config(persons=3, recordings_per_person=2, seconds=4, seed=9))
-    from dataclasses import replace
-
     canaries = [replace(r, id=f"canary-{r.id}", person=f"canary-{r.person}") for r in others]
     names = sorted({r.person for r in canaries})
     coins = Coins(included=dict(zip(names, [True, False, True], strict=True)))
@@ -247,7 +384,7 @@ M = np.arange(10) < 5
 @pytest.mark.parametrize(
     ("act", "says"),
     [
-        (lambda: bounds.audit(np.zeros(10), M, policy="best"), "use Policy"),
+        (lambda: bounds.audit(np.zeros(10), M, policy="best"), "leaks that are not there; use Policy"),
         (lambda: bounds.audit(np.zeros(10), M, policy=None), "use Policy"),
         (lambda: Policy(kind="best", choices=(0.1,)), "not there"),
         (lambda: Policy(kind="fixed", choices=(0.1, 0.2)), "fixed has one"),
@@ -261,6 +398,11 @@ M = np.arange(10) < 5
         (lambda: bounds.one_run(10, 20, 5), "correct ≤ guesses ≤ canaries"),
         (lambda: bounds.one_run(10, 5, 6), "correct ≤ guesses ≤ canaries"),
         (lambda: bounds.one_run(10, 5, 5, alpha=0.0), "alpha lies between"),
+        (lambda: bounds.one_run_pvalue(10, 5, 5, -1.0), "epsilon is a finite number"),
+        (lambda: bounds.one_run_pvalue(10, 5, 5, np.nan), "epsilon is a finite number"),
+        (lambda: bounds.one_run(10, 5, 5, np.nan), "δ < 1"),
+        (lambda: bounds.gdp(5, 5, 0, 5, 0.0), "no Gaussian mechanism has a finite ε"),
+        (lambda: bounds.audit(np.arange(10.0), M, method="order_statistics"), "no Gaussian mechanism has a finite ε"),
         (lambda: bounds.clopper_pearson(5, 4, 0, 4), "hits ≤ trials"),
         (lambda: Coins.toss(["a", "a"]), "named twice"),
     ],
