@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -26,8 +27,12 @@ LENGTHS = ".lengths"
 _REFUSED, _DAMAGED, _MEMORY = 3, 4, 5
 
 
-def read_npy_dict(path: str | Path, *, memory_mb: int = 2048, seconds: float = 120) -> dict[str, np.ndarray]:
+def read_npy_dict(
+    path: str | Path, *, memory_mb: int = 2048, seconds: float = 120, keys: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """A dict of arrays out of an object .npy, or out of a plain pickle.
+
+    keys: hand back these only (those that are there); a dict inside the dict gives keys like "signal/wrist/EDA".
 
     Values may be arrays, numbers, text, lists of those, or lists (object arrays) of arrays of one dtype that differ
     in their first axis only; these come back as their concatenation under `key` and their lengths under
@@ -41,7 +46,7 @@ def read_npy_dict(path: str | Path, *, memory_mb: int = 2048, seconds: float = 1
     with tempfile.TemporaryDirectory(prefix=".unpickle-", dir=cache_home()) as staging:
         plain = Path(staging) / "plain.npz"
         command = [sys.executable, "-m", "mien.data.pickles", str(path.resolve()), str(plain)]
-        command += [str(int(memory_mb)), str(max(1, round(seconds)))]
+        command += [str(int(memory_mb)), str(max(1, round(seconds))), *keys]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=seconds, env=environment
@@ -164,21 +169,36 @@ def _unpickle(source: IO[bytes]) -> Any:
     return _Unpickler(source).load()
 
 
-def _plain(data: Any) -> dict[str, np.ndarray]:
+def _plain(data: Any, keys: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The dict's values as arrays without objects."""
     if isinstance(data, np.ndarray) and data.shape == ():
         data = data.item()
     if not isinstance(data, dict):
         raise _Refused(f"it holds a {type(data).__name__}, not a dict")
     out: dict[str, np.ndarray] = {}
-    for key, value in data.items():
-        if not isinstance(key, str):
-            raise _Refused(f"a key is a {type(key).__name__}, not text")
+    for key, value in _leaves(data, ""):
+        if keys and key not in keys:
+            continue
         for name, array in _arrays(key, value).items():
             if name in out:
                 raise _Refused(f"two entries are called {name!r}")
             out[name] = array
     return out
+
+
+def _leaves(data: dict, prefix: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """(path, value) of everything that is not a dict."""
+    if depth > 8:
+        raise _Refused("dicts nested deeper than eight")
+    for key, value in data.items():
+        if isinstance(key, bytes):
+            key = key.decode("latin1")
+        if not isinstance(key, str):
+            raise _Refused(f"a key is a {type(key).__name__}, not text")
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}/", depth + 1)
+        else:
+            yield prefix + key, value
 
 
 def _arrays(key: str, value: Any) -> dict[str, np.ndarray]:
@@ -213,12 +233,12 @@ def _uniform(key: str, items: list[Any]) -> np.ndarray:
     raise _Refused(f"{key!r} holds a list of something other than numbers, text or arrays")
 
 
-def _child(source: str, plain: str, memory_mb: str, seconds: str) -> int:
+def _child(source: str, plain: str, memory_mb: str, seconds: str, *keys: str) -> int:
     try:
         warnings.simplefilter("ignore")
         _limit(int(memory_mb), int(seconds))
         with open(source, "rb") as opened:
-            data = _plain(_unpickle(opened))
+            data = _plain(_unpickle(opened), keys)
         np.savez(plain, np.array(list(data), dtype=str), *data.values())  # arr_0: the keys
     except _Refused as error:
         return _say(_REFUSED, str(error))

@@ -120,7 +120,7 @@ def test_the_allowed_names_are_kept_narrow(home):
 def test_what_is_no_plain_data_is_refused(home):
     for data in (
         [1, 2],
-        {"x": {"y": 1}},
+        {"x": {"y": {1: 2}}},
         {1: 2},
         {"x": [1, "a"]},
         {"x": [np.zeros((2, 3)), np.zeros((2, 4))]},
