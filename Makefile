@@ -32,7 +32,7 @@ test: setup
 
 test-all: setup
 	$(BIN)/mien assets fetch smollm2-135m
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --hypothesis-profile=default
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -148,7 +149,7 @@ class Run:
             status = run.status()
             if status == "finished":
                 run.reused = True
-                os.utime(folder / "status.json")  # asked for last: what the next verb takes as the newest
+                run._now()  # asked for last: what the next verb takes as the newest
                 console.say(
                     f"{run.name}: finished earlier with the same recipe, code and inputs; reused (--fresh reruns it)"
                 )
@@ -187,6 +188,12 @@ class Run:
 
     def _mark(self, status: str) -> None:
         write_text(self.folder / "status.json", json.dumps({"status": status, "hash": self.digest}))
+        self._now()
+
+    def _now(self) -> None:
+        # a file system stamps with the kernel's coarse clock, where two runs within some milliseconds tie
+        now = time.time_ns()
+        os.utime(self.folder / "status.json", ns=(now, now))
 
     def __enter__(self) -> Run:
         return self
