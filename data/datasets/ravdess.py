@@ -1,0 +1,117 @@
+"""`ravdess`: acted emotion in speech and song, 24 actors, two sentences (Livingstone & Russo 2018), from your own copy.
+
+Zenodo 1188976: `Audio_Speech_Actors_01-24.zip` and `Audio_Song_Actors_01-24.zip`, unpacked; `Actor_01/03-01-06-01-02-01-12
+.wav` …, the seven numbers being modality, channel, emotion, intensity, statement, repetition, actor. Only sound is read.
+Licence CC BY-NC-SA 4.0: non-commercial; everything made from it inherits that.
+
+Some copies hold a second, nested `audio_speech_actors_01-24/`: equal files are taken once, and it is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from ...core import console
+from ...core.config import Section
+from ...core.errors import MienError
+from ...core.paths import cache_home
+from ...core.records import Cohort, CohortCard, Consent, Recording, StreamSpec
+from .. import sources
+
+VERSION = 1  # of the conversion below: a change of it makes a new cache entry
+CHANNELS = ("speech", "song")
+EMOTIONS = ("neutral", "calm", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
+INTENSITIES = ("normal", "strong")
+STATEMENTS = ("kids", "dogs")
+AUDIO = StreamSpec(channels=("voice",), unit="full scale", rate_hz=48000.0, range=(-1.0, 1.0))
+_NAME = re.compile(r"03-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
+
+
+class Config(Section):
+    """root: your copy (the folder that holds Actor_01 …, or one around it); channel: speech, song or both."""
+
+    root: str
+    channel: Literal["speech", "song", "both"] = "speech"
+
+
+def load(config: Config) -> Cohort:
+    """Labels: emotion (eight), intensity, statement, channel. Attribute: sex. Persons: ravdess-01 …
+
+    MienError naming the file: none found, a clip in another actor's folder, two different clips of one name, a link out
+    of the folder.
+    """
+    root = sources.home(config.root)
+    files = _find(root)
+    if config.channel != "both":
+        want = f"0{CHANNELS.index(config.channel) + 1}"
+        files = {stem: f for stem, f in files.items() if stem.split("-")[1] == want}
+    if not files:
+        raise MienError(
+            f"{root} holds no Actor_01/03-01-….wav of {config.channel}: is it RAVDESS, with its audio zips unpacked?"
+        )
+    card = CohortCard(
+        name="ravdess",
+        licence="RAVDESS: CC BY-NC-SA 4.0, non-commercial and share alike; so is everything made from it",
+        consent="actors of Livingstone & Russo 2018 agreed to publication; all purposes are assumed for each",
+        tasks={"emotion": EMOTIONS, "intensity": INTENSITIES, "statement": STATEMENTS, "channel": CHANNELS},
+        attributes=("sex",),
+        streams={"audio": AUDIO},
+        source="RAVDESS (Zenodo 1188976), own copy",
+    )
+    persons = sorted({stem[-2:] for stem in files})
+    return Cohort.build(
+        _recordings(files), card=card, consents={f"ravdess-{p}": Consent() for p in persons},
+        cache=cache_home() / "cohorts", key=sources.cache_key("ravdess", VERSION, config.model_dump(), files.values()),
+    )  # fmt: skip
+
+
+def _find(root: Path) -> dict[str, Path]:
+    """Clip's name -> file, in order."""
+    found: dict[str, Path] = {}
+    double = 0
+    for file in sources.find(root, "Actor_*/*.wav", depth=3):
+        name = _NAME.fullmatch(file.stem)
+        if name is None:
+            continue  # video, or not RAVDESS's
+        if file.parent.name != f"Actor_{name[6]}":
+            raise MienError(f"{file}: its name says actor {name[6]}, its folder another; put it where it belongs")
+        if file.stem not in found:
+            found[file.stem] = file
+        elif file.read_bytes() == found[file.stem].read_bytes():
+            double += 1
+        else:
+            raise MienError(f"{found[file.stem]} and {file} have one name and differ; keep the right one")
+    if double:
+        console.say(f"  {double} clip(s) are there twice, byte for byte: each is taken once")
+    return dict(sorted(found.items()))
+
+
+def _recordings(files: dict[str, Path]) -> Iterator[Recording]:
+    """One clip in memory at a time."""
+    left, made = sources.LeftOut(), 0
+    with console.progress("reading RAVDESS", len(files)) as bar:
+        for stem, file in files.items():
+            bar.step()
+            try:
+                audio = sources.sound(file, AUDIO)
+            except sources.Unreadable as why:
+                left.add(str(why), file.name)
+                continue
+            _, channel, emotion, intensity, statement, _, actor = stem.split("-")
+            made += 1
+            yield Recording(
+                id=f"ravdess-{stem}", person=f"ravdess-{actor}", session=CHANNELS[int(channel) - 1],
+                streams={"audio": audio},
+                labels={
+                    "emotion": EMOTIONS[int(emotion) - 1], "intensity": INTENSITIES[int(intensity) - 1],
+                    "statement": STATEMENTS[int(statement) - 1], "channel": CHANNELS[int(channel) - 1],
+                },
+                attributes={"sex": "male" if int(actor) % 2 else "female"},
+            )  # fmt: skip
+    left.tell()
+    if not made:
+        why = "; ".join(f"{n} {reason}" for reason, n in left.counts.items())
+        raise MienError(f"no clip of RAVDESS could be read: {why}")

@@ -1,0 +1,146 @@
+"""What readers of public databases share: files found inside one root, sound read, what is left out counted and told."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..core import console
+from ..core.errors import MienError
+from ..core.records import Signal, StreamSpec
+
+_STUB = b"version https://git-lfs"
+
+
+class LeftOut:
+    """Why recordings of a database are not in its cohort: counted by reason, one file of each named."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.example: dict[str, str] = {}
+
+    def add(self, why: str, file: str) -> None:
+        self.counts[why] += 1
+        self.example.setdefault(why, file)
+
+    def tell(self) -> None:
+        for why, n in self.counts.most_common():
+            console.say(f"  left out: {n} {why} (such as {self.example[why]})")
+
+
+class Unreadable(Exception):
+    """One file cannot be used; the text says why, in words that follow a count."""
+
+
+def home(root: str | Path) -> Path:
+    """The folder a user gave. MienError when there is none."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise MienError(f"no such folder: {folder}; unpack the download and give the folder it made")
+    return folder
+
+
+def find(root: Path, name: str, depth: int = 2) -> Iterator[Path]:
+    """Files and folders of this name (a glob) in `root` or up to `depth` folders below, in order; hidden names, such as
+    the `._x` that macOS leaves, are passed over. MienError for a link that leads out of `root`."""
+    inside = root.resolve()
+    for level in range(depth + 1):
+        for path in sorted(root.glob("*/" * level + name)):
+            if any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts):
+                continue
+            if not path.resolve().is_relative_to(inside):
+                raise MienError(f"{path} is a link out of {root}; copy what it points to, or give its own folder")
+            yield path
+
+
+def one(root: Path, name: str, depth: int = 2) -> Path | None:
+    """The only such file or folder; None when there is none. MienError when there are two."""
+    found = list(find(root, name, depth))
+    if len(found) > 1:
+        raise MienError(f"{root} holds two of {name}: {found[0]} and {found[1]}; keep one copy")
+    return found[0] if found else None
+
+
+def cache_key(name: str, version: int, options: Mapping[str, object], files: Iterable[Path]) -> str:
+    """Under what a reader's cohort is cached: its files' names, sizes and times, what was asked, the reader's version."""
+    stat = [(str(f), s.st_size, s.st_mtime_ns) for f in files for s in (f.stat(),)]
+    text = json.dumps([version, dict(options), stat], sort_keys=True, default=str)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def is_stub(file: Path) -> bool:
+    """Whether Git LFS left a pointer instead of the file's content."""
+    with open(file, "rb") as f:
+        return f.read(len(_STUB)) == _STUB
+
+
+def sound(file: Path, spec: StreamSpec) -> Signal:
+    """A wav file as one mono channel, full scale = 1; several channels are averaged. Unreadable says what is wrong."""
+    from scipy.io import wavfile
+
+    if is_stub(file):
+        raise Unreadable("Git LFS pointers without their content: run `git lfs pull` in the copy")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            rate, raw = wavfile.read(file)
+        except Exception:  # whatever its parser stumbles on: ValueError, EOFError, struct.error, UnboundLocalError
+            raise Unreadable("damaged or not wav") from None
+    if any("prematurely" in str(w.message) for w in told):  # its other warnings are of tags it does not know
+        raise Unreadable("cut off before their end")
+    if rate != spec.rate_hz:
+        raise Unreadable(f"at {rate} Hz, not {spec.rate_hz:g}")
+    whole = np.issubdtype(raw.dtype, np.integer)
+    values = raw.astype(np.float32)
+    if raw.dtype == np.uint8:
+        values = (values - 128) / 128
+    elif whole:
+        values /= -float(np.iinfo(raw.dtype).min)
+    if values.ndim == 2:
+        values = values.mean(1)
+    if not len(values):
+        raise Unreadable("without a sample")
+    if not np.isfinite(values).all():
+        raise Unreadable("with samples that are not numbers")
+    if values.max() == values.min():
+        raise Unreadable("silent throughout")
+    return Signal(values=values[:, None], rate_hz=spec.rate_hz, channels=spec.channels, unit=spec.unit)
+
+
+def table(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
+    """Rows of a small csv file with its header's names stripped. A byte-order mark, and tabs or semicolons in place of
+    commas, are taken as they come. MienError naming the file and what is missing or wrong."""
+    raw = file.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MienError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise MienError(f"{file} is empty; restore it from its source")
+    if raw.startswith(_STUB):
+        raise MienError(f"{file} is a Git LFS pointer without its content; run `git lfs pull` in the copy")
+    mark = max(",\t;", key=lines[0].count)
+    names = [n.strip() for n in next(csv.reader(lines[:1], delimiter=mark))]
+    missing = [n for n in needed if n not in names]
+    if missing:
+        raise MienError(f"{file} has no column {missing[0]!r}; it has {', '.join(n for n in names if n)}")
+    rows = []
+    for number, cells in enumerate(csv.reader(lines[1:], delimiter=mark), 2):
+        if len(cells) != len(names):
+            raise MienError(f"{file}, row {number}: {len(cells)} cells under {len(names)} names; repair the row")
+        rows.append({n: c.strip() for n, c in zip(names, cells, strict=True)})
+    return rows
+
+
+def number(text: str) -> float | None:
+    """A plain decimal number, or None."""
+    return float(text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else None
