@@ -51,7 +51,7 @@ def windowed_votes(logp: np.ndarray, reference: np.ndarray, sizes: Sequence[int]
     (WBC, arXiv 2601.02751)."""
     shift = np.asarray(logp, np.float64) - np.asarray(reference, np.float64)
     total = np.concatenate([[0.0], np.cumsum(shift)])
-    votes = [np.mean(total[k:] - total[:-k] > 0) for k in sizes if k <= len(shift)]
+    votes = [float(np.mean(total[k:] - total[:-k] > 0)) for k in sizes if k <= len(shift)]
     return float(np.mean(votes))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections import Counter
@@ -82,8 +83,11 @@ def is_stub(file: Path) -> bool:
         return f.read(len(_STUB)) == _STUB
 
 
-def sound(file: Path, spec: StreamSpec) -> Signal:
-    """A wav file as one mono channel, full scale = 1; several channels are averaged. Unreadable says what is wrong."""
+def sound(file: Path, spec: StreamSpec, *, resample: bool = False) -> Signal:
+    """A wav file as one mono channel, full scale = 1; several channels are averaged. Unreadable says what is wrong.
+
+    resample: bring it from another rate to the declared one (polyphase, scipy's anti-alias filter), or refuse it.
+    """
     from scipy.io import wavfile
 
     if is_stub(file):
@@ -96,7 +100,7 @@ def sound(file: Path, spec: StreamSpec) -> Signal:
             raise Unreadable("damaged or not wav") from None
     if any("prematurely" in str(w.message) for w in told):  # its other warnings are of tags it does not know
         raise Unreadable("cut off before their end")
-    if rate != spec.rate_hz:
+    if rate != spec.rate_hz and not (resample and rate > 0 and spec.rate_hz.is_integer()):
         raise Unreadable(f"at {rate} Hz, not {spec.rate_hz:g}")
     whole = np.issubdtype(raw.dtype, np.integer)
     values = raw.astype(np.float32)
@@ -112,6 +116,11 @@ def sound(file: Path, spec: StreamSpec) -> Signal:
         raise Unreadable("with samples that are not numbers")
     if values.max() == values.min():
         raise Unreadable("silent throughout")
+    if rate != spec.rate_hz:
+        from scipy.signal import resample_poly
+
+        common = math.gcd(int(spec.rate_hz), int(rate))
+        values = resample_poly(values, int(spec.rate_hz) // common, int(rate) // common).astype(np.float32)
     return Signal(values=values[:, None], rate_hz=spec.rate_hz, channels=spec.channels, unit=spec.unit)
 
 
