@@ -1,4 +1,4 @@
-"""The types that flow: Signal, Recording, Window, Consent, CohortCard, Cohort.
+"""The types that flow: Signal, Events, Text, Recording, Window, Consent, CohortCard, Cohort.
 
 Everything is frozen and keyword-only. The person is the unit: no Recording exists without one.
 """
@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Value = str | int | float | bool
 PURPOSES = ("training", "generation", "alignment", "audit", "evaluation", "sharing")
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,112 @@ class Signal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Events:
+    """Things that happen at moments: calls, messages, conversations, changes of state.
+
+    times_s, durations_s: float64[N], start relative to the recording's start (ascending, >= offset_s) and length, 0 for
+    an instant; codes: int32[N] into `kinds`; kinds: the possible kinds, all of them, in order; party: int32[N], with
+    whom, as a number that means something within this recording's person only (-1: nobody or unknown): never a number, a
+    name or a hash of one; seconds: how long was observed from offset_s on, for that nothing happened is an observation too.
+    """
+
+    times_s: np.ndarray
+    durations_s: np.ndarray
+    codes: np.ndarray
+    kinds: tuple[str, ...]
+    seconds: float
+    party: np.ndarray | None = None
+    offset_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, kind in (("times_s", np.float64), ("durations_s", np.float64), ("codes", np.int32)):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=kind))
+        party = np.full(len(self.times_s), -1) if self.party is None else self.party
+        object.__setattr__(self, "party", np.ascontiguousarray(party, dtype=np.int32))
+        object.__setattr__(self, "kinds", tuple(self.kinds))
+        n = len(self.times_s)
+        assert self.party is not None
+        if any(a.shape != (n,) for a in (self.times_s, self.durations_s, self.codes, self.party)):
+            raise MienError("events need times_s, durations_s, codes and party of one length")
+        if not (math.isfinite(self.seconds) and self.seconds > 0 and math.isfinite(self.offset_s)):
+            raise MienError(f"events were observed for a positive number of seconds, got {self.seconds!r}")
+        if not (np.isfinite(self.times_s).all() and np.isfinite(self.durations_s).all()):
+            raise MienError("an event's time or duration is not a number")
+        if n and (self.durations_s.min() < 0 or (np.diff(self.times_s) < 0).any()):
+            raise MienError("events must be in order of time and cannot last less than nothing")
+        if n and not (self.offset_s <= self.times_s[0] and self.times_s[-1] <= self.offset_s + self.seconds):
+            raise MienError("an event lies outside the time that was observed")
+        if n and not (self.codes.min() >= 0 and self.codes.max() < len(self.kinds)):
+            raise MienError(f"an event's code is none of the {len(self.kinds)} kinds {list(self.kinds)}")
+
+    def cut(self, start_s: float, end_s: float) -> Events | None:
+        """The events that begin in [start_s, end_s); None when that time was not observed whole. An event's duration
+        stays what it was, though it may end later."""
+        if start_s < self.offset_s - 1e-6 or end_s > self.offset_s + self.seconds + 1e-6:
+            return None
+        part = slice(*np.searchsorted(self.times_s, (start_s, end_s), side="left"))
+        assert self.party is not None
+        return replace(
+            self, times_s=self.times_s[part] - start_s, durations_s=self.durations_s[part], codes=self.codes[part],
+            party=self.party[part], seconds=end_s - start_s, offset_s=0.0,
+        )  # fmt: skip
+
+    @property
+    def complete(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What was said or written, utterance by utterance.
+
+    times_s, ends_s: float64[N] relative to the recording's start, ascending starts; text: N strings (NFC);
+    speakers: N names of roles ("participant", "interviewer"), never of people; seconds: how long was observed.
+    """
+
+    times_s: np.ndarray
+    ends_s: np.ndarray
+    text: tuple[str, ...]
+    speakers: tuple[str, ...]
+    seconds: float
+    offset_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("times_s", "ends_s"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.float64))
+        object.__setattr__(self, "text", tuple(unicodedata.normalize("NFC", t) for t in self.text))
+        object.__setattr__(self, "speakers", tuple(self.speakers))
+        n = len(self.text)
+        if self.times_s.shape != (n,) or self.ends_s.shape != (n,) or len(self.speakers) != n:
+            raise MienError("text needs times_s, ends_s and speakers of one length with its utterances")
+        if not (math.isfinite(self.seconds) and self.seconds > 0 and math.isfinite(self.offset_s)):
+            raise MienError(f"text was observed for a positive number of seconds, got {self.seconds!r}")
+        if n and not (np.isfinite(self.times_s).all() and np.isfinite(self.ends_s).all()):
+            raise MienError("an utterance's time is not a number")
+        if n and ((np.diff(self.times_s) < 0).any() or (self.ends_s < self.times_s).any()):
+            raise MienError("utterances must be in order of time and cannot end before they begin")
+        if n and not (self.offset_s <= self.times_s[0] and self.times_s[-1] <= self.offset_s + self.seconds):
+            raise MienError("an utterance lies outside the time that was observed")
+
+    def cut(self, start_s: float, end_s: float) -> Text | None:
+        """The utterances that begin in [start_s, end_s); None when that time was not observed whole."""
+        if start_s < self.offset_s - 1e-6 or end_s > self.offset_s + self.seconds + 1e-6:
+            return None
+        part = slice(*np.searchsorted(self.times_s, (start_s, end_s), side="left"))
+        return replace(
+            self, times_s=self.times_s[part] - start_s, ends_s=self.ends_s[part] - start_s, text=self.text[part],
+            speakers=self.speakers[part], seconds=end_s - start_s, offset_s=0.0,
+        )  # fmt: skip
+
+    @property
+    def complete(self) -> bool:
+        return True
+
+
+Stream = Signal | Events | Text
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recording:
     """What one person's sensors gave in one session. `attributes` are private, `labels` are what a task predicts.
 
@@ -96,7 +202,7 @@ class Recording:
 
     id: str
     person: str
-    streams: Mapping[str, Signal]
+    streams: Mapping[str, Stream]
     session: str = ""
     start_s: float = 0.0
     labels: Mapping[str, Value] = field(default_factory=dict)
@@ -117,6 +223,11 @@ class Recording:
     def seconds(self) -> float:
         return max((s.offset_s + s.seconds for s in self.streams.values()), default=0.0)
 
+    @property
+    def signals(self) -> dict[str, Signal]:
+        """The regularly sampled streams alone."""
+        return {n: s for n, s in self.streams.items() if isinstance(s, Signal)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
@@ -136,12 +247,16 @@ class Window:
 class StreamSpec:
     """The public description of one stream. `range` is the sensor's plausible span in `unit`, known beforehand:
     it must never be computed from the recordings, for then one person's extremes would shape everybody's tokens.
+
+    kind: what the stream is. Of events, `channels` are the kinds in order; of text, the speakers' roles; both have no
+    range, and their unit and rate say nothing ("" and 0).
     """
 
     channels: tuple[str, ...]
-    unit: str
-    rate_hz: float
+    unit: str = ""
+    rate_hz: float = 0.0
     range: tuple[float, float] | None = None
+    kind: Literal["signal", "events", "text"] = "signal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +313,7 @@ class CohortCard:
                     "unit": s.unit,
                     "rate_hz": s.rate_hz,
                     "range": None if s.range is None else list(s.range),
+                    **({} if s.kind == "signal" else {"kind": s.kind}),
                 }
                 for k, s in self.streams.items()
             },
@@ -215,6 +331,7 @@ class CohortCard:
                 unit=s["unit"],
                 rate_hz=float(s["rate_hz"]),
                 range=None if s.get("range") is None else (float(s["range"][0]), float(s["range"][1])),
+                kind=s.get("kind", "signal"),
             )
             for k, s in raw["streams"].items()
         }
@@ -240,41 +357,62 @@ def _row(r: Recording) -> dict[str, Any]:
         "start_s": float(r.start_s),
         "labels": json.dumps(dict(r.labels), sort_keys=True),
         "attributes": json.dumps(dict(r.attributes), sort_keys=True),
-        "streams": [
-            {
-                "name": name,
-                "rate_hz": float(s.rate_hz),
-                "offset_s": float(s.offset_s),
-                "unit": s.unit,
-                "channels": list(s.channels),
-                "values": s.values.ravel(),
-                "valid": None if s.valid is None else s.valid,
-            }
-            for name, s in r.streams.items()
-        ],
+        "streams": [_stream_row(name, s) for name, s in r.streams.items()],
     }
+
+
+_EMPTY = np.empty(0, np.float32)
+
+
+def _stream_row(name: str, s: Stream) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name, "kind": "signal", "rate_hz": 0.0, "offset_s": float(s.offset_s), "unit": "", "channels": [],
+        "values": _EMPTY, "valid": None, "seconds": float(s.seconds), "times": None, "ends": None, "codes": None,
+        "party": None, "text": None,
+    }  # fmt: skip
+    if isinstance(s, Signal):
+        return row | {
+            "rate_hz": float(s.rate_hz), "unit": s.unit, "channels": list(s.channels), "values": s.values.ravel(),
+            "valid": None if s.valid is None else s.valid,
+        }  # fmt: skip
+    if isinstance(s, Events):
+        return row | {
+            "kind": "events", "channels": list(s.kinds), "times": s.times_s, "ends": s.durations_s, "codes": s.codes,
+            "party": s.party,
+        }  # fmt: skip
+    roles = sorted(set(s.speakers))
+    return row | {
+        "kind": "text", "channels": roles, "times": s.times_s, "ends": s.ends_s, "text": list(s.text),
+        "codes": np.array([roles.index(x) for x in s.speakers], np.int32),
+    }  # fmt: skip
+
+
+def _stream(s: Mapping[str, Any]) -> Stream:
+    if s["kind"] == "events":
+        return Events(
+            times_s=s["times"], durations_s=s["ends"], codes=s["codes"], party=s["party"], kinds=tuple(s["channels"]),
+            seconds=s["seconds"], offset_s=s["offset_s"],
+        )  # fmt: skip
+    if s["kind"] == "text":
+        return Text(
+            times_s=s["times"], ends_s=s["ends"], text=tuple(s["text"]), seconds=s["seconds"], offset_s=s["offset_s"],
+            speakers=tuple(s["channels"][c] for c in np.asarray(s["codes"]).tolist()),
+        )  # fmt: skip
+    return Signal(
+        values=np.asarray(s["values"], dtype=np.float32).reshape(-1, len(s["channels"])), rate_hz=s["rate_hz"],
+        channels=tuple(s["channels"]), unit=s["unit"], offset_s=s["offset_s"],
+        valid=None if s["valid"] is None else np.asarray(s["valid"], dtype=bool),
+    )  # fmt: skip
 
 
 def _recording(row: Mapping[str, Any]) -> Recording:
     try:
-        streams = {}
-        for s in row["streams"]:
-            values = np.asarray(s["values"], dtype=np.float32).reshape(-1, len(s["channels"]))
-            valid = None if s["valid"] is None else np.asarray(s["valid"], dtype=bool)
-            streams[s["name"]] = Signal(
-                values=values,
-                rate_hz=s["rate_hz"],
-                channels=tuple(s["channels"]),
-                unit=s["unit"],
-                offset_s=s["offset_s"],
-                valid=valid,
-            )
         return Recording(
             id=row["id"],
             person=row["person"],
             session=row["session"],
             start_s=row["start_s"],
-            streams=streams,
+            streams={s["name"]: _stream(s) for s in row["streams"]},
             labels=json.loads(row["labels"]),
             attributes=json.loads(row["attributes"]),
         )
@@ -291,14 +429,15 @@ def _arrow_rows(table: Any) -> list[dict[str, Any]]:
         row["streams"] = []
         for j in range(len(parts)):
             part = parts[j]
-            valid = part["valid"].values
-            row["streams"].append(
-                {
-                    **{k: part[k].as_py() for k in ("name", "rate_hz", "offset_s", "unit", "channels")},
-                    "values": part["values"].values.to_numpy(zero_copy_only=False),
-                    "valid": None if valid is None else valid.to_numpy(zero_copy_only=False),
-                }
-            )
+            stream = {
+                k: part[k].as_py() for k in ("name", "kind", "rate_hz", "offset_s", "unit", "channels", "seconds")
+            }
+            for k in ("values", "valid") if stream["kind"] == "signal" else ("times", "ends", "codes", "party"):
+                array = part[k].values
+                stream[k] = None if array is None else array.to_numpy(zero_copy_only=False)
+            if stream["kind"] == "text":
+                stream["text"] = part["text"].as_py()
+            row["streams"].append(stream)
     return plain
 
 
@@ -315,6 +454,13 @@ def arrow_schema() -> Any:
             ("channels", pa.list_(pa.string())),
             ("values", pa.list_(pa.float32())),
             ("valid", pa.list_(pa.bool_())),
+            ("kind", pa.string()),
+            ("seconds", pa.float64()),
+            ("times", pa.list_(pa.float64())),
+            ("ends", pa.list_(pa.float64())),  # of events: durations
+            ("codes", pa.list_(pa.int32())),  # of events: kinds; of text: speakers
+            ("party", pa.list_(pa.int32())),
+            ("text", pa.list_(pa.string())),
         ]
     )
     return pa.schema(
@@ -358,7 +504,7 @@ class Cohort:
         import datasets
 
         if cache is not None and key is not None:
-            folder = cache / key
+            folder = cache / f"{key}-{_FORMAT}"
             if not (folder / "cohort.json").exists():
                 Cohort.store(recordings, folder, card=card, consents=consents)
             return Cohort.read(folder)
@@ -491,15 +637,23 @@ def recording_windows(r: Recording, seconds: float, stride_s: float) -> Iterator
         yield Window(recording=r.id, person=r.person, start_s=start, end_s=start + seconds)
 
 
-def cut(r: Recording, window: Window) -> tuple[dict[str, Signal], str | None]:
-    """The streams of one window. Second value: why the window cannot be used (a gap), or None."""
-    parts: dict[str, Signal] = {}
+def cut(r: Recording, window: Window, valid: float = 1.0) -> tuple[dict[str, Stream], str | None]:
+    """The streams of one window. Second value: why the window cannot be used (a gap), or None.
+
+    valid: the share of a signal's samples that must be there. At 1 one gap refuses the window; below, a stream with
+    too little is left out of its window, and what is kept carries its gaps as marks.
+    """
+    parts: dict[str, Stream] = {}
     for name, signal in r.streams.items():
         part = signal.cut(window.start_s, window.end_s)
         if part is None:
             continue
-        if not part.complete:
-            return {}, f"a gap in {name}"
+        if isinstance(part, Signal) and not part.complete:
+            if valid >= 1:
+                return {}, f"a gap in {name}"
+            assert part.valid is not None
+            if part.valid.mean() < valid:
+                continue
         parts[name] = part
     return (parts, None) if parts else ({}, "no stream covers it")
 
@@ -521,6 +675,11 @@ def _check(r: Recording, card: CohortCard) -> None:
         spec = card.streams.get(name)
         if spec is None:
             raise MienError(f"recording {r.id!r} has a stream {name!r} that the cohort's card does not declare")
+        if not isinstance(s, Signal):
+            _check_marks(r, name, s, spec)
+            continue
+        if spec.kind != "signal":
+            raise MienError(f"recording {r.id!r}: stream {name!r} is a signal, the cohort declares {spec.kind}")
         if abs(s.rate_hz - spec.rate_hz) > 1e-6 * spec.rate_hz:
             raise MienError(
                 f"recording {r.id!r}: stream {name!r} is at {s.rate_hz:g} Hz, the cohort declares {spec.rate_hz:g} Hz;"
@@ -540,6 +699,21 @@ def _check(r: Recording, card: CohortCard) -> None:
             )
 
 
+def _check_marks(r: Recording, name: str, s: Events | Text, spec: StreamSpec) -> None:
+    kind = "events" if isinstance(s, Events) else "text"
+    if spec.kind != kind:
+        raise MienError(f"recording {r.id!r}: stream {name!r} holds {kind}, the cohort declares {spec.kind}")
+    if isinstance(s, Events) and s.kinds != spec.channels:
+        raise MienError(
+            f"recording {r.id!r}: stream {name!r} has the kinds {list(s.kinds)}, the cohort declares {list(spec.channels)}"
+        )
+    strange = set(s.speakers) - set(spec.channels) if isinstance(s, Text) else set()
+    if strange:
+        raise MienError(
+            f"recording {r.id!r}: {min(strange)!r} speaks in {name!r}, the cohort declares {list(spec.channels)}"
+        )
+
+
 def _fingerprint(card: CohortCard, rows: Any) -> str:
     digest = hashlib.sha256(json.dumps(card.to_json(), sort_keys=True).encode())
     for row in rows:
@@ -554,6 +728,14 @@ def _digest_row(digest: Any, row: Mapping[str, Any]) -> None:
         digest.update(json.dumps([s["name"], s["rate_hz"], s["offset_s"], s["unit"], list(s["channels"])]).encode())
         digest.update(np.asarray(s["values"], dtype="<f4").tobytes())
         digest.update(b"" if s["valid"] is None else np.asarray(s["valid"], dtype=bool).tobytes())
+        if s["kind"] != "signal":
+            plain = [
+                s["kind"],
+                s["seconds"],
+                *(None if s[k] is None else list(s[k]) for k in ("codes", "party", "text")),
+            ]
+            digest.update(json.dumps(plain, default=int).encode())
+            digest.update(b"".join(np.asarray(s[k], dtype="<f8").tobytes() for k in ("times", "ends")))
 
 
 def _stream_to_parquet(
@@ -596,7 +778,9 @@ def _stream_to_parquet(
         for row in rows:
             _digest_row(digest, row)
             batch.append(row)
-            size += sum(4 * len(s["values"]) for s in row["streams"])
+            size += sum(
+                4 * len(s["values"]) + 40 * (0 if s["times"] is None else len(s["times"])) for s in row["streams"]
+            )
             count += 1
             if size > 8 << 20 or len(batch) >= 1000:
                 flush()
@@ -660,7 +844,7 @@ def _memory_map(files: Sequence[Path], fingerprint: str) -> Any:
         return datasets.Dataset.from_list([], features=datasets.Features.from_arrow_schema(schema))
     place = cache_home() / "arrow"
     place.mkdir(exist_ok=True, mode=0o700)
-    target = place / f"{fingerprint[:32]}.arrow"
+    target = place / f"{fingerprint[:32]}-{_FORMAT}.arrow"
     if not target.exists():
         part = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:

@@ -127,7 +127,7 @@ class _Seen:
 
     def add(self, recording: Any, spec: schema.CohortFile) -> None:
         self.seconds[recording.id] = recording.seconds
-        for name, signal in recording.streams.items():
+        for name, signal in recording.signals.items():
             good = signal.values if signal.valid is None else signal.values[signal.valid]
             self.present[name] += 1
             self.samples[name] += good.size
@@ -393,6 +393,10 @@ def summary(cohort: Cohort) -> list[tuple[str, str]]:
     if cohort.card.attributes:
         out.append(("attributes", ", ".join(cohort.card.attributes)))
     for name, s in cohort.card.streams.items():
+        if s.kind != "signal":
+            what = f"{s.kind} ({', '.join(s.channels)})"
+            out.append((f"stream {name}", f"{what}; {streams[name]} recordings, {lengths[name] / 1000:.0f} s"))
+            continue
         span = "no range" if s.range is None else f"range {s.range[0]:g} to {s.range[1]:g}"
         out.append(
             (

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..core.errors import MienError
-from ..core.records import Cohort, CohortCard, Recording, Signal, Window, cut, recording_windows
+from ..core.records import (
+    Cohort,
+    CohortCard,
+    Events,
+    Recording,
+    Signal,
+    Stream,
+    StreamSpec,
+    Text,
+    Window,
+    cut,
+    recording_windows,
+)  # fmt: skip
 
 _STATISTICS = ("mean", "sd", "min", "q25", "q75", "max", "power_low", "power_mid", "power_high", "peak_hz")
+_EVENT = ("per_hour", "share", "mean_s", "parties")  # of each kind of event
+_TEXT = ("utterances", "words_per_s", "words_per_utterance", "different", "share", "gap_s")  # of a transcript
+_WORDS = 32  # buckets that words are hashed into
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,59 +62,107 @@ class WindowTable:
 
 
 def names(card: CohortCard) -> list[str]:
-    """Column names of `vector`, in order: ten statistics per channel, then correlations within each stream."""
-    out = []
-    for stream, spec in sorted(card.streams.items()):
-        out += [f"{stream}.{c}.{s}" for c in spec.channels for s in _STATISTICS]
-        k = len(spec.channels)
-        out += [f"{stream}.{spec.channels[i]}~{spec.channels[j]}" for i in range(k) for j in range(i + 1, k)]
-    return out
+    """Column names of `vector`, in order, stream by stream: of a signal ten statistics per channel, then correlations;
+    of events four per kind; of text six, then word frequencies in hashed buckets."""
+    return [n for stream, spec in sorted(card.streams.items()) for n in _names(stream, spec)]
 
 
-def vector(streams: Mapping[str, Signal], card: CohortCard) -> np.ndarray:
+def _names(stream: str, spec: StreamSpec) -> list[str]:
+    if spec.kind == "events":
+        return [f"{stream}.{c}.{s}" for c in spec.channels for s in _EVENT]
+    if spec.kind == "text":
+        return [f"{stream}.{s}" for s in _TEXT] + [f"{stream}.word_{i}" for i in range(_WORDS)]
+    k = len(spec.channels)
+    out = [f"{stream}.{c}.{s}" for c in spec.channels for s in _STATISTICS]
+    return out + [f"{stream}.{spec.channels[i]}~{spec.channels[j]}" for i in range(k) for j in range(i + 1, k)]
+
+
+def vector(streams: Mapping[str, Stream], card: CohortCard) -> np.ndarray:
     """float64[d]: the statistics of one window; NaN for a missing stream.
 
-    power_low / mid / high: mean squared deviation below 0.5 Hz, 0.5–2 Hz and above, from the window's
-    periodogram; peak_hz: where it is highest.
+    Signals: power_low / mid / high are mean squared deviation below 0.5 Hz, 0.5–2 Hz and above, from the window's
+    periodogram; peak_hz is where it is highest. Inside gaps nothing is counted, and of a window with gaps no spectrum is
+    taken (NaN). Events: of each kind, how many per hour, the share of time they fill, their mean length [s], and with
+    how many different parties. Text: how much and how varied, and relative frequencies of hashed words (CRC-32 modulo
+    32, so that no dictionary is learned from anybody's words).
     """
     parts = []
     for name, spec in sorted(card.streams.items()):
-        k = len(spec.channels)
-        if name not in streams:
-            parts.append(np.full(len(_STATISTICS) * k + k * (k - 1) // 2, np.nan))
-            continue
-        v = streams[name].values.astype(np.float64)
-        mean = v.mean(0)
-        centred = v - mean
-        power = np.abs(np.fft.rfft(centred, axis=0)) ** 2 * 2 / len(v) ** 2
-        hz = np.fft.rfftfreq(len(v), 1 / streams[name].rate_hz)
-        low, mid = hz < 0.5, (hz >= 0.5) & (hz < 2.0)
-        q = np.quantile(v, (0.25, 0.75), axis=0)
-        bands = [power[low].sum(0), power[mid].sum(0), power[~(low | mid)].sum(0), hz[power.argmax(0)]]
-        parts.append(np.stack([mean, v.std(0), v.min(0), q[0], q[1], v.max(0), *bands], axis=1).ravel())
-        sd = centred.std(0) + 1e-9
-        corr = (centred / sd).T @ (centred / sd) / len(v)
-        parts.append(corr[np.triu_indices(k, 1)])
+        s = streams.get(name)
+        if isinstance(s, Signal):
+            parts.append(_of_signal(s))
+        elif isinstance(s, Events):
+            parts.append(_of_events(s))
+        elif isinstance(s, Text):
+            parts.append(_of_text(s))
+        else:
+            parts.append(np.full(len(_names(name, spec)), np.nan))
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def tabulate(cohort: Cohort, *, seconds: float, stride_s: float, task: str, streams: Sequence[str] = ()) -> WindowTable:
+def _of_signal(s: Signal) -> np.ndarray:
+    v = s.values.astype(np.float64)
+    k = v.shape[1]
+    if not s.complete:
+        v = v[s.valid]
+        if not len(v):
+            return np.full(len(_STATISTICS) * k + k * (k - 1) // 2, np.nan)
+    mean = v.mean(0)
+    centred = v - mean
+    if s.complete:
+        power = np.abs(np.fft.rfft(centred, axis=0)) ** 2 * 2 / len(v) ** 2
+        hz = np.fft.rfftfreq(len(v), 1 / s.rate_hz)
+        low, mid = hz < 0.5, (hz >= 0.5) & (hz < 2.0)
+        bands = [power[low].sum(0), power[mid].sum(0), power[~(low | mid)].sum(0), hz[power.argmax(0)]]
+    else:
+        bands = [np.full(k, np.nan)] * 4
+    q = np.quantile(v, (0.25, 0.75), axis=0)
+    statistics = np.stack([mean, v.std(0), v.min(0), q[0], q[1], v.max(0), *bands], axis=1).ravel()
+    sd = centred.std(0) + 1e-9
+    corr = (centred / sd).T @ (centred / sd) / len(v)
+    return np.concatenate([statistics, corr[np.triu_indices(k, 1)]])
+
+
+def _of_events(s: Events) -> np.ndarray:
+    out = np.zeros((len(s.kinds), len(_EVENT)))
+    for i in range(len(s.kinds)):
+        mine = s.codes == i
+        seconds, party = s.durations_s[mine], s.party[mine] if s.party is not None else np.empty(0, np.int32)
+        n = len(seconds)
+        parties = len(np.unique(party[party >= 0]))
+        out[i] = n * 3600 / s.seconds, seconds.sum() / s.seconds, seconds.mean() if n else 0.0, parties
+    return out.ravel()
+
+
+def _of_text(s: Text) -> np.ndarray:
+    words = [w for t in s.text for w in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", t.lower())]
+    n, m = len(s.text), max(1, len(words))
+    spoken = float((s.ends_s - s.times_s).sum())
+    gaps = np.clip(s.times_s[1:] - s.ends_s[:-1], 0, None)
+    head = [n, len(words) / s.seconds, len(words) / max(1, n), len(set(words)) / m, spoken / s.seconds]
+    bucket = np.bincount([zlib.crc32(w.encode()) % _WORDS for w in words], minlength=_WORDS) / m
+    return np.concatenate([head, [gaps.mean() if len(gaps) else 0.0], bucket])
+
+
+def tabulate(
+    cohort: Cohort, *, seconds: float, stride_s: float, task: str, streams: Sequence[str] = (), valid: float = 1.0
+) -> WindowTable:
     """Every usable window of a cohort; windows with gaps or without the task's label are skipped and counted.
 
-    streams: whose statistics to take (default: all)."""
+    streams: whose statistics to take (default: all); valid: the share of samples that must be there (`records.cut`)."""
     skipped: dict[str, int] = {}
 
-    def usable() -> Iterator[tuple[Recording, Window, Mapping[str, Signal]]]:
+    def usable() -> Iterator[tuple[Recording, Window, Mapping[str, Stream]]]:
         for r in cohort:
             if task not in r.labels:
                 skipped[f"no label {task!r}"] = skipped.get(f"no label {task!r}", 0) + 1
                 continue
             for w in recording_windows(r, seconds, stride_s):
-                streams, why = cut(r, w)
+                parts, why = cut(r, w, valid)
                 if why:
                     skipped[why] = skipped.get(why, 0) + 1
                 else:
-                    yield r, w, streams
+                    yield r, w, parts
 
     kept = {n: s for n, s in cohort.card.streams.items() if not streams or n in streams}
     table = of_windows(usable(), replace(cohort.card, streams=kept), cohort.card, task)
@@ -110,7 +175,7 @@ def tabulate(cohort: Cohort, *, seconds: float, stride_s: float, task: str, stre
 
 
 def of_windows(
-    windows: Iterable[tuple[Recording, Window, Mapping[str, Signal]]], card: CohortCard, source: CohortCard, task: str
+    windows: Iterable[tuple[Recording, Window, Mapping[str, Stream]]], card: CohortCard, source: CohortCard, task: str
 ) -> WindowTable:
     """Windows with their recordings -> a table. card: whose streams make the columns of X; source: whose attributes
     make those of meta (recording length, attributes, start)."""

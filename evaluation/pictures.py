@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.records import Signal
+from ..core.records import Events, Signal, Stream, Text
 from ..core.results import Result
 
 # Okabe & Ito's palette, told apart with any colour vision
@@ -54,7 +54,7 @@ def _svg(figure: Any) -> str:
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 style="min-width:{width}px"', text, count=1)
 
 
-def examples(windows: Sequence[Mapping[str, Signal]], titles: Sequence[str]) -> str:
+def examples(windows: Sequence[Mapping[str, Stream]], titles: Sequence[str]) -> str:
     """Windows one below the other, streams side by side, in physical units; one scale per stream."""
     streams = list(dict.fromkeys(n for w in windows for n in w))
     figure, axes = _figure(
@@ -75,13 +75,13 @@ def examples(windows: Sequence[Mapping[str, Signal]], titles: Sequence[str]) -> 
             if row == len(windows) - 1:
                 axes[row][column].set_xlabel("seconds")
             if name in window and row == 0:
-                axes[row][column].set_ylabel(f"{name} ({window[name].unit})")
+                axes[row][column].set_ylabel(_named(name, window[name]))
     _legend(figure, axes, windows[0])
     return _svg(figure)
 
 
 def real_beside_synthetic(
-    real: Sequence[Mapping[str, Signal]], synthetic: Sequence[Mapping[str, Signal]], titles: Sequence[str], stream: str
+    real: Sequence[Mapping[str, Stream]], synthetic: Sequence[Mapping[str, Stream]], titles: Sequence[str], stream: str
 ) -> str:
     """Left real, right synthetic, one stream, one scale. For the private half only."""
     figure, axes = _figure(PHONE, 1.1 * len(titles) + 0.5, len(titles), 2, sharex=True, sharey=True)
@@ -92,14 +92,29 @@ def real_beside_synthetic(
             if row == len(titles) - 1:
                 axes[row][column].set_xlabel("seconds")
         if stream in real[row]:
-            axes[row][0].set_ylabel(f"{stream} ({real[row][stream].unit})")
+            axes[row][0].set_ylabel(_named(stream, real[row][stream]))
     _legend(figure, axes, {stream: real[0][stream]} if stream in real[0] else {})
     return _svg(figure)
 
 
-def _draw(axis: Any, signal: Signal | None) -> None:
+def _named(name: str, stream: Stream) -> str:
+    return f"{name} ({stream.unit})" if isinstance(stream, Signal) else name
+
+
+def _draw(axis: Any, signal: Stream | None) -> None:
     if signal is None:
         axis.text(0.5, 0.5, "absent", transform=axis.transAxes, ha="center", va="center")
+        return
+    if isinstance(signal, Events | Text):
+        rows = signal.kinds if isinstance(signal, Events) else tuple(sorted(set(signal.speakers)))
+        codes = signal.codes if isinstance(signal, Events) else [rows.index(s) for s in signal.speakers]
+        last = signal.times_s + signal.durations_s if isinstance(signal, Events) else signal.ends_s
+        for code, first, end in zip(codes, signal.times_s, last, strict=True):
+            axis.plot([first, end], [code, code], color=COLOURS[code % 7], linewidth=3)
+            axis.plot([first], [code], MARKS[code % 7], color=COLOURS[code % 7], markersize=3)
+        axis.set_yticks(range(len(rows)), rows, fontsize="x-small")
+        axis.set_ylim(-0.7, len(rows) - 0.3)
+        axis.set_xlim(0, signal.seconds)
         return
     t = np.arange(len(signal.values)) / signal.rate_hz
     for c, name in enumerate(signal.channels):
@@ -107,8 +122,8 @@ def _draw(axis: Any, signal: Signal | None) -> None:
     axis.locator_params(nbins=3)
 
 
-def _legend(figure: Any, axes: Any, window: Mapping[str, Signal]) -> None:
-    if any(len(s.channels) > 1 for s in window.values()):
+def _legend(figure: Any, axes: Any, window: Mapping[str, Stream]) -> None:
+    if any(isinstance(s, Signal) and len(s.channels) > 1 for s in window.values()):
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
 

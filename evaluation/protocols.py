@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.errors import MienError
-from ..core.records import Cohort, CohortCard, Signal, cut, recording_windows
+from ..core.records import Cohort, CohortCard, Stream, cut, recording_windows
 from ..data.features import WindowTable, of_windows
 from ..data.splits import Splits
 
@@ -37,12 +37,12 @@ class Tables:
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Windows as signals: lists of {stream: Signal}; card: the synthetic cohort's; seconds: of one window;
+    """Windows: lists of {stream: Stream}; card: the synthetic cohort's; seconds: of one window;
     valid_sequences: share of sampled token sequences that the grammar accepts."""
 
-    train: Sequence[Mapping[str, Signal]]
-    test: Sequence[Mapping[str, Signal]]
-    synthetic: Sequence[Mapping[str, Signal]]
+    train: Sequence[Mapping[str, Stream]]
+    test: Sequence[Mapping[str, Stream]]
+    synthetic: Sequence[Mapping[str, Stream]]
     card: CohortCard
     seconds: float
     valid_sequences: float
@@ -64,7 +64,7 @@ def gather(
     seconds: float,
     stride_s: float,
     task: str,
-    through: Callable[[Mapping[str, Signal], str], Mapping[str, Signal]],
+    through: Callable[[Mapping[str, Stream], str], Mapping[str, Stream]],
     valid_sequences: float,
 ) -> Inputs:
     """Real windows of both sides of the split, the synthetic ones, and the training windows through the codec.

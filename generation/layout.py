@@ -20,7 +20,7 @@ import numpy as np
 from ..core import plugins
 from ..core.config import Plugin
 from ..core.errors import MienError
-from ..core.records import CohortCard, Signal, StreamSpec
+from ..core.records import CohortCard, Stream, StreamSpec
 from ..core.runs import write_text
 from .grammar import Grammar
 from .vocabulary import BOS, CODECS, EOS, LABEL_0, LABELS, PAD, STREAM_0, STREAMS, VERSION, VOCABULARY
@@ -105,7 +105,7 @@ class Layout:
             raise MienError(f"label {label!r} is not among {list(self.classes)}")
         return [BOS, LABEL_0 + self.classes.index(label)]
 
-    def encode(self, windows: Sequence[Mapping[str, Signal]], labels: Sequence[str]) -> list[np.ndarray]:
+    def encode(self, windows: Sequence[Mapping[str, Stream]], labels: Sequence[str]) -> list[np.ndarray]:
         """Windows with their labels -> one int32 document each (local ids). All windows of a call share their
         set of streams and are coded together, which is what makes it fast."""
         if not windows:
@@ -122,7 +122,7 @@ class Layout:
         parts.append(np.full((len(windows), 1), EOS, dtype=np.int32))
         return list(np.concatenate(parts, axis=1))
 
-    def decode(self, ids: np.ndarray) -> tuple[str, dict[str, Signal]]:
+    def decode(self, ids: np.ndarray) -> tuple[str, dict[str, Stream]]:
         """One document (padding allowed at the end) -> its label and streams. MienError if the grammar refuses it."""
         ids = np.asarray(ids)
         ids = ids[ids != PAD]
@@ -137,7 +137,7 @@ class Layout:
             at += 1 + len(coder.slots)
         return label, streams
 
-    def round_trip(self, streams: Mapping[str, Signal], label: str) -> dict[str, Signal]:
+    def round_trip(self, streams: Mapping[str, Stream], label: str) -> dict[str, Stream]:
         """One window written as tokens and read back: what the codec alone loses."""
         return self.decode(self.encode([streams], [label])[0])[1]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...core.config import Section
-from ...core.records import Signal
+from ...core.records import Signal, Stream
 from ...core.results import Baseline, Result
 from ..protocols import Inputs
 
@@ -26,7 +26,7 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
     Not measured (value None, and why) where a side lacks the stream, or rates, lengths or channels differ.
     """
     w, results = inputs.windows, []
-    for stream in w.card.streams:
+    for stream in (n for n, spec in w.card.streams.items() if spec.kind == "signal"):
         why = _incomparable(stream, w.train, w.test, w.synthetic)
         if why:
             results.append(
@@ -50,11 +50,11 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
     return results
 
 
-def spectrum(windows: Sequence[Mapping[str, Signal]], stream: str, floor: float) -> np.ndarray | None:
+def spectrum(windows: Sequence[Mapping[str, Stream]], stream: str, floor: float) -> np.ndarray | None:
     """float64[F, C]: log10 of the mean Welch power of a stream's windows; None when no window has it."""
     from scipy.signal import welch
 
-    parts = [w[stream] for w in windows if stream in w]
+    parts = [s for w in windows if isinstance(s := w.get(stream), Signal)]
     if not parts:
         return None
     values = np.stack([p.values for p in parts]).astype(np.float64)
@@ -63,13 +63,15 @@ def spectrum(windows: Sequence[Mapping[str, Signal]], stream: str, floor: float)
     return np.log10(np.maximum(mean, floor * mean.max(0, keepdims=True) + 1e-30))
 
 
-def _incomparable(stream: str, *sides: Sequence[Mapping[str, Signal]]) -> str:
+def _incomparable(stream: str, *sides: Sequence[Mapping[str, Stream]]) -> str:
     """Why the spectra of train, test and synthetic windows cannot be laid over each other, or "". Test may be absent."""
     train, _, made = sides
     for name, side in (("training", train), ("synthetic", made)):
         if not any(stream in w for w in side):
             return f"no {name} window has the stream {stream}"
-    kinds = {(s.rate_hz, len(s.values), s.channels) for side in sides for w in side if (s := w.get(stream))}
+    kinds = {
+        (s.rate_hz, len(s.values), s.channels) for side in sides for w in side if isinstance(s := w.get(stream), Signal)
+    }
     return "" if len(kinds) == 1 else f"windows of {stream} differ in rate, length or channels"
 
 

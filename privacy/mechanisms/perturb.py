@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ...core.config import Section
 from ...core.errors import MienError
-from ...core.records import CohortCard, Recording
+from ...core.records import CohortCard, Recording, Signal
 
 GUARANTEE = "none: noise obscures the samples, and filtering can take part of it away again; no epsilon follows"
 
@@ -34,7 +34,8 @@ def apply(recording: Recording, config: Config, card: CohortCard, rng: np.random
 
     Gaps keep what they held; ids, labels and attributes stay. Equal `rng` state, equal noise: whoever can guess the
     seed can subtract it. Do it once per recording, before windows are cut: fresh noise on each overlapping window
-    averages out. MienError for a stream without a range or an absolute value, and for a name the card lacks.
+    averages out. MienError for a stream without a range or an absolute value, for one that
+    is no signal, and for a name the card lacks.
     """
     for name in [*config.streams, *recording.streams]:
         if name not in card.streams:
@@ -44,6 +45,11 @@ def apply(recording: Recording, config: Config, card: CohortCard, rng: np.random
     out = {}
     for name in sorted(recording.streams):
         signal, span = recording.streams[name], card.streams[name].range
+        if not isinstance(signal, Signal):
+            raise MienError(
+                f"perturb adds noise to signals; stream {name!r} holds {card.streams[name].kind}, which would stay as it is:"
+                " leave it out of the study (streams: …) or protect it otherwise"
+            )
         if name in config.streams:
             sd = config.streams[name]
         elif span is not None:
