@@ -16,6 +16,7 @@ from ..core.config import Section
 from ..core.errors import MienError
 
 ASSETS = ("smollm2-135m",)
+OWN = 1 << 20  # local ids from here on are the model's own tokens (generation/machine.py says the same)
 
 
 class Config(Section):
@@ -72,12 +73,16 @@ class CausalBackbone:
         for i, d in enumerate(documents):
             ids[i, : len(d)], mask[i, : len(d)] = d, 1
         return Batch(
-            ids=torch.as_tensor(ids + self.offset, device=device),
+            ids=torch.as_tensor(self.own_ids(ids), device=device),
             mask=torch.as_tensor(mask, device=device),
             prompt=prompt,
             unit=torch.arange(len(documents), device=device),
             person=torch.as_tensor(np.asarray(persons), device=device),
         )
+
+    def own_ids(self, local: np.ndarray) -> np.ndarray:
+        """Local ids -> the model's: behaviour tokens follow its own, which text uses as they are."""
+        return np.where(local >= OWN, local - OWN, local + self.offset)
 
     def probes(self, documents: Sequence[np.ndarray], *, prompt: int, device: Any = "cpu") -> list[Batch]:
         """Batches for the checks before private training: unit 0 is always the shortest document; it stands alone in

@@ -58,7 +58,8 @@ def child(kind: str, windows: int) -> None:
         else:
             kept = [(r, w, cut(r, w)[0]) for r in recordings() for w in recording_windows(r, 4.0, 2.0)]
             built = time.perf_counter()
-            lists = [layout.encode([streams], [str(r.labels["t"])])[0].tolist() for r, _, streams in kept]
+            made = [layout.encode([streams], [str(r.labels["t"])])[0] for r, _, streams in kept]
+            lists = [m.tolist() for m in made if m is not None]
             count, size = len(lists), 2 * sum(map(len, lists))
         done = time.perf_counter()
         print(f"{count} {size} {before} {watch.most} {built - began} {done - built}")

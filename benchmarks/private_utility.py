@@ -34,7 +34,7 @@ from mien.generation.adapted import rows_to_train
 from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
 from mien.generation.tokens import Documents
-from mien.generation.vocabulary import LABEL_0, VOCABULARY
+from mien.generation.vocabulary import LABEL_0
 from mien.privacy.mechanisms import adversary, leace
 from mien.privacy.plan import PrivacySpec
 from mien.privacy.sampling import Units
@@ -101,7 +101,9 @@ class Study:
         )  # fmt: skip
 
     def fresh(self) -> CausalBackbone:
-        model = constrain(tiny.fresh(tiny.Shape(**self.s["shape"]), VOCABULARY.size, 0), self.layout.grammar, 0)
+        model = constrain(
+            tiny.fresh(tiny.Shape(**self.s["shape"]), self.layout.vocabulary.size, 0), self.layout.grammar, 0
+        )
         return CausalBackbone(
             model=model, identity="", revision=None, fingerprint="", offset=0, lora_targets=linear_names(model),
             speaks_behaviour=True,

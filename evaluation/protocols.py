@@ -66,17 +66,18 @@ def gather(
     task: str,
     through: Callable[[Mapping[str, Stream], str], Mapping[str, Stream]],
     valid_sequences: float,
+    valid: float = 1.0,
 ) -> Inputs:
     """Real windows of both sides of the split, the synthetic ones, and the training windows through the codec.
 
-    through(streams, label): one window written as tokens and read back. Windows with gaps or without the label are
-    left out. MienError when no held-out person has a window left.
+    through(streams, label): one window written as tokens and read back; valid: the share of samples a window needs.
+    Windows with gaps or without the label are left out. MienError when no held-out person has a window left.
     """
     card, wanted = synthetic.card, set(synthetic.card.streams)
     sides: dict[str | None, list] = {"train": [], "holdout": []}
     for r in cohort:
         for w in recording_windows(r, seconds, stride_s) if task in r.labels else ():
-            streams, why = cut(r, w)
+            streams, why = cut(r, w, valid)
             if not why and (side := split.side(w)) in sides:
                 sides[side].append((r, w, {n: s for n, s in streams.items() if n in wanted}))
     train, test = sides["train"], sides["holdout"]

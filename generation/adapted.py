@@ -13,7 +13,7 @@ from ..core.config import Plugin
 from ..core.errors import MienError
 from .grammar import constrain
 from .layout import Layout
-from .vocabulary import LABEL_0, STREAM_0, VOCABULARY
+from .vocabulary import FIRST_CODEC, LABEL_0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +32,24 @@ class Adapted:
 
 
 def open_base(section: Plugin, layout: Layout) -> CausalBackbone:
-    """A frozen base with the layout's grammar in its forward."""
+    """A frozen base with the layout's grammar in its forward. MienError when it was pretrained on other tokens."""
     module, config = plugins.resolve("backbones", section, f"backbone {section.name}")
-    backbone = module.load(config, VOCABULARY.size)
-    constrain(backbone.model, layout.grammar, backbone.offset)
+    backbone = module.load(config, layout.vocabulary.size)
+    known = getattr(backbone.model.config, "behaviour_vocabulary", None)
+    if backbone.speaks_behaviour and known is not None and known != layout.vocabulary.digest:
+        raise MienError(
+            f"the base of backbone {section.name} was pretrained on other behaviour tokens than this layout's: give both"
+            " recipes the same codecs"
+        )
+    constrain(backbone.model, layout.grammar, backbone.offset, layout.never)
     return backbone
 
 
 def rows_to_train(layout: Layout, backbone: CausalBackbone) -> list[int]:
-    """The base's own ids of the token rows an adapter trains: labels and streams, or all where it knows none."""
-    rows = [*range(LABEL_0, LABEL_0 + len(layout.classes)), *range(STREAM_0, STREAM_0 + len(layout.streams))]
-    return [backbone.offset + r for r in (rows if backbone.speaks_behaviour else range(VOCABULARY.size))]
+    """The base's own ids of the token rows an adapter trains: what opens a document and its parts, or, where the base
+    knows no behaviour token, every one that this layout can use."""
+    speaks = layout.grammar.speaks.tolist()
+    return [backbone.offset + r for r in speaks if not backbone.speaks_behaviour or LABEL_0 <= r < FIRST_CODEC]
 
 
 def open_adapted(folder: Path) -> Adapted:

@@ -9,106 +9,243 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import MienError
-from .vocabulary import BOS, EOS, PAD, STREAM_0
+from .machine import ANY_OWN, OWN, Machine
+from .vocabulary import BOS, EOS, LABEL_0, MADE, PAD, RELATION_0, RELATIONS, STREAM_0, STREAMS, UNLABELLED
 
 MASKED = -1e4  # finite, so that entropies of masked logits stay finite; exp(-1e4) is 0 in any float
 DEAD = 0  # the state nothing leaves: an invalid prefix
 START = 1
+_NODE, _REGISTER = 16, 12  # bits of a state: node, register 0, register 1, and the rest is the sum
+_NONE = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Grammar:
-    """next: int32[states, V]: the state after a token (DEAD: not allowed); V local ids; final: the state after eos.
+    """A state is one int64: the node in its low 16 bits, then two registers of 12 bits, then the sum (see `Machine`).
 
+    next: int32[nodes, V + 1], the node after a local token, DEAD where it is not allowed; column V stands for any own
+    token of the base model. lowest, keep, at, by0, by1: int64[nodes], how a node's choice is kept or added; amounts: what
+    is added; limit, other: gates; final: the node after eos.
     Padding is allowed before <bos> (left padding) and after <eos> (right padding).
     """
 
     next: np.ndarray
     final: int
+    lowest: np.ndarray
+    keep: np.ndarray
+    at: np.ndarray
+    by0: np.ndarray
+    by1: np.ndarray
+    amounts: np.ndarray
+    limit: np.ndarray
+    other: np.ndarray
 
     @staticmethod
-    def of(*, labels: tuple[int, int], blocks: Sequence[Sequence[tuple[int, int]]], size: int) -> Grammar:
-        """labels: [first, last) ids; blocks: per stream the [first, last) ids of each slot; size: V."""
-        label, begin = 2, 3
-        starts, at = [], begin + 1
-        for slots in blocks:  # one state per slot, and one for "this stream is complete"
-            starts.append(at)
-            at += len(slots) + 1
-        final = at
-        table = np.zeros((final + 1, size), dtype=np.int32)
+    def of(
+        *, classes: int, blocks: Sequence[tuple[Machine, int]], size: int,
+        contexts: Sequence[tuple[int, int]] = (), conditioned: bool = False,
+    ) -> Grammar:  # fmt: skip
+        """classes: how many labels; blocks: per part its machine and the first local id of its codec; size: V; contexts:
+        [first, last) ids of each context field; conditioned: a given recording may stand before the made one."""
+        copies = 2 if conditioned else 1
+        begin = 3 + len(
+            contexts
+        )  # where the first block, or a relation, is said; `again`: the same after what is given
+        given, again = begin + 1, begin + 2
+        final = begin + 3 + copies * sum(m.nodes + 1 for m, _ in blocks)
+        if final >= 1 << _NODE:
+            raise MienError(f"the layout's grammar would have {final} nodes; take shorter windows or fewer streams")
+        count = final + 1
+        table = np.zeros((count, size + 1), dtype=np.int32)
+        lowest, keep, by0, by1, other = (np.zeros(count, dtype=np.int64) for _ in range(5))
+        at, limit = np.full(count, -1, dtype=np.int64), np.full(count, _NONE, dtype=np.int64)
+        amounts: list[np.ndarray] = []
+        label = 2
         table[START, PAD], table[START, BOS] = START, label
-        table[label, slice(*labels)] = begin
-        after = [begin]
-        for i, slots in enumerate(blocks):
-            for state in after:
-                table[state, STREAM_0 + i] = starts[i]
-            for j, (first, last) in enumerate(slots):
-                table[starts[i] + j, first:last] = starts[i] + j + 1
-            done = starts[i] + len(slots)
-            table[done, EOS] = final
-            after.append(done)
+        table[label, LABEL_0 : LABEL_0 + classes] = table[label, UNLABELLED] = label + 1
+        for i, (first, last) in enumerate(contexts):
+            table[label + 1 + i, first:last] = label + 2 + i
+        if conditioned:
+            table[begin, RELATION_0 : RELATION_0 + len(RELATIONS)] = given
+        node = begin + 3
+        for copy in range(copies):
+            after = [given] if copy else [begin, again]
+            for i, (machine, base) in enumerate(blocks):
+                start, done = node, node + machine.nodes
+                node = done + 1
+                for a in after:
+                    table[a, STREAM_0 + i] = start
+                for n, first, last, to in machine.arcs:
+                    columns = slice(size, size + 1) if first == ANY_OWN else slice(base + first, base + last)
+                    table[start + n, columns] = start + to
+                for n in {n for n, *_ in machine.arcs}:
+                    mine = [base + first for m, first, _, _ in machine.arcs if m == n and first != ANY_OWN]
+                    lowest[start + n] = min(mine, default=size)
+                for n, register in machine.keep.items():
+                    keep[start + n] = 1 + register
+                for n, amount in machine.add.items():
+                    amount = np.asarray(amount, dtype=np.int64)
+                    at[start + n] = sum(map(len, amounts))
+                    by0[start + n] = amount[0].size if amount.ndim >= 2 else 0
+                    by1[start + n] = amount.shape[2] if amount.ndim == 3 else 0
+                    amounts.append(amount.ravel())
+                for n, (bound, to) in machine.gates.items():
+                    limit[start + n], other[start + n] = bound, start + to
+                if copy:
+                    table[done, MADE] = again
+                else:
+                    table[done, EOS] = final
+                after.append(done)
         table[final, PAD] = final
-        return Grammar(table, final)
+        flat = np.concatenate(amounts) if amounts else np.zeros(1, np.int64)
+        return Grammar(
+            next=table, final=final, lowest=lowest, keep=keep, at=at, by0=by0, by1=by1, amounts=flat, limit=limit,
+            other=other,
+        )  # fmt: skip
 
-    def states(self, ids: np.ndarray) -> np.ndarray:
-        """int[n, T] local ids -> int32[n, T]: the state after each token. Ids outside the vocabulary are DEAD."""
-        ids = np.asarray(ids)
-        state = np.full(len(ids), START, dtype=np.int32)
-        out = np.empty(ids.shape, dtype=np.int32)
-        known = (ids >= 0) & (ids < self.next.shape[1])
-        safe = np.where(known, ids, 0)
-        for t in range(ids.shape[1]):
-            state = np.where(known[:, t], self.next[state, safe[:, t]], DEAD)
-            out[:, t] = state
+    def columns(self, ids: np.ndarray) -> np.ndarray:
+        """Local ids -> columns of `next`; -1 for what is neither a behaviour token nor an own token of the base."""
+        ids, size = np.asarray(ids, dtype=np.int64), self.next.shape[1] - 1
+        return np.where(ids >= OWN, size, np.where((ids >= 0) & (ids < size), ids, -1))
+
+    def step(self, state: np.ndarray, column: np.ndarray) -> np.ndarray:
+        """int64[n] states and columns -> the states after."""
+        node = state & ((1 << _NODE) - 1)
+        safe = np.maximum(column, 0)
+        to = np.where(column >= 0, self.next[node, safe], DEAD)
+        if not self.remembers:
+            return to.astype(np.int64)
+        mask = (1 << _REGISTER) - 1
+        one, two = (state >> _NODE) & mask, (state >> (_NODE + _REGISTER)) & mask
+        total = state >> (_NODE + 2 * _REGISTER)
+        chosen = np.where(safe == self.next.shape[1] - 1, 0, safe - self.lowest[node])
+        keep, at = self.keep[node], self.at[node]
+        index = np.where((at >= 0) & (to != DEAD), at + one * self.by0[node] + two * self.by1[node] + chosen, 0)
+        total = np.where(at >= 0, total + self.amounts[np.clip(index, 0, len(self.amounts) - 1)], total)
+        one, two = np.where(keep == 1, chosen, one), np.where(keep == 2, chosen, two)
+        marker = (safe >= STREAM_0) & (safe < STREAM_0 + STREAMS)  # a block begins: registers and sum with it
+        to = np.where((total >= self.limit[to]) & ~marker, self.other[to], to).astype(np.int64)
+        state = to | one << _NODE | two << (_NODE + _REGISTER) | total << (_NODE + 2 * _REGISTER)
+        return np.where((to == DEAD) | marker, to, state)
+
+    @cached_property
+    def remembers(self) -> bool:
+        """Whether any state is more than its node."""
+        return bool(self.keep.any() or (self.at >= 0).any())
+
+    def states(self, ids: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+        """int[n, T] local ids -> int64[n, T]: the state after each token. Ids outside the vocabulary are DEAD."""
+        columns = self.columns(ids)
+        state = np.full(len(columns), START, dtype=np.int64) if start is None else start
+        out = np.empty(columns.shape, dtype=np.int64)
+        for t in range(columns.shape[1]):
+            out[:, t] = state = self.step(state, columns[:, t])
         return out
 
     def accepts(self, ids: Any) -> bool:
         """Is this one whole document?"""
         ids = np.asarray(ids)
-        return ids.ndim == 1 and len(ids) > 0 and int(self.states(ids[None])[0, -1]) == self.final
+        return ids.ndim == 1 and len(ids) > 0 and node_of(self.states(ids[None])[0, -1]) == self.final
 
-    def allowed(self, state: int) -> np.ndarray:
-        """bool[V]: which tokens may follow."""
-        return self.next[state] != DEAD
+    def allowed(self, state: int | np.integer) -> np.ndarray:
+        """bool[V + 1]: which tokens may follow; the last stands for own tokens of the base model."""
+        return self.next[node_of(state)] != DEAD
+
+    @property
+    def speaks(self) -> np.ndarray:
+        """int[k]: the behaviour tokens that can occur at all."""
+        return np.flatnonzero((self.next[:, :-1] != DEAD).any(0))
+
+    @property
+    def own(self) -> bool:
+        """Whether the base model's own tokens can occur."""
+        return bool((self.next[:, -1] != DEAD).any())
 
 
-def constrain(model: Any, grammar: Grammar, offset: int) -> Any:
-    """Give a Hugging Face causal LM a `forward` that masks its logits by the grammar. Returns the same model.
+def node_of(state: Any) -> Any:
+    """The node of a state, or of an array or tensor of states."""
+    return state & ((1 << _NODE) - 1)
 
-    offset: id of the first behaviour token in the model's vocabulary. Inside `forward` the state of each position
-    follows from `input_ids`; with a key/value cache only the newest ids are there, so `grammar_state` (the state
-    before them, int64[B]) must be given; `generate()` does that by itself. Calling again replaces the grammar.
+
+class Bound:
+    """A grammar bound to one model's vocabulary: offset, the id of its first behaviour token; own: how many of the ids
+    before it are tokens that text may use, less those in `never`."""
+
+    def __init__(self, grammar: Grammar, offset: int, device: Any, never: Sequence[int] = ()):
+        import torch
+
+        self.grammar, self.offset, self.size = grammar, offset, grammar.next.shape[1] - 1
+        self.allow = torch.as_tensor(grammar.next != DEAD, device=device)
+        self.words = torch.ones(offset, dtype=torch.bool, device=device) if grammar.own else None
+        if self.words is not None and len(never):
+            self.words[list(never)] = False
+
+    def scan(self, input_ids: Any, state: Any) -> Any:
+        """The state after each token, int64[B, T], on the ids' device. On the CPU in numpy: the loop over time takes
+        a dozen tiny operations a step, which a GPU's or torch's launch cost would make the slowest part of all."""
+        import torch
+
+        ids = input_ids.detach().cpu().numpy()
+        local = np.where(ids >= self.offset, ids - self.offset, OWN)
+        found = self.grammar.states(local, state.detach().cpu().numpy())
+        return torch.as_tensor(found, device=input_ids.device)
+
+    def mask(self, logits: Any, states: Any) -> Any:
+        """logits [B, T, all] with MASKED wherever the grammar forbids."""
+        import torch
+
+        if self.allow.device != logits.device:
+            self.allow = self.allow.to(logits.device)
+            self.words = None if self.words is None else self.words.to(logits.device)
+        allow = self.allow[node_of(states)]
+        first, last = self.offset, self.offset + self.size
+        out = torch.full_like(logits, MASKED)
+        out[..., first:last] = torch.where(allow[..., :-1], logits[..., first:last], MASKED)
+        if self.words is not None:
+            free = allow[..., -1:] & self.words
+            out[..., :first] = torch.where(free, logits[..., :first], MASKED)
+        return out
+
+
+def constrain(model: Any, grammar: Grammar, offset: int, never: Sequence[int] = ()) -> Any:
+    """Give a Hugging Face model with a language head a `forward` that masks its logits by the grammar. Returns the model.
+
+    offset: id of the first behaviour token in the model's vocabulary; never: own ids that text may not use. Inside
+    `forward` the state of each position follows from `input_ids`; with a key/value cache only the newest ids are there, so
+    `grammar_state` (the state before them, int64[B]) must be given; `generate()` does that by itself. Calling again
+    replaces the grammar. MienError for a fused loss that never makes logits.
     """
-    import torch
-
     kind = type(model)
     if not getattr(kind, "_mien_constrained", False):
+        refuse_fused(model)
         kind = _constrained(kind)
         model.__class__ = kind
-    device = model.get_input_embeddings().weight.device
-    model._grammar_next = torch.as_tensor(grammar.next, dtype=torch.long, device=device)
-    model._grammar_offset = int(offset)
+    model._grammar = Bound(grammar, int(offset), model.get_input_embeddings().weight.device, never)
     return model
+
+
+def refuse_fused(model: Any) -> None:
+    """MienError when the model's forward was replaced by one that takes its loss without logits (Liger kernels and the
+    like patch the instance): the grammar's mask would be passed by, and training would see another distribution."""
+    forward = model.__dict__.get("forward")
+    patched = (
+        getattr(inspect.unwrap(forward), "__module__", "") if forward is not None else type(model).forward.__module__
+    )
+    if any(word in (patched or "") for word in ("liger", "cut_cross_entropy", "fused_linear")):
+        raise MienError(
+            f"the model's forward comes from {patched}, which takes the loss without logits: the grammar could not mask them."
+            " Switch it off (use_liger_kernel=False)"
+        )
 
 
 def _constrained(kind: type) -> type:
     import torch
-
-    def scan(self: Any, input_ids: Any, state: Any) -> Any:
-        table = self._grammar_next = self._grammar_next.to(input_ids.device)
-        local = input_ids - self._grammar_offset
-        known = (local >= 0) & (local < table.shape[1])
-        local = local.clamp(0, table.shape[1] - 1)
-        states = []
-        for t in range(input_ids.shape[1]):
-            state = torch.where(known[:, t], table[state, local[:, t]], DEAD)
-            states.append(state)
-        return torch.stack(states, dim=1)
 
     def forward(self: Any, input_ids: Any = None, labels: Any = None, grammar_state: Any = None, **kwargs: Any) -> Any:
         if input_ids is None:
@@ -117,19 +254,17 @@ def _constrained(kind: type) -> type:
             )
         keep = kwargs.get("logits_to_keep", 0)
         out = super(made, self).forward(input_ids=input_ids, **kwargs)
+        if out.logits is None:
+            raise MienError("the model returned no logits to mask: a fused loss is on; switch it off")
         if grammar_state is None:
             cache = kwargs.get("past_key_values")
             if cache is not None and cache.get_seq_length() > input_ids.shape[1]:
                 raise MienError("with a key/value cache, pass `grammar_state`: the state before these input ids")
             grammar_state = torch.full_like(input_ids[:, 0], START)
-        states = scan(self, input_ids, grammar_state)
+        states = self._grammar.scan(input_ids, grammar_state)
         if isinstance(keep, int) and keep:
             states = states[:, -keep:]
-        first, last = self._grammar_offset, self._grammar_offset + self._grammar_next.shape[1]
-        allowed = self._grammar_next[states] != DEAD
-        logits = torch.full_like(out.logits, MASKED)
-        logits[..., first:last] = torch.where(allowed, out.logits[..., first:last], MASKED)
-        out.logits = logits
+        logits = out.logits = self._grammar.mask(out.logits, states)
         out.grammar_state = states[:, -1]
         if labels is not None:
             out.loss = torch.nn.functional.cross_entropy(
@@ -142,7 +277,7 @@ def _constrained(kind: type) -> type:
         fed = inputs["input_ids"].shape[1]
         before = input_ids[:, : input_ids.shape[1] - fed]
         start = torch.full_like(input_ids[:, 0], START)
-        inputs["grammar_state"] = scan(self, before, start)[:, -1] if before.shape[1] else start
+        inputs["grammar_state"] = self._grammar.scan(before, start)[:, -1] if before.shape[1] else start
         return inputs
 
     # transformers and TRL read signatures to decide what to pass on

@@ -1,160 +1,355 @@
 """A layout: how one window of a cohort is written as a document of tokens, and read back.
 
-    <bos> <label> [<stream> header body]* <eos>
+    <bos> <label> <context>* [<relation> (<part> block)* <made>] (<part> block)* <eos>
 
-Streams come in the card's order; one that a window lacks is simply not in its document. The layout is public: it
-follows from the cohort's card and the recipe, never from recordings.
+A part is one codec with the streams it speaks for; parts come in the layout's order, and one whose streams a window
+lacks is simply not in its document. A document may open with another recording that is given: the window before this one
+(extend), another of the same recording (vary), or other streams of the same window (translate). The layout is public:
+it follows from the cohort's card and the recipe, never from recordings.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from ..core import plugins
-from ..core.config import Plugin
+from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.records import CohortCard, Stream, StreamSpec
 from ..core.runs import write_text
 from .grammar import Grammar
-from .vocabulary import BOS, CODECS, EOS, LABEL_0, LABELS, PAD, STREAM_0, STREAMS, VERSION, VOCABULARY
+from .machine import OWN
+from .vocabulary import (
+    BOS,
+    CONTEXT_0,
+    CONTEXTS,
+    EOS,
+    LABEL_0,
+    LABELS,
+    MADE,
+    PAD,
+    RELATION_0,
+    RELATIONS,
+    STREAM_0,
+    STREAMS,
+    UNLABELLED,
+    VERSION,
+    Vocabulary,
+)
+
+_BY_KIND = {"events": "events", "text": "text"}  # what speaks for streams that no part names, beside signals
+
+
+class Context(Section):
+    """What may be said about a recording beside its label, and nobody's person in particular: an attribute, or
+    "hour" (of the day, from the session's start). classes: its values; edges: of a number, which becomes the class of
+    its interval (one class more than edges). An unknown value has a token of its own."""
+
+    classes: tuple[str, ...] = ()
+    edges: tuple[float, ...] = ()
+
+    def values(self) -> tuple[str, ...]:
+        if bool(self.classes) == bool(self.edges):
+            raise MienError("a context has either `classes` or `edges`")
+        if not self.edges:
+            return self.classes
+        low = [f"{e:g}" for e in self.edges]
+        return (f"< {low[0]}", *(f"{a} to {b}" for a, b in pairwise(low)), f">= {low[-1]}")
+
+    def code(self, value: Any) -> int:
+        """Which class a value is; their number: unknown."""
+        names = self.values()
+        if self.edges and isinstance(value, int | float) and not isinstance(value, bool):
+            return int(np.searchsorted(self.edges, value, side="right"))
+        return names.index(str(value)) if str(value) in names else len(names)
+
+
+class Part(Section):
+    """One codec for these streams; the first is the one without which there is no block."""
+
+    codec: str
+    streams: tuple[str, ...] = Field(min_length=1)
+    options: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.streams)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A recording that is given: what the one to be made is to it (RELATIONS), and its streams."""
+
+    relation: str
+    streams: Mapping[str, Stream]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """streams: name -> StreamSpec in order; seconds: window length; task: the label; classes: its values;
-    codec: plug-in name; options: that codec's Config as plain data.
+    """streams: name -> StreamSpec; seconds: window length; task: the label; classes: its values; parts: in order;
+    contexts: name -> Context, in order; conditioned: whether a document may open with a recording that is given.
     """
 
     streams: Mapping[str, StreamSpec]
     seconds: float
     task: str
     classes: tuple[str, ...]
-    codec: str = "transform"
-    options: Mapping[str, Any]
+    parts: tuple[Part, ...]
+    contexts: Mapping[str, Context] = field(default_factory=dict)
+    conditioned: bool = False
 
     @staticmethod
-    def of(card: CohortCard, *, seconds: float, task: str, codec: Plugin, streams: Sequence[str] = ()) -> Layout:
-        """The layout for a cohort. streams: which to use, in order (default: all, by name)."""
+    def of(
+        card: CohortCard,
+        *,
+        seconds: float,
+        task: str,
+        codec: Plugin,
+        streams: Sequence[str] = (),
+        codecs: Sequence[Plugin] = (),
+        contexts: Mapping[str, Context] | None = None,
+        conditioned: bool = False,
+    ) -> Layout:
+        """The layout for a cohort. streams: which to use, in order (default: all, by name); codecs: parts, each with a
+        `streams` list; codec: for the signals that none of them names (events and text have their own)."""
         if task not in card.tasks:
             raise MienError(
                 f"cohort {card.name!r} has no task {task!r}; its tasks are {', '.join(card.tasks) or 'none'}"
             )
-        for name in streams:
+        named: dict[str, Plugin] = {}
+        parts: dict[str, Part] = {}
+        for section in codecs:
+            options = dict(section.options)
+            mine = options.pop("streams", None)
+            if not isinstance(mine, list | tuple) or not mine:
+                raise MienError(f"codecs: {section.name} needs `streams: [...]`, whose tokens it makes")
+            for name in mine:
+                if name in named:
+                    raise MienError(f"codecs: the stream {name!r} is named twice")
+                named[name] = section
+            parts[mine[0]] = Part(codec=section.name, streams=tuple(mine), options=options)
+        chosen = list(streams or sorted(card.streams))
+        for name in [*chosen, *named]:
             if name not in card.streams:
                 raise MienError(f"cohort {card.name!r} has no stream {name!r}; it has {', '.join(card.streams)}")
-        if len(set(streams)) < len(streams):
-            raise MienError(f"streams: {list(streams)} names one twice")
-        chosen = {n: card.streams[n] for n in (streams or sorted(card.streams))}
-        if len(chosen) > STREAMS or len(card.tasks[task]) > LABELS:
-            raise MienError(f"a layout holds at most {STREAMS} streams and {LABELS} classes")
-        if codec.name not in CODECS:
-            raise MienError(f"codec {codec.name!r} has no place in the vocabulary; there are {', '.join(CODECS)}")
-        _, options = plugins.resolve("generation/codecs", codec, f"codec {codec.name}")
+        if len(set(chosen)) < len(chosen):
+            raise MienError(f"streams: {chosen} names one twice")
+        stray = [n for n in named if n not in chosen]
+        if stray:
+            raise MienError(f"codecs: {stray[0]!r} is not among the streams {chosen}")
+        for name in chosen:
+            if name not in named:
+                kind = card.streams[name].kind
+                own = codec.name if kind == "signal" else _BY_KIND[kind]
+                options = dict(codec.options) if kind == "signal" else {}
+                parts[name] = Part(codec=own, streams=(name,), options=options)
+        # as `streams` orders them; without it, parts that the recipe names first, in its order
+        order = chosen if streams else [*(n for n in parts if n in named), *(n for n in chosen if n not in named)]
+        ordered = [parts[n] for n in order if n in parts]
+        if len(ordered) > STREAMS or len(card.tasks[task]) > LABELS - 1:
+            raise MienError(f"a layout holds at most {STREAMS} parts and {LABELS - 1} classes")
+        if not card.tasks[task]:
+            raise MienError(f"the task {task!r} is a number, and a layout conditions on classes; give it classes")
+        resolved = []
+        for p in ordered:
+            module, config = plugins.resolve("generation/codecs", Plugin(name=p.codec, **p.options), f"codec {p.codec}")
+            if len(p.streams) > module.STREAMS:
+                raise MienError(f"codec {p.codec} takes at most {module.STREAMS} stream(s), not {', '.join(p.streams)}")
+            for name in p.streams:
+                if card.streams[name].kind != module.KIND:
+                    raise MienError(
+                        f"codec {p.codec} is for {module.KIND}, and {name!r} holds {card.streams[name].kind}"
+                    )
+            resolved.append(p.model_copy(update={"options": config.model_dump(mode="json")}))
         layout = Layout(
-            streams=chosen,
+            streams={n: card.streams[n] for p in resolved for n in p.streams},
             seconds=seconds,
             task=task,
             classes=tuple(card.tasks[task]),
-            codec=codec.name,
-            options=options.model_dump(),
+            parts=tuple(resolved),
+            contexts=dict(contexts or {}),
+            conditioned=conditioned,
         )
-        _ = layout.coders  # fails now, not at the first window
+        _ = layout.coders, layout.context_spans  # fails now, not at the first window
         return layout
 
+    # --- what follows from it ------------------------------------------------------------------------------
     @cached_property
-    def coders(self) -> dict[str, Any]:
-        module, config = plugins.resolve("generation/codecs", Plugin(name=self.codec, **self.options))
-        return {n: module.Codec(config, n, spec, self.seconds) for n, spec in self.streams.items()}
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(tuple(dict.fromkeys(p.codec for p in self.parts)))
 
     @cached_property
-    def _base(self) -> int:
-        return VOCABULARY.starts[self.codec]
+    def coders(self) -> list[Any]:
+        """The codec of each part."""
+        out = []
+        for p in self.parts:
+            module, config = plugins.resolve("generation/codecs", Plugin(name=p.codec, **p.options), f"codec {p.codec}")
+            out.append(module.Codec(config, {n: self.streams[n] for n in p.streams}, self.seconds))
+        return out
+
+    @cached_property
+    def context_spans(self) -> list[tuple[int, int]]:
+        """[first, last) local ids of each context's values; the last of them means unknown."""
+        out, at = [], CONTEXT_0
+        for context in self.contexts.values():
+            out.append((at, at + len(context.values()) + 1))
+            at = out[-1][1]
+        if at > CONTEXT_0 + CONTEXTS:
+            raise MienError(f"the contexts have {at - CONTEXT_0} values; there is room for {CONTEXTS}")
+        return out
 
     @cached_property
     def grammar(self) -> Grammar:
-        """The state machine that accepts exactly this layout's documents."""
-        sizes = plugins.load("generation/codecs", self.codec).TOKENS
-        blocks = []
-        for coder in self.coders.values():
-            slots = []
-            for group in coder.slots:
-                first = self._base + coder.offset(group)
-                slots.append((first, first + sizes[group]))
-            blocks.append(slots)
-        return Grammar.of(labels=(LABEL_0, LABEL_0 + len(self.classes)), blocks=blocks, size=VOCABULARY.size)
-
-    @property
-    def length(self) -> int:
-        """Tokens of a document with every stream."""
-        return 3 + sum(1 + len(c.slots) for c in self.coders.values())
+        starts = self.vocabulary.starts
+        return Grammar.of(
+            classes=len(self.classes), size=self.vocabulary.size, contexts=self.context_spans, conditioned=self.conditioned,
+            blocks=[(c.machine, starts[p.codec]) for c, p in zip(self.coders, self.parts, strict=True)],
+        )  # fmt: skip
 
     @property
     def prompt_length(self) -> int:
-        return 2
+        """Tokens at the start of a document that say what it is about: they are given, not predicted."""
+        return 2 + len(self.contexts)
 
-    def prompt(self, label: str) -> list[int]:
-        """<bos> <label>."""
-        if label not in self.classes:
-            raise MienError(f"label {label!r} is not among {list(self.classes)}")
-        return [BOS, LABEL_0 + self.classes.index(label)]
+    @property
+    def length(self) -> int:
+        """Tokens of the longest document without a recording that is given."""
+        return self.prompt_length + self.body + 1
 
-    def encode(self, windows: Sequence[Mapping[str, Stream]], labels: Sequence[str]) -> list[np.ndarray]:
-        """Windows with their labels -> one int32 document each (local ids). All windows of a call share their
-        set of streams and are coded together, which is what makes it fast."""
-        if not windows:
-            return []
-        present = [n for n in self.streams if n in windows[0]]
-        if not present:
-            raise MienError(f"a window has none of the layout's streams {list(self.streams)}")
-        heads = np.array([self.prompt(str(v)) for v in labels], dtype=np.int32)
-        parts: list[np.ndarray] = [heads]
-        for name in present:
-            marker = np.full((len(windows), 1), STREAM_0 + list(self.streams).index(name), dtype=np.int32)
-            body = self.coders[name].encode(np.stack([w[name].values for w in windows]))
-            parts += [marker, body + self._base]
-        parts.append(np.full((len(windows), 1), EOS, dtype=np.int32))
-        return list(np.concatenate(parts, axis=1))
+    @property
+    def body(self) -> int:
+        """Tokens of all parts with their markers, at most."""
+        return sum(1 + c.machine.length for c in self.coders)
 
+    @property
+    def never(self) -> tuple[int, ...]:
+        """Own tokens of the base that text may not use."""
+        return tuple(sorted({i for c in self.coders for i in getattr(c, "never", ())}))
+
+    def of_stream(self, name: str) -> int:
+        """The index of the part that speaks for a stream."""
+        return next(i for i, p in enumerate(self.parts) if name in p.streams)
+
+    # --- writing ---------------------------------------------------------------------------------------------
+    def prompt(self, label: str | None, context: Mapping[str, Any] | None = None) -> list[int]:
+        """The ids a document opens with. label None: no condition; contexts that are not named are unknown."""
+        if label is not None and label not in self.classes:
+            raise MienError(f"{self.task} = {label!r} is not one of {list(self.classes)}")
+        context = context or {}
+        strange = set(context) - set(self.contexts)
+        if strange:
+            raise MienError(f"no context {min(strange)!r}; the layout has {', '.join(self.contexts) or 'none'}")
+        ids = [BOS, UNLABELLED if label is None else LABEL_0 + self.classes.index(label)]
+        for (name, c), (first, _) in zip(self.contexts.items(), self.context_spans, strict=True):
+            ids.append(first + c.code(context.get(name)))
+        return ids
+
+    def blocks(
+        self, windows: Sequence[Mapping[str, Stream]], refused: Counter[str] | None = None
+    ) -> list[list[np.ndarray]]:
+        """Per window its blocks, each with its part's marker in front. What a codec cannot code is counted in `refused`
+        and absent. Windows are coded together, which is what makes it fast; none depends on another."""
+        out: list[list[np.ndarray]] = [[] for _ in windows]
+        for i, (part, coder) in enumerate(zip(self.parts, self.coders, strict=True)):
+            base = self.vocabulary.starts[part.codec]
+            rows = [k for k, w in enumerate(windows) if part.streams[0] in w]
+            if not rows:
+                continue
+            mine = [{n: windows[k][n] for n in part.streams if n in windows[k]} for k in rows]
+            for k, block in zip(rows, coder.encode(mine), strict=True):
+                if isinstance(block, str):
+                    if refused is not None:
+                        refused[block] += 1
+                    continue
+                local = np.where(block >= OWN, block, block + base).astype(np.int32)
+                out[k].append(np.concatenate([[STREAM_0 + i], local]).astype(np.int32))
+        return out
+
+    def encode(
+        self,
+        windows: Sequence[Mapping[str, Stream]],
+        labels: Sequence[str | None],
+        *,
+        contexts: Sequence[Mapping[str, Any]] | None = None,
+        given: Sequence[Given | None] | None = None,
+        refused: Counter[str] | None = None,
+    ) -> list[np.ndarray | None]:
+        """Windows with their labels -> one int32 document each (local ids); None where no stream could be coded."""
+        n = len(windows)
+        made = self.blocks(windows, refused)
+        before = self.blocks([g.streams if g else {} for g in given], refused) if given else [[]] * n
+        out: list[np.ndarray | None] = []
+        for k in range(n):
+            if not made[k]:
+                out.append(None)
+                continue
+            head: list[Any] = [self.prompt(labels[k], contexts[k] if contexts else None)]
+            if given is not None and (g := given[k]) is not None and before[k]:
+                head += [[self._relation(g.relation)], *before[k], [MADE]]
+            out.append(np.concatenate([*head, *made[k], [EOS]]).astype(np.int32))
+        return out
+
+    def _relation(self, relation: str) -> int:
+        if not self.conditioned:
+            raise MienError("this layout knows no given recordings; adapt with `condition:` in the recipe")
+        if relation not in RELATIONS:
+            raise MienError(f"no relation {relation!r}; there are {', '.join(RELATIONS)}")
+        return RELATION_0 + RELATIONS.index(relation)
+
+    # --- reading -----------------------------------------------------------------------------------------------
     def decode(self, ids: np.ndarray) -> tuple[str, dict[str, Stream]]:
-        """One document (padding allowed at the end) -> its label and streams. MienError if the grammar refuses it."""
+        """One document (padding allowed at the end) -> its label ("" without one) and the streams that were made.
+        MienError if the grammar refuses it."""
         ids = np.asarray(ids)
         ids = ids[ids != PAD]
         if not self.grammar.accepts(ids):
             raise MienError("this token sequence is not a document of the layout; sample with the grammar on")
-        label, at, streams = self.classes[ids[1] - LABEL_0], 2, {}
-        while ids[at] != EOS:
-            name = list(self.streams)[ids[at] - STREAM_0]
-            coder = self.coders[name]
-            body = ids[at + 1 : at + 1 + len(coder.slots)] - self._base
-            streams[name] = coder.signal(coder.decode(body[None])[0])
-            at += 1 + len(coder.slots)
+        label = "" if ids[1] == UNLABELLED else self.classes[ids[1] - LABEL_0]
+        made = np.flatnonzero(ids == MADE)
+        at = int(made[0]) + 1 if len(made) else self.prompt_length
+        cuts = [*(at + np.flatnonzero((ids[at:] >= STREAM_0) & (ids[at:] < CONTEXT_0))), len(ids) - 1]
+        streams: dict[str, Stream] = {}
+        for first, last in pairwise(cuts):
+            i = int(ids[first]) - STREAM_0
+            block, base = ids[first + 1 : last], self.vocabulary.starts[self.parts[i].codec]
+            streams |= self.coders[i].decode(np.where(block >= OWN, block, block - base))
         return label, streams
 
     def round_trip(self, streams: Mapping[str, Stream], label: str) -> dict[str, Stream]:
-        """One window written as tokens and read back: what the codec alone loses."""
-        return self.decode(self.encode([streams], [label])[0])[1]
+        """One window written as tokens and read back: what the codecs alone lose. Empty when nothing can be coded."""
+        (document,) = self.encode([streams], [label])
+        return {} if document is None else self.decode(document)[1]
 
+    # --- on disk --------------------------------------------------------------------------------------------------
     def to_json(self) -> dict[str, Any]:
         card = CohortCard(name="", licence="", consent="", streams=self.streams)
         return {
             "vocabulary": VERSION,
             "streams": card.to_json()["streams"],
-            "order": list(self.streams),
             "seconds": self.seconds,
             "task": self.task,
             "classes": list(self.classes),
-            "codec": {
-                "name": self.codec,
-                "version": plugins.load("generation/codecs", self.codec).VERSION,
-                **self.options,
-            },
+            "parts": [
+                {
+                    "codec": p.codec,
+                    "version": plugins.load("generation/codecs", p.codec).VERSION,
+                    "streams": list(p.streams),
+                    "options": p.options,
+                }
+                for p in self.parts
+            ],
+            "contexts": {n: c.model_dump(mode="json") for n, c in self.contexts.items()},
+            "conditioned": self.conditioned,
         }
 
     def write(self, path: Path) -> None:
@@ -165,23 +360,18 @@ class Layout:
         raw = json.loads(Path(path).read_text())
         if raw["vocabulary"] != VERSION:
             raise MienError(f"{path} was written for vocabulary {raw['vocabulary']}; this Mien has {VERSION}")
-        codec = dict(raw["codec"])
-        name, version = codec.pop("name"), codec.pop("version")
-        if version != plugins.load("generation/codecs", name).VERSION:
-            raise MienError(f"{path} was written for {name} version {version}; this Mien has another")
-        streams = CohortCard.from_json(
-            {
-                "name": "",
-                "licence": "",
-                "consent": "",
-                "streams": {n: raw["streams"][n] for n in raw["order"]},
-            }
-        ).streams
+        for p in raw["parts"]:
+            if p["version"] != plugins.load("generation/codecs", p["codec"]).VERSION:
+                raise MienError(f"{path} was written for {p['codec']} version {p['version']}; this Mien has another")
+        card = CohortCard.from_json({"name": "", "licence": "", "consent": "", "streams": raw["streams"]})
         return Layout(
-            streams=streams,
+            streams=card.streams,
             seconds=raw["seconds"],
             task=raw["task"],
             classes=tuple(raw["classes"]),
-            codec=name,
-            options=codec,
+            parts=tuple(
+                Part(codec=p["codec"], streams=tuple(p["streams"]), options=p["options"]) for p in raw["parts"]
+            ),
+            contexts={n: Context(**c) for n, c in raw["contexts"].items()},
+            conditioned=raw["conditioned"],
         )

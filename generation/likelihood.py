@@ -57,7 +57,7 @@ def measure(
             if slope:
                 out["slope"][rows] = (moved[0] - moved[1]) / (2 * _STEP)
             out["segments"][rows] = segments(nll, counted)
-            out["zlib"][rows] = [len(zlib.compress(documents[i].astype(np.uint16).tobytes(), 9)) for i in rows.tolist()]
+            out["zlib"][rows] = [len(zlib.compress(documents[i].astype(np.int32).tobytes(), 9)) for i in rows.tolist()]
             if tokens is not None:
                 tokens(**per_token(int(rows[0]), logits, made, nll, base, counted, backbone.offset))
             bar.step(len(rows))

@@ -2,71 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from ..core.config import Section
+from ..core.errors import MienError
 from ..core.records import Recording
 from .grammar import MASKED, START
 from .layout import Layout
-from .vocabulary import EOS, PAD
+from .machine import OWN
+from .vocabulary import BOS, EOS, PAD, RELATION_0, RELATIONS, UNLABELLED
 
 
 class Sampling(Section):
-    """per_label: synthetic recordings per class (a public number, never a count of real ones); temperature; batch:
-    sequences sampled at once."""
+    """per_label: synthetic recordings per class (a public number, never a count of real ones); counts: other numbers for
+    single classes; temperature; batch: sequences sampled at once; guidance: classifier-free guidance (arXiv 2207.12598,
+    equation 6), 0 is none, and more needs an adapter that was trained with `condition.unlabelled`; seconds: the length of
+    each recording, from windows that extend one another (default: one window; more needs `condition.extend`); contexts:
+    what else to condition on, the same for all."""
 
     per_label: int = Field(default=60, ge=1)
+    counts: dict[str, int] = {}
     temperature: float = Field(default=1.0, gt=0)
     batch: int = Field(default=60, ge=1)
+    guidance: float = Field(default=0.0, ge=0)
+    seconds: float | None = Field(default=None, gt=0)
+    contexts: dict[str, str | float] = {}
+
+    def labels(self, layout: Layout) -> list[str]:
+        """The label of each recording to make, classes taking turns. MienError for a class the layout lacks."""
+        strange = set(self.counts) - set(layout.classes)
+        if strange:
+            raise MienError(f"sampling.counts: no class {min(strange)!r}; there are {', '.join(layout.classes)}")
+        left = {c: self.counts.get(c, self.per_label) for c in layout.classes}
+        if min(left.values()) < 0 or not sum(left.values()):
+            raise MienError("sampling.counts: numbers of recordings are 0 or more, and not all 0")
+        out = []
+        while any(left.values()):
+            for c in layout.classes:
+                if left[c]:
+                    out.append(c)
+                    left[c] -= 1
+        return out
 
 
 def documents(
-    model: Any, layout: Layout, offset: int, labels: Sequence[str], *, temperature: float, seed: int
+    model: Any,
+    layout: Layout,
+    ids_of: Callable[[np.ndarray], np.ndarray],
+    prompts: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+    seed: int,
+    guidance: float = 0.0,
 ) -> np.ndarray:
-    """Sample one document per label: int32[n, layout.length] local ids, padded after <eos>.
+    """Sample one document per prompt (local ids): int32[n, T] local ids, padded after <eos>, prompts included.
 
-    The grammar inside the model leaves only valid tokens, so every row is a whole document. Same seed, same bits.
+    ids_of: local ids -> the model's own. The grammar inside the model leaves only valid tokens, so every row is a whole
+    document. guidance w: log p is (1 + w) log p(token | label) - w log p(token | no label), over the valid tokens. Prompts
+    may differ in length: the shorter are padded in front. Same seed, same bits.
     """
     import torch
     from transformers import DynamicCache
 
-    device = model.get_input_embeddings().weight.device
+    bound = (model.get_base_model() if hasattr(model, "get_base_model") else model)._grammar
+    device, offset, size = model.get_input_embeddings().weight.device, bound.offset, bound.size
     generator = torch.Generator().manual_seed(seed)
-    prompt = torch.tensor([layout.prompt(v) for v in labels], device=device)
-    out = torch.full((len(labels), layout.length), PAD, dtype=torch.long, device=device)
-    out[:, : prompt.shape[1]] = prompt
+    n, width = len(prompts), max(map(len, prompts))
+    head = np.full((n, width), PAD, dtype=np.int64)
+    for i, p in enumerate(prompts):
+        head[i, width - len(p) :] = p
+    rows = head if not guidance else np.concatenate([head, _unlabelled(head)])
+    first = np.array([width - len(p) for p in prompts] * (2 if guidance else 1))
+    out = np.full((n, width + layout.body + 1), PAD, dtype=np.int32)
+    out[:, :width] = head
     cache = DynamicCache()
-    fed, state = prompt + offset, torch.full((len(labels),), START, dtype=torch.long, device=device)
-    size = (
-        model.get_base_model()._grammar_next.shape[1]
-        if hasattr(model, "get_base_model")
-        else model._grammar_next.shape[1]
-    )
+    fed = torch.as_tensor(ids_of(rows), device=device)
+    mask = torch.as_tensor(np.arange(width) >= first[:, None], dtype=torch.long, device=device)
+    ragged = bool(first.any())
+    place = torch.as_tensor(np.maximum(np.arange(width) - first[:, None], 0), device=device)
+    state = torch.full((len(rows),), START, dtype=torch.long, device=device)
+    words = bound.words is not None
+    done = np.zeros(n, dtype=bool)
     model.eval()
     with torch.inference_mode():
-        for t in range(prompt.shape[1], layout.length):
-            made = model(input_ids=fed, past_key_values=cache, use_cache=True, grammar_state=state, logits_to_keep=1)
+        for t in range(width, out.shape[1]):
+            extra = {"attention_mask": mask, "position_ids": place} if ragged else {}
+            made = model(
+                input_ids=fed, past_key_values=cache, use_cache=True, grammar_state=state, logits_to_keep=1, **extra
+            )
             state = made.grammar_state
             # the model's own distribution, in float64 on the CPU: the draw is then the same on every device
-            logits = made.logits[:, -1, offset : offset + size].double().cpu()
+            logits = made.logits[:, -1] if words else made.logits[:, -1, offset : offset + size]
+            logits = logits.double().cpu()
+            if t == width:  # a recording is given by the prompt or not at all
+                start = RELATION_0 + (offset if words else 0)
+                logits[:, start : start + len(RELATIONS)] = MASKED
             # at a high temperature even the grammar's mask would melt: forbidden stays forbidden
-            logits = logits.masked_fill(logits <= MASKED / 2, -torch.inf) / temperature
-            p = torch.softmax(logits, dim=-1)
-            token = torch.multinomial(p, 1, generator=generator).to(device)
-            out[:, t] = token[:, 0]
-            fed = token + offset
-            if bool(((out[:, t] == EOS) | (out[:, t] == PAD)).all()):
+            logits = logits.masked_fill(logits <= MASKED / 2, -torch.inf)
+            if guidance:
+                given, free = torch.log_softmax(logits, -1).chunk(2)
+                logits = torch.where(given == -torch.inf, given, (1 + guidance) * given - guidance * free)
+            p = torch.softmax(logits / temperature, dim=-1)
+            drawn = torch.multinomial(p, 1, generator=generator)[:, 0].numpy()
+            token = drawn if not words else np.where(drawn >= offset, drawn - offset, drawn + OWN)
+            out[:, t] = token
+            done |= token == EOS
+            if done.all():
                 break
-    return out.cpu().numpy().astype(np.int32)
+            both = np.concatenate([token, token]) if guidance else token
+            fed = torch.as_tensor(ids_of(both[:, None].astype(np.int64)), device=device)
+            if ragged:
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+                place = place[:, -1:] + 1
+    return out[:, : t + 1]
 
 
-def recordings(rows: np.ndarray, layout: Layout) -> Iterator[Recording]:
-    """Documents -> Recordings. Each is its own synthetic person: the generator claims no identity."""
+def _unlabelled(head: np.ndarray) -> np.ndarray:
+    """The prompts without their labels: the token after <bos>."""
+    out = head.copy()
+    at = np.argmax(out == BOS, axis=1) + 1
+    out[np.arange(len(out)), at] = UNLABELLED
+    return out
+
+
+def name(i: int) -> str:
+    """What the i-th synthetic recording is called. Each is its own synthetic person: the generator claims no identity."""
+    return f"synthetic-{i:06d}"
+
+
+def recordings(rows: Iterable[np.ndarray], layout: Layout) -> Iterator[Recording]:
+    """Documents -> Recordings, one each."""
     for i, row in enumerate(rows):
         label, streams = layout.decode(row)
-        name = f"synthetic-{i:06d}"
-        yield Recording(id=name, person=name, streams=streams, labels={layout.task: label})
+        yield Recording(id=name(i), person=name(i), streams=streams, labels={layout.task: label} if label else {})

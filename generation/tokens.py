@@ -2,17 +2,66 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from ..core import console
+from ..core import console, verbs
+from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.paths import cache_home
-from ..core.records import Cohort, Recording, Window, cut, recording_windows
-from .layout import Layout
+from ..core.records import Cohort, CohortCard, Recording, Stream, Window, cut, recording_windows
+from .layout import Context, Given, Layout
+
+
+class Condition(Section):
+    """Shares of the documents that open with a recording that is given, so that the model learns to translate some
+    streams into the others, extend the window before, or vary another window of the same recording; and unlabelled:
+    the share whose label is left out, for classifier-free guidance (arXiv 2207.12598, section 3.2)."""
+
+    translate: float = Field(default=0.0, ge=0, le=1)
+    extend: float = Field(default=0.0, ge=0, le=1)
+    vary: float = Field(default=0.0, ge=0, le=1)
+    unlabelled: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def given(self) -> float:
+        return self.translate + self.extend + self.vary
+
+    @model_validator(mode="after")
+    def _shares(self) -> Condition:
+        if self.given > 1:
+            raise ValueError("translate, extend and vary are shares of one whole: together at most 1")
+        return self
+
+
+class Written(verbs.Recipe):
+    """How recordings are written as tokens. cohort: a data set; task: the label to condition on; seconds, stride_s:
+    windows; streams: which (default all); codecs: parts with their `streams`; codec: for the signals they do not name;
+    contexts: what else to condition on; condition: documents that open with a given recording; valid: the share of a
+    signal's samples that a window needs."""
+
+    cohort: Plugin
+    task: str
+    seconds: float = Field(default=4.0, gt=0)
+    stride_s: float = Field(default=2.0, gt=0)
+    streams: tuple[str, ...] = ()
+    codec: Plugin = Plugin(name="transform")
+    codecs: tuple[Plugin, ...] = ()
+    contexts: dict[str, Context] = {}
+    condition: Condition = Condition()
+    valid: float = Field(default=1.0, gt=0, le=1)
+
+    def layout(self, card: CohortCard) -> Layout:
+        return Layout.of(
+            card, seconds=self.seconds, task=self.task, codec=self.codec, streams=self.streams, codecs=self.codecs,
+            contexts=self.contexts, conditioned=self.condition.given > 0,
+        )  # fmt: skip
 
 
 class Documents:
@@ -28,9 +77,10 @@ class Documents:
         self.persons: list[str] = []
         self.recordings: list[str] = []
         self.skipped: dict[str, int] = {}
+        self._usable: list[bool] = []
         self._files: dict[str, tuple[BinaryIO, Any]] = {}
         kinds = {
-            "ids": np.uint16,
+            "ids": np.int32,
             "lengths": np.int32,
             "person": np.int32,
             "recording": np.int32,
@@ -47,12 +97,21 @@ class Documents:
         stride_s: float,
         keep: Callable[[Window], bool] = lambda w: True,
         change: Callable[[Recording], Recording] = lambda r: r,
+        condition: Condition | None = None,
+        valid: float = 1.0,
+        seed: int = 0,
         quiet: bool = False,
     ) -> Documents:
         """Every usable window for which `keep` holds, of each recording as `change` leaves it. Windows with gaps,
-        without the label or too short are skipped and counted in `skipped`. MienError when nothing is left."""
+        without the label or too short, and streams that a codec refuses, are counted in `skipped`. MienError when nothing
+        is left.
+
+        condition: which documents open with a given recording, drawn per window from `seed` and the recording's id: what
+        one recording's documents are depends on no other recording.
+        """
         documents = Documents(layout)
-        documents.stride_s = stride_s
+        documents.stride_s, documents.valid = stride_s, valid
+        documents.condition, documents.seed = condition or Condition(), seed
         bar = None if quiet else console.Bar("encoding recordings", len(cohort))
         people: dict[str, int] = {}
         for r in cohort:
@@ -74,36 +133,82 @@ class Documents:
         if label is None:
             self._skip(f"recording without the label {self.layout.task!r}")
             return
-        groups: dict[tuple[str, ...], tuple[list, list]] = {}
+        before = len(self._usable)
+        windows: list[Mapping[str, Stream]] = []
+        starts: list[float] = []
         for w in recording_windows(r, self.layout.seconds, stride_s):
             if not keep(w):
                 continue
-            streams, why = cut(r, w)
+            streams, why = cut(r, w, self.valid)
             streams = {n: s for n, s in streams.items() if n in self.layout.streams}
             if why or not streams:
                 self._skip(why or "none of the layout's streams")
+                if not why:
+                    self._usable.append(False)
                 continue
-            windows, starts = groups.setdefault(tuple(streams), ([], []))
+            self._usable.append(True)
             windows.append(streams)
             starts.append(w.start_s)
-        if not groups:
+        if not windows:
             if r.seconds < self.layout.seconds:
                 self._skip(f"recording shorter than {self.layout.seconds:g} s")
+            return
+        code = self.layout.classes.index(str(label))
+        labels, windows, given = self._conditions(r, str(label), windows, starts)
+        contexts = [context(r, t, self.layout) for t in starts] if self.layout.contexts else None
+        refused: Counter[str] = Counter()
+        made = self.layout.encode(windows, labels, contexts=contexts, given=given, refused=refused)
+        for why, n in refused.items():
+            self.skipped[f"stream with {why}"] = self.skipped.get(f"stream with {why}", 0) + n
+        at = [i for i in range(before, len(self._usable)) if self._usable[i]]
+        for i, m in zip(at, made, strict=True):
+            self._usable[i] = m is not None
+        kept = [(m, t) for m, t in zip(made, starts, strict=True) if m is not None]
+        for _ in range(len(made) - len(kept)):
+            self._skip("window of which no stream could be coded")
+        if not kept:
             return
         person = people.setdefault(r.person, len(people))
         if person == len(self.persons):
             self.persons.append(r.person)
         self.recordings.append(r.id)
-        code = self.layout.classes.index(str(label))
-        for windows, starts in groups.values():
-            made = self.layout.encode(windows, [str(label)] * len(windows))
-            n = len(made)
-            self._append("ids", np.concatenate(made))
-            self._append("lengths", [len(m) for m in made])
-            self._append("person", [person] * n)
-            self._append("recording", [len(self.recordings) - 1] * n)
-            self._append("label", [code] * n)
-            self._append("start_s", starts)
+        n = len(kept)
+        self._append("ids", np.concatenate([m for m, _ in kept]))
+        self._append("lengths", [len(m) for m, _ in kept])
+        self._append("person", [person] * n)
+        self._append("recording", [len(self.recordings) - 1] * n)
+        self._append("label", [code] * n)
+        self._append("start_s", [t for _, t in kept])
+
+    def _conditions(
+        self, r: Recording, label: str, windows: list[Mapping[str, Stream]], starts: list[float]
+    ) -> tuple[list[str | None], list[Mapping[str, Stream]], list[Given | None] | None]:
+        """Which windows lose their label, and what is given before which."""
+        shares, n = self.condition, len(windows)
+        digest = hashlib.sha256(f"{self.seed}:{r.id}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        labels: list[str | None] = [None if u < shares.unlabelled else label for u in rng.random(n)]
+        if not shares.given:
+            return labels, windows, None
+        made: list[Mapping[str, Stream]] = list(windows)
+        given: list[Given | None] = [None] * n
+        at = {round(t, 6): k for k, t in enumerate(starts)}
+        for k, u in enumerate(rng.random(n)):
+            other = int(rng.integers(n))
+            if u < shares.translate:
+                mains = [p for p in self.layout.parts if p.streams[0] in windows[k]]
+                if len(mains) > 1:
+                    order = rng.permutation(len(mains))[: rng.integers(1, len(mains))]
+                    names = {s for i in order for s in mains[i].streams}
+                    given[k] = Given(relation="translate", streams={s: v for s, v in windows[k].items() if s in names})
+                    made[k] = {s: v for s, v in windows[k].items() if s not in names}
+            elif u < shares.translate + shares.extend:
+                before = at.get(round(starts[k] - self.layout.seconds, 6))
+                if before is not None:
+                    given[k] = Given(relation="extend", streams=windows[before])
+            elif u < shares.given and other != k:
+                given[k] = Given(relation="vary", streams=windows[other])
+        return labels, made, given
 
     def _skip(self, why: str) -> None:
         self.skipped[why] = self.skipped.get(why, 0) + 1
@@ -120,6 +225,9 @@ class Documents:
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
 
     stride_s: float
+    valid: float
+    condition: Condition
+    seed: int
     ids: np.ndarray
     lengths: np.ndarray
     person: np.ndarray
@@ -139,7 +247,7 @@ class Documents:
 
     def like(self, cohort: Cohort) -> Documents:
         """All windows of another cohort in the same layout and at the same stride, without a progress bar."""
-        return Documents.encode(cohort, self.layout, stride_s=self.stride_s, quiet=True)
+        return Documents.encode(cohort, self.layout, stride_s=self.stride_s, valid=self.valid, quiet=True)
 
     def require_every_class(self) -> None:
         """MienError when a class of the task has no document."""
@@ -150,9 +258,20 @@ class Documents:
                 " split (seed=…), or take the class out of the cohort's tasks"
             )
 
+    @property
+    def usable(self) -> np.ndarray:
+        """bool[m]: which of all labelled windows that `cut` gave, in the cohort's order, have a document."""
+        return np.array(self._usable, dtype=bool)
+
     def some(self, n: int) -> list[np.ndarray]:
         """n documents (fewer if there are not so many) from all over the cohort: other persons, other labels."""
         return [self[i] for i in dict.fromkeys(np.linspace(0, len(self) - 1, n).astype(int))]
 
     def key(self, i: int) -> str:
         return f"{self.recordings[self.recording[i]]}@{self.start_s[i]:g}"
+
+
+def context(r: Recording, start_s: float, layout: Layout) -> dict[str, Any]:
+    """What the layout's contexts say of a recording's window at `start_s`."""
+    hour = (r.start_s + start_s) / 3600 % 24
+    return {n: hour if n == "hour" else r.attributes[n] for n in layout.contexts if n == "hour" or n in r.attributes}

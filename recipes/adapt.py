@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from mien.adapters import budget, lora, training, world
 from mien.adapters.lora import Lora
 from mien.adapters.protections import Protections
@@ -13,22 +11,14 @@ from mien.core.results import Report, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort
 from mien.generation.adapted import open_base, rows_to_train
-from mien.generation.layout import Layout
-from mien.generation.tokens import Documents
-from mien.generation.vocabulary import VOCABULARY
+from mien.generation.tokens import Documents, Written
 from mien.privacy.plan import PrivacySpec
 
 
-class Adapt(verbs.Recipe):
-    """cohort: a data set; task: the label to condition on; seconds, stride_s: windows; streams: which (default all);
-    privacy: what to guarantee (left out: a plain run, ε = ∞); protections: others beside it (privacy/mechanisms/)."""
+class Adapt(Written):
+    """backbone: the frozen base; privacy: what to guarantee (left out: a plain run, ε = ∞); protections: others beside
+    it (privacy/mechanisms/); the rest as in `generation/tokens.Written`."""
 
-    cohort: config.Plugin
-    task: str
-    seconds: float = Field(default=4.0, gt=0)
-    stride_s: float = Field(default=2.0, gt=0)
-    streams: tuple[str, ...] = ()
-    codec: config.Plugin = config.Plugin(name="transform")
     backbone: config.Plugin
     split: splits.Split = splits.Split()
     lora: Lora = Lora()
@@ -45,9 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(recipe.cohort, "training")
         recipe = recipe.model_copy(update={"backbone": tiny.with_weights(recipe.backbone)})
-    layout = Layout.of(
-        cohort.card, seconds=recipe.seconds, task=recipe.task, codec=recipe.codec, streams=recipe.streams
-    )
+    layout = recipe.layout(cohort.card)
     split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
     backbone = open_base(recipe.backbone, layout)
     inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": backbone.fingerprint}
@@ -63,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
             plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps, recipe.cohort.name == "folder")
             documents = Documents.encode(
                 cohort, layout, stride_s=recipe.stride_s, keep=lambda w: split.side(w) == "train", quiet=not main,
-                change=change,
+                change=change, condition=recipe.condition, valid=recipe.valid, seed=recipe.seed,
             )  # fmt: skip
             documents.require_every_class()
             model = lora.attach(backbone, recipe.lora, rows_to_train(layout, backbone), recipe.seed)
@@ -89,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
                     guarantee = entry.close()
                     lora.save(model, run.release / "adapter", backbone)
                     entry.write()
-                    lora.write_notes(run.release / "adapter", backbone, VOCABULARY.size, guarantee)
+                    lora.write_notes(run.release / "adapter", backbone, layout.vocabulary.size, guarantee)
                     layout.write(run.release / "adapter" / "layout.json")
                     warned = (splits.WARNING,) if split.kind == "random_window" else ()
                     Report(

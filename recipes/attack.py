@@ -81,28 +81,28 @@ def main(argv: list[str] | None = None) -> int:
             pages.attack(run, report, found, n_out, cohort)
             report.write(run.release / "report.json")
     results = audit.headlines(Report.read(run.release / "report.json").results)
-    console.table(
-        f"attacks on {recipe.study}", ["attack", "unit", "value", "95 % over persons", "beside"],
-        [[r.metric, r.unit, html.value(r), html.interval(r), html.beside(r)] for r in results],
-    )  # fmt: skip
+    console.table(f"attacks on {recipe.study}", ["attack", "unit", "value", "95 % over persons", "beside"], [
+        [r.metric, r.unit, html.value(r), html.interval(r), html.beside(r)] for r in results
+    ])  # fmt: skip
     console.lines(f"{r.metric} per {r.unit}: {r.note}" for r in results if r.value is None)
     console.say(f"report: {run.release / 'report.html'}")
     return 0
 
 
 def tabulate(cohort: Cohort, asked: dict, *keys: str) -> features.WindowTable:
-    return features.tabulate(cohort, **{k: asked[k] for k in ("seconds", "stride_s", "task", *keys)})
+    return features.tabulate(cohort, **{k: asked[k] for k in ("seconds", "stride_s", "task", "valid", *keys)})
 
 
 def both(cohort: Cohort, like: Documents, asked: dict) -> tuple[features.WindowTable, list]:
     """A cohort's windows as the attacker on a release has them: statistics of the modelled streams, and tokens."""
-    return tabulate(cohort, asked, "streams"), list(like.like(cohort))
+    made = like.like(cohort)
+    return tabulate(cohort, asked, "streams").rows(made.usable), list(made)
 
 
 def seen(run: runs.Run, source, cohort: Cohort, split: splits.Splits, recipe: Attack) -> tuple[Signals, Documents]:
     """What the attacks see of the model, from the run's private half or made now."""
     adapted = open_adapted(source)
-    documents = Documents.encode(cohort, adapted.layout, stride_s=adapted.config["stride_s"])
+    documents = Documents.encode(cohort, adapted.layout, **{k: adapted.config[k] for k in ("stride_s", "valid")})
     file, needs = run.private / "signals.parquet", audit.needs(recipe.named("membership"))
     if not file.exists():
         wanted = recipe.shadows or Shadows(count=audit.SHADOWS[recipe.profile])
@@ -112,7 +112,7 @@ def seen(run: runs.Run, source, cohort: Cohort, split: splits.Splits, recipe: At
                 tokens=writer.add if "tokens" in needs else None, folder=run.private,
                 shadows=wanted, enough=partial(audit.narrow, wanted.width),
             )  # fmt: skip
-        Signals(made_with=run.inputs["adapter"], parts=tuple(adapted.layout.streams), **found).write(file)
+        Signals(made_with=run.inputs["adapter"], parts=tuple(p.name for p in adapted.layout.parts), **found).write(file)
     return Signals.read(file, run.inputs["adapter"]), documents
 
 

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             synthetic = Cohort.read(release / "release" / "cohort")
             data = gather(
                 cohort, synthetic, split, seconds=layout.seconds, stride_s=asked["stride_s"], task=layout.task,
-                through=layout.round_trip,
+                through=layout.round_trip, valid=asked["valid"],
                 valid_sequences=Report.read(release / "release" / "report.json").results[0].value or 0.0,
             )  # fmt: skip
             results: list[Result] = []

@@ -37,14 +37,14 @@ def main(argv: list[str] | None = None) -> int:
         if not run.reused:
             adapted = open_adapted(source)
             layout = adapted.layout
-            labels = [c for _ in range(recipe.sampling.per_label) for c in layout.classes]
+            labels = recipe.sampling.labels(layout)
             parts = [labels[i : i + recipe.sampling.batch] for i in range(0, len(labels), recipe.sampling.batch)]
             rows = []
             with console.progress("sampling synthetic recordings", len(labels)) as bar:
                 for i, part in enumerate(parts):  # each part is kept as it is made: a killed run goes on from there
                     rows.append(one_part(run, adapted, part, i, recipe))
                     bar.step(len(part))
-            ids = np.concatenate(rows)
+            ids = [row for part in rows for row in part]
             valid = sum(layout.grammar.accepts(row[row != PAD]) for row in ids)
             card = CohortCard(
                 name=f"synthetic-{recipe.study}",
@@ -70,8 +70,8 @@ def one_part(run: runs.Run, adapted, labels: list[str], i: int, recipe: Generate
     if file.exists():
         return np.load(file, allow_pickle=False)
     rows = sample.documents(
-        adapted.model, adapted.layout, adapted.backbone.offset, labels,
-        temperature=recipe.sampling.temperature, seed=hash_seed(recipe.seed, i),
+        adapted.model, adapted.layout, adapted.backbone.own_ids, [adapted.layout.prompt(v, recipe.sampling.contexts) for v in labels],
+        temperature=recipe.sampling.temperature, seed=hash_seed(recipe.seed, i), guidance=recipe.sampling.guidance,
     )  # fmt: skip
     staged = file.with_name(f".{file.name}.partial")
     with open(staged, "wb") as f:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from mien.adapters import training, world
 from mien.backbones import tiny
 from mien.backbones.causal_lm import CausalBackbone, linear_names
-from mien.core import config, console, runs, verbs
+from mien.core import console, runs, verbs
 from mien.core.errors import MienError
 from mien.core.results import Report, environment
 from mien.data.load import open_cohort, simulated
 from mien.generation.grammar import constrain
-from mien.generation.layout import Layout
-from mien.generation.tokens import Documents
-from mien.generation.vocabulary import VOCABULARY
+from mien.generation.tokens import Documents, Written
 
 
-class Pretrain(verbs.Recipe):
-    """cohort: a *simulated* data set; shape: of the model; window, task, codec, streams: as in adapt."""
+class Pretrain(Written):
+    """cohort: a *simulated* data set; shape: of the model; the rest as in adapt."""
 
-    cohort: config.Plugin
-    task: str
-    seconds: float = Field(default=4.0, gt=0)
-    stride_s: float = Field(default=2.0, gt=0)
-    codec: config.Plugin = config.Plugin(name="transform")
-    streams: tuple[str, ...] = ()
     shape: tiny.Shape = tiny.Shape()
     train: training.Train = training.Train()
 
@@ -43,11 +33,18 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     with run:
         if not run.reused:
-            layout = Layout.of(
-                cohort.card, seconds=recipe.seconds, task=recipe.task, codec=recipe.codec, streams=recipe.streams
+            layout = recipe.layout(cohort.card)
+            documents = Documents.encode(
+                cohort,
+                layout,
+                stride_s=recipe.stride_s,
+                condition=recipe.condition,
+                valid=recipe.valid,
+                seed=recipe.seed,
             )
-            documents = Documents.encode(cohort, layout, stride_s=recipe.stride_s)
-            model = constrain(tiny.fresh(recipe.shape, VOCABULARY.size, recipe.seed), layout.grammar, 0)
+            fresh_model = tiny.fresh(recipe.shape, layout.vocabulary.size, recipe.seed)
+            fresh_model.config.behaviour_vocabulary = layout.vocabulary.digest
+            model = constrain(fresh_model, layout.grammar, 0, layout.never)
             base = CausalBackbone(
                 model=model, identity="", revision=None, fingerprint="", offset=0,
                 lora_targets=linear_names(model), speaks_behaviour=True,

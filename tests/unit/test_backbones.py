@@ -12,9 +12,11 @@ from mien.core.errors import MienError
 from mien.generation import sample
 from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
-from mien.generation.vocabulary import PAD, VOCABULARY
+from mien.generation.vocabulary import PAD, Vocabulary
 
 from ..conftest import CARD
+
+VOCABULARY = Vocabulary(("transform",))
 
 
 @pytest.fixture
@@ -36,7 +38,14 @@ def test_a_local_folder(folder):
     constrain(one.model, layout.grammar, one.offset)
     rows = range(one.offset, one.offset + VOCABULARY.size)
     model = lora.attach(one, lora.Lora(rank=2), list(rows), 0)
-    made = sample.documents(model, layout, one.offset, ["rest", "walk"], temperature=1.0, seed=0)
+    made = sample.documents(
+        model,
+        layout,
+        (lambda ids: ids + one.offset),
+        [layout.prompt(v) for v in ["rest", "walk"]],
+        temperature=1.0,
+        seed=0,
+    )
     assert all(layout.grammar.accepts(r[r != PAD]) for r in made)
 
 

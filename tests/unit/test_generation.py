@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,15 +14,18 @@ from mien.backbones import tiny
 from mien.core import plugins
 from mien.core.config import Plugin
 from mien.core.errors import MienError
-from mien.core.records import CohortCard, Recording, Signal, StreamSpec
+from mien.core.records import CohortCard, Events, Recording, Signal, StreamSpec, Text
 from mien.generation import sample
 from mien.generation.codecs import transform
-from mien.generation.grammar import DEAD, MASKED, START, constrain
+from mien.generation.grammar import DEAD, MASKED, START, Grammar, constrain
 from mien.generation.layout import Layout
+from mien.generation.machine import OWN
 from mien.generation.tokens import Documents
-from mien.generation.vocabulary import EOS, PAD, STREAM_0, VOCABULARY
+from mien.generation.vocabulary import BOS, EOS, FIRST_CODEC, LABEL_0, PAD, STREAM_0, UNLABELLED, Vocabulary
 
 from ..conftest import CARD, recordings
+
+VOCABULARY = Vocabulary(("transform",))
 
 SHAPE = tiny.Shape(hidden=32, layers=2, heads=2, feed_forward=48)
 
@@ -40,26 +45,95 @@ def window(rng: np.random.Generator, names=("acc", "eda"), seconds: float = 2.0)
 
 
 # --- codec ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", plugins.names("generation/codecs"))
+# What each kind of codec is tried on; a codec that wants other streams names them here.
+TRIED = {
+    "signal": {"acc": CARD.streams["acc"]},
+    "events": {"calls": StreamSpec(channels=("in", "out", "missed"), kind="events")},
+    "text": {"diary": StreamSpec(channels=("participant", "interviewer"), kind="text")},
+    "beats": {
+        "bvp": StreamSpec(channels=("bvp",), unit="au", rate_hz=64.0, range=(-3.0, 3.0)),
+        "resp": StreamSpec(channels=("resp",), unit="au", rate_hz=25.0, range=(-3.0, 3.0)),
+    },
+    "audio_features": {"voice": StreamSpec(channels=("sound",), unit="full scale", rate_hz=16000.0, range=(-1.0, 1.0))},
+}  # fmt: skip
+
+
+def tried(name: str, seconds: float) -> tuple[dict[str, StreamSpec], list[dict[str, Any]]]:
+    """The streams a codec is tried on, and eight invented windows of them."""
+    specs = TRIED.get(name) or TRIED[plugins.load("generation/codecs", name).KIND]
+    return specs, [
+        {n: invented(spec, seconds, np.random.default_rng([i, k])) for k, (n, spec) in enumerate(specs.items())}
+        for i in range(8)
+    ]
+
+
+def invented(spec: StreamSpec, seconds: float, rng: np.random.Generator) -> Any:
+    if spec.kind == "signal":
+        t = np.arange(round(seconds * spec.rate_hz)) / spec.rate_hz
+        low, high = spec.range or (0, 1)
+        hz = rng.uniform(1.0, 1.5) if spec.rate_hz < 1000 else 150.0
+        v = (low + high) / 2 + (high - low) / 8 * np.sin(2 * np.pi * hz * t)[:, None]
+        v = v + 0.01 * rng.normal(size=(len(t), len(spec.channels)))
+        return Signal(values=v, rate_hz=spec.rate_hz, channels=spec.channels, unit=spec.unit)
+    times = np.sort(rng.integers(0, int(seconds), size=3)).astype(float)
+    if spec.kind == "events":
+        return Events(
+            times_s=times, durations_s=[0.0, 61.0, 5.0], codes=[0, 2, 1], party=[-1, 3, 3], kinds=spec.channels,
+            seconds=seconds,
+        )  # fmt: skip
+    return Text(
+        times_s=times, ends_s=times + 0.5, text=("so, how?", "müde 😀", "ok"), speakers=spec.channels[:1] * 3,
+        seconds=seconds,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in plugins.names("generation/codecs") if n != "audio_codec"])
 def test_every_codec_conforms(name):
     module = plugins.load("generation/codecs", name)
-    spec = CARD.streams["acc"]
-    codec = module.Codec(module.Config(), "acc", spec, 2.0)
-    x = np.random.default_rng(0).normal(size=(5, 40, 3)).astype(np.float32)
-    ids = codec.encode(x)
-    assert ids.shape == (5, len(codec.slots))
-    assert ids.min() >= 0
-    assert ids.max() < sum(module.TOKENS.values())
-    for j, group in enumerate(codec.slots):
-        first = codec.offset(group)
-        assert ((ids[:, j] >= first) & (ids[:, j] < first + module.TOKENS[group])).all()
-    out = codec.decode(ids)
-    assert out.shape == x.shape
-    assert np.isfinite(out).all()
-    # One recording's tokens cannot depend on another's: coding alone or in company is the same.
-    for i in range(5):
-        assert np.array_equal(codec.encode(x[i : i + 1])[0], ids[i])
+    seconds = 8.0
+    specs, windows = tried(name, seconds)
+    codec = module.Codec(module.Config(), specs, seconds)
+    tokens = sum(module.TOKENS.values())
+    grammar = Grammar.of(classes=1, blocks=[(codec.machine, FIRST_CODEC)], size=FIRST_CODEC + tokens)
+    made = codec.encode(windows)
+    assert len(made) == len(windows)
+    for w, block in zip(windows, made, strict=True):
+        assert not isinstance(block, str), block
+        assert len(block) <= codec.machine.length
+        local = np.where(block >= OWN, block, block + FIRST_CODEC)
+        assert grammar.accepts([BOS, LABEL_0, STREAM_0, *local, EOS])
+        back = codec.decode(block)
+        assert set(back) == set(w)
+        for n, s in back.items():
+            assert type(s) is type(w[n])
+            assert s.seconds == pytest.approx(w[n].seconds)
+            if isinstance(s, Signal):
+                assert s.values.shape == w[n].values.shape
+                assert (s.rate_hz, s.unit, s.channels) == (w[n].rate_hz, w[n].unit, w[n].channels)
+    # One recording's tokens cannot depend on another's: coded alone or in company they are the same.
+    for w, block in zip(windows, made, strict=True):
+        assert np.array_equal(codec.encode([w])[0], block)
     assert isinstance(module.VERSION, int)
+    for seed in range(20):  # whatever the grammar accepts can be read
+        decoded = codec.decode(walk(grammar, np.random.default_rng(seed)))
+        for n, s in decoded.items():
+            if isinstance(s, Signal):
+                low, high = specs[n].range or (-np.inf, np.inf)
+                good = s.values if s.valid is None else s.values[s.valid]
+                assert good.size == 0 or (low - 1e-4 <= good.min() and good.max() <= high + 1e-4)
+
+
+def walk(grammar: Grammar, rng: np.random.Generator) -> np.ndarray:
+    """The codec's own ids of one block, drawn uniformly among what the grammar allows."""
+    state, out = grammar.states(np.array([[BOS, LABEL_0, STREAM_0]]))[:, -1], []
+    while True:
+        allowed = np.flatnonzero(grammar.allowed(state[0]))
+        if EOS in allowed:
+            return np.array(out, dtype=np.int32)
+        token = int(rng.choice(allowed))
+        state = grammar.step(state, np.array([token]))
+        own = token == grammar.next.shape[1] - 1
+        out.append(OWN + int(rng.integers(200)) if own else token - FIRST_CODEC)
 
 
 @given(
@@ -72,30 +146,30 @@ def test_every_codec_conforms(name):
 def test_transform_is_total_and_stays_in_range(seed, kind, low, width):
     rng = np.random.default_rng(seed)
     spec = StreamSpec(channels=("a", "b"), unit="?", rate_hz=25.0, range=(low, low + width))
-    codec = transform.Codec(transform.Config(), "s", spec, 2.0)
+    codec = transform.Codec(transform.Config(), {"s": spec}, 2.0)
     x = low + width * rng.random((3, 50, 2))
     x = {"constant": x[:, :1].repeat(50, 1), "clipped": np.clip(x, low, low + width / 2), "huge": x * 1e6,
          "tiny": low + 1e-9 * x, "step": np.where(np.arange(50)[None, :, None] < 25, low, low + width) + 0 * x}.get(kind, x)  # fmt: skip
-    ids = codec.encode(x)
-    back = codec.decode(ids)
+    ids = codec.code(x)
+    back = codec.values(ids)
     assert np.isfinite(back).all()
     assert back.min() >= low - 1e-3 * width
     assert back.max() <= low + width + 1e-3 * width
     # Any sequence of the right groups decodes: the decoder is total on its grammar.
     slots = [rng.integers(codec.offset(g), codec.offset(g) + transform.TOKENS[g], size=4) for g in codec.slots]
-    assert np.isfinite(codec.decode(np.stack(slots, axis=1))).all()
+    assert np.isfinite(codec.values(np.stack(slots, axis=1))).all()
 
 
 def test_transform_keeps_slow_movement_and_level():
     spec = StreamSpec(channels=("x",), unit="g", rate_hz=50.0, range=(-8.0, 8.0))
-    codec = transform.Codec(transform.Config(), "s", spec, 4.0)
+    codec = transform.Codec(transform.Config(), {"s": spec}, 4.0)
     t = np.arange(200) / 50
     x = (0.3 + 0.7 * np.sin(2 * np.pi * 0.5 * t) + 0.2 * np.sin(2 * np.pi * 1.7 * t))[None, :, None]
-    error = codec.decode(codec.encode(x)) - x
+    error = codec.values(codec.code(x)) - x
     assert 10 * np.log10(((x - x.mean()) ** 2).mean() / ((error - error.mean()) ** 2).mean()) > 12
     for level in (-7.5, -1, -0.1, 0, 0.1, 1, 7.5):
         flat = np.full((1, 200, 1), level)
-        assert abs(codec.decode(codec.encode(flat)).mean() - level) < 0.02 + 0.05 * abs(level)
+        assert abs(codec.values(codec.code(flat)).mean() - level) < 0.02 + 0.05 * abs(level)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +182,7 @@ def test_transform_keeps_slow_movement_and_level():
 )
 def test_transform_refuses(spec, seconds, says):
     with pytest.raises(MienError, match=says):
-        transform.Codec(transform.Config(), "s", spec, seconds)
+        transform.Codec(transform.Config(), {"s": spec}, seconds)
 
 
 # --- layout and grammar ---------------------------------------------------------------------------------
@@ -131,15 +205,20 @@ def test_every_encoding_is_accepted_and_comes_back(seed, names):
 def slow_accepts(ids, lay: Layout) -> bool:
     """The grammar as prose: bos, label, streams in order with the right groups, eos."""
     ids = list(ids)
-    if len(ids) < 4 or ids[0] != 1 or not 3 <= ids[1] < 3 + len(lay.classes) or ids[-1] != EOS:
+    if (
+        len(ids) < 4
+        or ids[0] != 1
+        or not (3 <= ids[1] < 3 + len(lay.classes) or ids[1] == UNLABELLED)
+        or ids[-1] != EOS
+    ):
         return False
     at, last = 2, -1
     while at < len(ids) - 1:
         stream = ids[at] - STREAM_0
         if not last < stream < len(lay.streams):
             return False
-        coder = list(lay.coders.values())[stream]
-        base = VOCABULARY.starts[lay.codec]
+        coder = lay.coders[stream]
+        base = VOCABULARY.starts[lay.parts[stream].codec]
         for j, group in enumerate(coder.slots):
             first = base + coder.offset(group)
             if at + 1 + j >= len(ids) - 1 or not first <= ids[at + 1 + j] < first + transform.TOKENS[group]:
@@ -184,7 +263,7 @@ def test_layout_round_trip(tmp_path):
     [
         ({"task": "mood"}, "no task 'mood'"),
         ({"streams": ("ecg",)}, "no stream 'ecg'"),
-        ({"codec": Plugin(name="mp3")}, "no place in the vocabulary"),
+        ({"codec": Plugin(name="mp3")}, "no codecs called"),
         ({"codec": Plugin(name="transform", hertz=3)}, "unknown key 'hertz'; did you mean 'hz'"),
     ],
 )
@@ -206,7 +285,7 @@ def test_likelihoods_are_normalised_over_valid_tokens(masked):
     logits = model(input_ids=ids).logits
     states = lay.grammar.states(ids.numpy())
     for t in range(ids.shape[1] - 1):
-        allowed = lay.grammar.next[states[0, t]] != DEAD
+        allowed = lay.grammar.allowed(states[0, t])[:-1]
         p = torch.softmax(logits[0, t].double(), -1).detach().numpy()
         assert p[~allowed].sum() < 1e-12
         assert p[ids[0, t + 1]] > 0
@@ -236,11 +315,17 @@ def test_cache_and_full_forward_agree(masked):
 
 def test_random_weights_sample_only_valid_documents(masked):
     lay, model = masked
-    rows = sample.documents(model, lay, 0, ["rest", "walk"] * 20, temperature=1.0, seed=3)
+    rows = sample.documents(
+        model, lay, (lambda ids: ids + 0), [lay.prompt(v) for v in ["rest", "walk"] * 20], temperature=1.0, seed=3
+    )
     assert all(lay.grammar.accepts(r[r != PAD]) for r in rows)
-    again = sample.documents(model, lay, 0, ["rest", "walk"] * 20, temperature=1.0, seed=3)
+    again = sample.documents(
+        model, lay, (lambda ids: ids + 0), [lay.prompt(v) for v in ["rest", "walk"] * 20], temperature=1.0, seed=3
+    )
     assert np.array_equal(rows, again)
-    melted = sample.documents(model, lay, 0, ["rest"] * 8, temperature=1e9, seed=3)
+    melted = sample.documents(
+        model, lay, (lambda ids: ids + 0), [lay.prompt(v) for v in ["rest"] * 8], temperature=1e9, seed=3
+    )
     assert all(lay.grammar.accepts(r[r != PAD]) for r in melted)
     made = list(sample.recordings(rows, lay))
     assert [r.labels["activity"] for r in made[:2]] == ["rest", "walk"]
@@ -254,7 +339,9 @@ def test_random_weights_sample_only_valid_documents(masked):
 def test_offset_leaves_text_tokens_out():
     lay = layout()
     model = constrain(tiny.fresh(SHAPE, VOCABULARY.size + 50, 0), lay.grammar, 50)
-    rows = sample.documents(model, lay, 50, ["rest"] * 4, temperature=1.0, seed=0)
+    rows = sample.documents(
+        model, lay, (lambda ids: ids + 50), [lay.prompt(v) for v in ["rest"] * 4], temperature=1.0, seed=0
+    )
     assert all(lay.grammar.accepts(r[r != PAD]) for r in rows)
 
 

@@ -17,9 +17,11 @@ from mien.generation.adapted import Adapted, rows_to_train
 from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
 from mien.generation.tokens import Documents
-from mien.generation.vocabulary import VOCABULARY
+from mien.generation.vocabulary import Vocabulary
 
 from ..conftest import CARD, recordings
+
+VOCABULARY = Vocabulary(("transform",))
 
 
 @pytest.fixture

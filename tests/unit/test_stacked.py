@@ -12,11 +12,13 @@ from mien.adapters.lora import Lora
 from mien.backbones import tiny
 from mien.backbones.causal_lm import CausalBackbone, linear_names
 from mien.core.errors import MienError
-from mien.generation.vocabulary import VOCABULARY
+from mien.generation.vocabulary import Vocabulary
 from mien.privacy.flat import Flat
 from mien.privacy.gradients import ClippedSum, PersonGradients
 from mien.privacy.plan import PrivacySpec
 from mien.privacy.sampling import Units
+
+VOCABULARY = Vocabulary(("transform",))
 
 torch = pytest.importorskip("torch")
 ROWS = (10, 11, 12)

@@ -18,9 +18,11 @@ from mien.core.errors import MienError
 from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
 from mien.generation.tokens import Documents
-from mien.generation.vocabulary import LABEL_0, VOCABULARY
+from mien.generation.vocabulary import LABEL_0, Vocabulary
 
 from ..conftest import CARD
+
+VOCABULARY = Vocabulary(("transform",))
 
 SHAPE = tiny.Shape(hidden=32, layers=2, heads=2, feed_forward=48)
 

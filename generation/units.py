@@ -1,0 +1,109 @@
+"""What codecs of signals share: physical ranges, levels and scales as tokens, windows side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.errors import MienError
+from ..core.records import Signal, Stream, StreamSpec
+
+# The plausible span of common units, for streams whose card names none. Public knowledge about sensors.
+RANGES = {
+    "g": (-8.0, 8.0),
+    "m/s2": (-80.0, 80.0),
+    "rad/s": (-35.0, 35.0),
+    "deg/s": (-2000.0, 2000.0),
+    "uS": (0.0, 60.0),
+    "degC": (10.0, 45.0),
+    "bpm": (20.0, 240.0),
+    "mV": (-5.0, 5.0),
+    "a.u.": (-10.0, 10.0),
+}
+
+
+def span(name: str, spec: StreamSpec) -> tuple[float, float]:
+    """The physical range a codec covers: the card's, or the usual one of the unit."""
+    found = spec.range or RANGES.get(spec.unit)
+    if found is None:
+        raise MienError(
+            f"stream {name!r} in {spec.unit!r} has no range: give the sensor's plausible span in the cohort's card"
+            " (`range: [low, high]`; public knowledge, never the recordings' own minimum and maximum)"
+        )
+    if not found[0] < found[1]:
+        raise MienError(f"stream {name!r}: range {list(found)} must be [low, high] with low < high")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """Levels and scales of one sensor as token numbers, over its range [low, high].
+
+    level: a value in `levels` steps, finer near zero (signed square root) when the range holds zero; scale: a standard
+    deviation in `scales` logarithmic steps from `floor` (a share of the range) to half the range.
+    """
+
+    low: float
+    high: float
+    levels: int
+    scales: int
+    floor: float = 1e-4
+
+    def level(self, value: np.ndarray) -> np.ndarray:
+        return np.rint(squeeze(np.clip(value, self.low, self.high), self.low, self.high) * (self.levels - 1)).astype(
+            int
+        )
+
+    def value(self, level: np.ndarray) -> np.ndarray:
+        return stretch(np.asarray(level) / (self.levels - 1), self.low, self.high)
+
+    def scale(self, sd: np.ndarray) -> np.ndarray:
+        top, floor = (self.high - self.low) / 2, (self.high - self.low) * self.floor
+        u = (np.log(np.maximum(sd, floor)) - np.log(floor)) / (np.log(top) - np.log(floor))
+        return np.rint(np.clip(u, 0, 1) * (self.scales - 1)).astype(int)
+
+    def sd(self, scale: np.ndarray) -> np.ndarray:
+        top, floor = (self.high - self.low) / 2, (self.high - self.low) * self.floor
+        return np.exp(np.asarray(scale) / (self.scales - 1) * (np.log(top) - np.log(floor)) + np.log(floor))
+
+
+def squeeze(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Physical value -> [0, 1], finer near zero (signed square root) when the range holds zero."""
+    if not low <= 0 <= high:
+        return (x - low) / (high - low)
+    u, a, b = (np.sign(v) * np.sqrt(np.abs(v)) for v in (x, np.float64(low), np.float64(high)))
+    return (u - a) / (b - a)
+
+
+def stretch(u: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The reverse of `squeeze`."""
+    if not low <= 0 <= high:
+        return low + u * (high - low)
+    a, b = (np.sign(v) * np.sqrt(np.abs(v)) for v in (np.float64(low), np.float64(high)))
+    root = a + u * (b - a)
+    return np.sign(root) * root**2
+
+
+def stack(
+    windows: Sequence[Mapping[str, Stream]], name: str, spec: StreamSpec, samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """float64[n, samples, C] and bool[n, samples], which samples are there. MienError for another shape or unit."""
+    x = np.empty((len(windows), samples, len(spec.channels)))
+    there = np.ones((len(windows), samples), dtype=bool)
+    for i, w in enumerate(windows):
+        s = w[name]
+        if not isinstance(s, Signal) or s.values.shape != x.shape[1:] or s.unit != spec.unit:
+            told = f"{list(s.values.shape)} in {s.unit!r}" if isinstance(s, Signal) else "no signal"
+            raise MienError(f"stream {name!r}: expected windows of {list(x.shape[1:])} in {spec.unit!r}, got {told}")
+        x[i] = s.values
+        if s.valid is not None:
+            there[i] = s.valid
+    return x, there
+
+
+def whole(x: np.ndarray, there: np.ndarray, name: str) -> tuple[np.ndarray, list[str]]:
+    """The rows of x without a gap, and per row why it cannot be coded ("" where it can)."""
+    good = np.asarray(there.all(axis=1))
+    return x[good], ["" if ok else f"a gap in {name}, which its codec cannot say" for ok in good]
