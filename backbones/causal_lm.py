@@ -132,7 +132,7 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
     import torch
     from transformers import AutoModelForCausalLM
 
-    source, identity = _source(config)
+    place, identity = source(config)
     extra: dict[str, Any] = {}
     if config.quantise:
         try:
@@ -152,7 +152,7 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
         extra["device_map"] = {"": local if torch.cuda.is_available() else "cpu"}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source,
+            place,
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
             use_safetensors=True,
@@ -180,7 +180,7 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
     )
 
 
-def _source(config: Config) -> tuple[str, str]:
+def source(config: Config) -> tuple[str, str]:
     """Where to load from, and the public name of it."""
     if config.model in ASSETS:
         from ..core import assets
