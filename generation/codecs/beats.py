@@ -1,0 +1,258 @@
+"""`beats`: a pulse wave or an ECG as heartbeats, with respiration sampled at them.
+
+A header says in physical units what the whole window is like (mean interval, spread of intervals, level, size and shape
+of the wave; level and size of respiration), then each beat adds what it has of its own: its interval as a residual to
+mean and spread, its size, and respiration at the beat and half-way to the next one. A model that has learnt little more
+than which tokens are frequent still decodes to a plausible heart, which block transforms do not give (their phases jump at
+every block's edge).
+
+The machine adds up the intervals, so that every document fills its window exactly. The wave's own shape comes from a small
+public family (a pulse of two bumps; P, QRS and T of an ECG), and what lies between the family and the recording is lost, on
+purpose: pulse shape tells who somebody is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from ...core.config import Section
+from ...core.errors import MienError
+from ...core.records import Signal, Stream, StreamSpec
+from ...data import physiology
+from ..machine import Machine
+from ..units import Ladder, span, stack
+
+VERSION = 1
+STREAMS = 2
+KIND = "signal"
+_MEANS_MS = np.rint(np.geomspace(320, 1900, 90)).astype(int)  # mean interval
+_SPREADS_MS = np.geomspace(4, 320, 24)  # standard deviation of intervals
+_STEP, _HALF = 0.18, 24  # residuals: multiples of 0.18 standard deviations, to ±4.3
+_FIRST = 96  # when the first beat comes, in 48ths of the mean interval
+_SIZES = np.exp(np.linspace(-0.7, 0.7, 15))  # a beat's size relative to the window's
+_WIDTHS, _NOTCHES = np.exp(np.linspace(-0.6, 0.6, 16)), np.linspace(0.0, 0.7, 8)  # of the wave's family
+_BREATH = 17  # values of one respiration residual; two of them are a token
+_BREATH_SD = 2.6  # their span, in standard deviations of respiration
+LEVELS, SCALES = 129, 32
+TOKENS = {
+    "mean": len(_MEANS_MS), "spread": len(_SPREADS_MS), "first": _FIRST, "level": LEVELS, "scale": SCALES,
+    "shape": len(_WIDTHS) * len(_NOTCHES), "interval": 2 * _HALF + 1, "size": len(_SIZES), "breath": _BREATH**2, "alone": 1,
+}  # fmt: skip
+_AT = dict(zip(TOKENS, np.cumsum([0, *TOKENS.values()]).tolist(), strict=False))
+_INTERVALS_MS = np.clip(  # [mean, spread, residual]
+    np.rint(_MEANS_MS[:, None, None] + _SPREADS_MS[None, :, None] * (_STEP * np.arange(-_HALF, _HALF + 1))), 250, 2600
+).astype(int)
+_FIRST_MS = np.rint(_MEANS_MS[:, None] * np.arange(_FIRST) / 48).astype(int)
+_HEAD = ("mean", "spread", "first", "level", "scale", "shape")
+_PHASES = 128
+
+
+class Config(Section):
+    """wave: what the first stream is; auto: an ECG when the stream or its channel is named so, else a pulse."""
+
+    wave: Literal["auto", "pulse", "ecg"] = "auto"
+
+
+class Codec:
+    """A cardiac stream of one channel, and optionally respiration; one window length."""
+
+    def __init__(self, config: Config, specs: Mapping[str, StreamSpec], seconds: float):
+        self.names = list(specs)
+        self.name, self.spec = self.names[0], specs[self.names[0]]
+        self.breath = specs[self.names[1]] if len(specs) > 1 else None
+        self.seconds, self.limit_ms = seconds, round(seconds * 1000)
+        for name, spec in specs.items():
+            if len(spec.channels) != 1:
+                raise MienError(
+                    f"stream {name!r} has {len(spec.channels)} channels; the beats codec takes one of each stream"
+                )
+        if seconds < 4 or self.spec.rate_hz < 16:
+            raise MienError(
+                f"stream {self.name!r}: the beats codec needs windows of 4 s and 16 Hz at least, not {seconds:g} s at"
+                f" {self.spec.rate_hz:g} Hz"
+            )
+        called = f"{self.name} {self.spec.channels[0]}".lower()
+        self.wave = ("ecg" if "ecg" in called else "pulse") if config.wave == "auto" else config.wave
+        self.samples = round(seconds * self.spec.rate_hz)
+        self.ladder = _ladder(self.name, self.spec)
+        self.breath_ladder = None if self.breath is None else _ladder(self.names[1], self.breath)
+
+    # --- grammar --------------------------------------------------------------------------------------------
+    @cached_property
+    def machine(self) -> Machine:
+        """Header, then `alone` or respiration's header, then beats until the window is full."""
+        arcs, n = [], len(_HEAD)
+        for i, group in enumerate(_HEAD):
+            arcs.append(self._arc(i, group, i + 1))
+        alone, level, beat = n, n + 1, n + 2  # nodes: after the header; respiration's scale; a beat alone
+        size, both, both_size, both_breath = n + 3, n + 4, n + 5, n + 6
+        end = n + 7
+        arcs += [self._arc(alone, "alone", beat), self._arc(beat, "interval", size), self._arc(size, "size", beat)]
+        if self.breath is not None:
+            arcs += [self._arc(alone, "level", level), self._arc(level, "scale", both)]
+            arcs += [self._arc(both, "interval", both_size), self._arc(both_size, "size", both_breath)]
+            arcs.append(self._arc(both_breath, "breath", both))
+        most = int(np.ceil(self.limit_ms / _INTERVALS_MS.min())) + 1
+        return Machine(
+            nodes=end, arcs=arcs, keep={0: 0, 1: 1}, add={2: _FIRST_MS, beat: _INTERVALS_MS, both: _INTERVALS_MS},
+            gates={beat: (self.limit_ms, end), both: (self.limit_ms, end)},
+            length=n + 2 + most * (3 if self.breath is not None else 2),
+        )  # fmt: skip
+
+    @staticmethod
+    def _arc(node: int, group: str, to: int) -> tuple[int, int, int, int]:
+        return node, _AT[group], _AT[group] + TOKENS[group], to
+
+    # --- writing --------------------------------------------------------------------------------------------
+    def encode(self, windows: Sequence[Mapping[str, Stream]]) -> list[np.ndarray | str]:
+        """One block per window, or why it has none: a gap, or too few beats to be found."""
+        x, there = stack(windows, self.name, self.spec, self.samples)
+        return [self._block(x[i, :, 0], bool(there[i].all()), windows[i]) for i in range(len(windows))]
+
+    def _block(self, x: np.ndarray, whole: bool, window: Mapping[str, Stream]) -> np.ndarray | str:
+        if not whole:
+            return f"a gap in {self.name}, which its codec cannot say"
+        times = physiology.beats(x, self.spec.rate_hz, self.wave)
+        rr = np.diff(times)
+        if len(rr) < max(3, self.seconds / 3):
+            return f"too few heartbeats to be found in {self.name}"
+        mean = int(np.abs(_MEANS_MS - 1000 * rr.mean()).argmin())
+        spread = int(np.abs(np.log(_SPREADS_MS / max(1.0, 1000 * rr.std()))).argmin())
+        first = int(np.clip(np.rint(48 * 1000 * times[0] / _MEANS_MS[mean]), 0, _FIRST - 1))
+        tops, size, shape, level = self._wave(x, times)
+        ids = [
+            mean,
+            _AT["spread"] + spread,
+            _AT["first"] + first,
+            _AT["level"] + int(self.ladder.level(np.array(level))),
+        ]
+        ids += [_AT["scale"] + int(self.ladder.scale(np.array(size))), _AT["shape"] + shape]
+        breath = self._breath(window, times)
+        if breath is None:
+            ids.append(_AT["alone"])
+        else:
+            head, pairs = breath
+            ids += head
+        grid = _INTERVALS_MS[mean, spread]
+        now, i = int(_FIRST_MS[mean, first]), 0
+        while now < self.limit_ms:
+            # beyond the last beat that was found the heart goes on at its mean
+            wanted = 1000 * rr[i] if i < len(rr) else _MEANS_MS[mean]
+            k = int(np.abs(grid - wanted).argmin())
+            j = min(i, len(tops) - 1)
+            ids += [_AT["interval"] + k, _AT["size"] + int(np.abs(np.log(_SIZES * size / tops[j])).argmin())]
+            if breath is not None:
+                ids.append(_AT["breath"] + int(pairs[min(i, len(pairs) - 1)]))
+            now, i = now + int(grid[k]), i + 1
+        return np.array(ids, dtype=np.int32)
+
+    def _wave(self, x: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, float, int, float]:
+        """(each beat's size, the window's, its shape's number, its level): the mean beat over cardiac phase, laid
+        against the family."""
+        rate, phases = self.spec.rate_hz, np.arange(_PHASES) / _PHASES
+        at = (times[:-1, None] + np.diff(times)[:, None] * phases).ravel() * rate
+        beat = np.interp(at, np.arange(len(x)), x).reshape(-1, _PHASES)
+        middle = np.median(beat, axis=0)
+        centred = middle - middle.mean()
+        family = self.family
+        shape = int((family @ centred / np.linalg.norm(family, axis=1)).argmax())
+        mine = family[shape]
+        sizes = (beat - beat.mean(1, keepdims=True)) @ mine / (mine @ mine)
+        size = max(float(np.median(sizes)), 1e-9)
+        return np.clip(sizes, 0.3 * size, 3 * size), size, shape, float(x.mean())
+
+    @cached_property
+    def family(self) -> np.ndarray:
+        """float64[shapes, _PHASES]: waves over cardiac phase from one beat's peak to the next, mean 0, variance 1."""
+        phase = 2 * np.pi * np.arange(_PHASES) / _PHASES
+        out = []
+        for width in _WIDTHS:
+            for notch in _NOTCHES:
+                if self.wave == "pulse":
+                    wave = _bump(phase, 3.5 / width**2) + notch * _bump(phase - 2.1 * width, 3.0 / width**2)
+                else:  # R at 0; S just after, Q just before; T and P as shares of the cycle
+                    wave = _bump(phase, 260 / width**2) - 0.2 * (_bump(phase - 0.16, 300) + _bump(phase + 0.16, 300))
+                    wave = wave + notch * _bump(phase - 1.9, 8.0) + 0.12 * _bump(phase + 1.0, 30.0)
+                out.append((wave - wave.mean()) / wave.std())
+        return np.array(out)
+
+    def _breath(self, window: Mapping[str, Stream], times: np.ndarray) -> tuple[list[int], np.ndarray] | None:
+        """Respiration's header and its pairs at each beat; None where the window has none, or gaps in it."""
+        if self.breath is None or self.breath_ladder is None or self.names[1] not in window:
+            return None
+        x, there = stack([window], self.names[1], self.breath, round(self.seconds * self.breath.rate_hz))
+        if not there.all():
+            return None
+        x = x[0, :, 0]
+        level, scale = self.breath_ladder.level(x.mean()), self.breath_ladder.scale(np.asarray(x.std()))
+        head = [_AT["level"] + int(level), _AT["scale"] + int(scale)]
+        low = _smooth(x, self.breath.rate_hz)
+        half = times[:-1] + np.diff(times) / 2
+        clock = np.arange(len(x)) / self.breath.rate_hz
+        z = np.stack([np.interp(times, clock, low), np.interp(np.r_[half, times[-1]], clock, low)], 1)
+        z = (z - float(self.breath_ladder.value(level))) / float(self.breath_ladder.sd(scale))
+        q = np.rint((np.clip(z / _BREATH_SD, -1, 1) + 1) / 2 * (_BREATH - 1)).astype(int)
+        return head, q[:, 0] * _BREATH + q[:, 1]
+
+    # --- reading --------------------------------------------------------------------------------------------
+    def decode(self, ids: np.ndarray) -> dict[str, Stream]:
+        mean, spread, first, level, scale, shape = (int(t) - _AT[g] for t, g in zip(ids, _HEAD, strict=False))
+        with_breath = int(ids[len(_HEAD)]) != _AT["alone"]
+        body = np.asarray(ids[len(_HEAD) + (2 if with_breath else 1) :]).reshape(-1, 3 if with_breath else 2)
+        steps = _INTERVALS_MS[mean, spread, body[:, 0] - _AT["interval"]] / 1000
+        times = np.r_[0, np.cumsum(steps)] + _FIRST_MS[mean, first] / 1000
+        sizes = _SIZES[body[:, 1] - _AT["size"]] if len(body) else np.ones(1)
+        # one more beat before the first and the last size again: every sample lies between two beats
+        lead = np.arange(np.ceil(times[0] / (_MEANS_MS[mean] / 1000)) + 1, 0, -1) * _MEANS_MS[mean] / 1000
+        times, sizes = np.r_[times[0] - lead, times], np.r_[np.full(len(lead), sizes[0]), sizes, sizes[-1]]
+        t = np.arange(self.samples) / self.spec.rate_hz
+        phase = np.interp(t, times, np.arange(len(times)))
+        wave = np.interp(phase % 1, np.arange(_PHASES + 1) / _PHASES, np.r_[self.family[shape], self.family[shape][0]])
+        size = np.interp(phase, np.arange(len(sizes)) + 0.5, sizes) * float(self.ladder.sd(np.asarray(scale)))
+        x = wave * size + float(self.ladder.value(np.asarray(level)))
+        out: dict[str, Stream] = {self.name: _signal(x, self.spec, self.ladder)}
+        if with_breath and self.breath is not None and self.breath_ladder is not None:
+            from scipy.interpolate import CubicSpline
+
+            level, scale = (int(ids[len(_HEAD) + i]) - _AT[g] for i, g in enumerate(("level", "scale")))
+            own = times[len(lead) :]
+            q = body[:, 2] - _AT["breath"]
+            z = (np.stack([q // _BREATH, q % _BREATH], 1) / (_BREATH - 1) * 2 - 1) * _BREATH_SD
+            knots = np.stack([own[:-1], own[:-1] + np.diff(own) / 2], 1).ravel()
+            tr = np.arange(round(self.seconds * self.breath.rate_hz)) / self.breath.rate_hz
+            curve = (
+                CubicSpline(knots, z.ravel(), bc_type="natural")(np.clip(tr, knots[0], knots[-1]))
+                if len(knots) > 1
+                else 0 * tr
+            )
+            x = np.clip(curve, -1.2 * _BREATH_SD, 1.2 * _BREATH_SD) * float(self.breath_ladder.sd(np.asarray(scale)))
+            out[self.names[1]] = _signal(
+                x + float(self.breath_ladder.value(np.asarray(level))), self.breath, self.breath_ladder
+            )
+        return out
+
+
+def _ladder(name: str, spec: StreamSpec) -> Ladder:
+    low, high = span(name, spec)
+    return Ladder(low=low, high=high, levels=LEVELS, scales=SCALES, floor=1e-3)
+
+
+def _signal(x: np.ndarray, spec: StreamSpec, ladder: Ladder) -> Signal:
+    values = np.clip(x, ladder.low, ladder.high)[:, None]
+    return Signal(values=values, rate_hz=spec.rate_hz, channels=spec.channels, unit=spec.unit)
+
+
+def _smooth(x: np.ndarray, rate_hz: float) -> np.ndarray:
+    """Respiration below the beats' own Nyquist frequency, or what lies above would be folded in."""
+    from scipy.ndimage import gaussian_filter1d
+
+    return gaussian_filter1d(x, 0.12 * rate_hz, mode="nearest")
+
+
+def _bump(angle: np.ndarray, sharpness: float) -> np.ndarray:
+    """A periodic bump of height 1 at angle 0."""
+    return np.exp(sharpness * (np.cos(angle) - 1))
