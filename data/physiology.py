@@ -38,8 +38,8 @@ def beats(x: np.ndarray, rate_hz: float, kind: Literal["pulse", "ecg"] = "pulse"
     found: list[int] = []
     shape = band if kind == "pulse" else np.abs(_band(x, rate_hz, 1.0, min(30.0, 0.45 * rate_hz)))
     for first, last in zip(edges[::2], edges[1::2], strict=True):
-        if last - first < 0.5 * short_s * rate_hz:
-            continue
+        if last - first < 0.5 * short_s * rate_hz or first == 0 or last == len(x):
+            continue  # too short for a beat, or cut off by the window's edge
         top = int(first + np.argmax(shape[first:last]))
         if found and (top - found[-1]) < SHORTEST_S * rate_hz:
             if shape[top] > shape[found[-1]]:
@@ -49,6 +49,8 @@ def beats(x: np.ndarray, rate_hz: float, kind: Literal["pulse", "ecg"] = "pulse"
     tops = np.array([t for t in found if 0 < t < len(x) - 1], dtype=int)
     if not len(tops):
         return np.empty(0)
+    # the pulse's second bump, at slow hearts, is no beat of its own
+    tops = tops[shape[tops] > 0.45 * np.quantile(shape[tops], 0.75)]
     a, b, c = shape[tops - 1], shape[tops], shape[tops + 1]
     bend = a - 2 * b + c
     shift = np.where(bend < 0, 0.5 * (a - c) / np.where(bend < 0, bend, 1), 0.0)
@@ -68,7 +70,23 @@ def intervals(times: np.ndarray) -> np.ndarray:
     if not len(rr):
         return rr
     middle = np.median(rr)
-    return np.where((rr < SHORTEST_S) | (rr > LONGEST_S) | (np.abs(rr - middle) > 0.5 * middle), np.nan, rr)
+    return np.where((rr < SHORTEST_S) | (rr > LONGEST_S) | (np.abs(rr - middle) > 0.4 * middle), np.nan, rr)
+
+
+def mended(times: np.ndarray) -> np.ndarray:
+    """Beat times without what cannot be: a beat much too early is taken out (noise, or a premature one, with its interval
+    given to the next), one that was missed is put half-way. What is plausible stays where it was."""
+    if len(times) < 4:
+        return times
+    out = list(times[:1])
+    middle = float(np.median(np.diff(times)))
+    for t in times[1:]:
+        gap = t - out[-1]
+        if gap < 0.5 * middle:
+            continue
+        missed = round(gap / middle) - 1 if gap > 1.5 * middle else 0
+        out += [out[-1] + gap * (k + 1) / (missed + 1) for k in range(missed)] + [t]
+    return np.array(out)
 
 
 def heart(times: np.ndarray) -> dict[str, float]:

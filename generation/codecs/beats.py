@@ -116,7 +116,7 @@ class Codec:
     def _block(self, x: np.ndarray, whole: bool, window: Mapping[str, Stream]) -> np.ndarray | str:
         if not whole:
             return f"a gap in {self.name}, which its codec cannot say"
-        times = physiology.beats(x, self.spec.rate_hz, self.wave)
+        times = physiology.mended(physiology.beats(x, self.spec.rate_hz, self.wave))
         rr = np.diff(times)
         if len(rr) < max(3, self.seconds / 3):
             return f"too few heartbeats to be found in {self.name}"
