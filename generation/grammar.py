@@ -204,6 +204,8 @@ class Bound:
             self.allow = self.allow.to(logits.device)
             self.words = None if self.words is None else self.words.to(logits.device)
         allow = self.allow[node_of(states)]
+        if self.offset == 0 and logits.shape[-1] == self.size:  # behaviour tokens are all there is
+            return torch.where(allow[..., :-1], logits, MASKED)
         first, last = self.offset, self.offset + self.size
         out = torch.full_like(logits, MASKED)
         out[..., first:last] = torch.where(allow[..., :-1], logits[..., first:last], MASKED)

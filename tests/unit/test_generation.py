@@ -54,6 +54,7 @@ TRIED = {
         "bvp": StreamSpec(channels=("bvp",), unit="au", rate_hz=64.0, range=(-3.0, 3.0)),
         "resp": StreamSpec(channels=("resp",), unit="au", rate_hz=25.0, range=(-3.0, 3.0)),
     },
+    "eda": {"eda": CARD.streams["eda"]},
     "audio_features": {"voice": StreamSpec(channels=("sound",), unit="full scale", rate_hz=16000.0, range=(-1.0, 1.0))},
 }  # fmt: skip
 

@@ -1,0 +1,107 @@
+"""`bins`: slow channels (temperature, steps, heart rate by the minute, respiration alone) as bins at a low rate.
+
+Per channel a header of two tokens (level, scale) in physical units, then frame by frame what differs from the level, in 33
+companded bins of the scale; a sample that is not there has a token of its own, so that gaps come back as gaps. Samples of
+one frame are averaged (that is the anti-alias filter), and decoding is a smooth curve through the frames: no steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pydantic import Field, PositiveFloat
+
+from ...core.config import Section
+from ...core.errors import MienError
+from ...core.records import Signal, Stream, StreamSpec
+from ..machine import Machine
+from ..units import Ladder, span, stack
+
+VERSION = 1
+STREAMS = 1
+KIND = "signal"
+LEVELS, SCALES, BINS = 257, 32, 33
+TOKENS = {"level": LEVELS, "scale": SCALES, "bin": BINS, "missing": 1}
+_SCALE, _BIN, _MISSING = LEVELS, LEVELS + SCALES, LEVELS + SCALES + BINS
+_SPAN, _POWER = 3.5, 0.8  # bins reach ±3.5 standard deviations, finer near 0
+
+
+class Config(Section):
+    """hz: frames per second at most (0.1 for temperature, 1 for respiration); rates: other values for single streams. A
+    stream slower than that keeps its own rate."""
+
+    hz: float = Field(default=1.0, gt=0)
+    rates: dict[str, PositiveFloat] = {}
+
+
+class Codec:
+    """One stream of any number of channels, one window length."""
+
+    def __init__(self, config: Config, specs: Mapping[str, StreamSpec], seconds: float):
+        ((self.name, self.spec),) = specs.items()
+        low, high = span(self.name, self.spec)
+        self.ladder = Ladder(low=low, high=high, levels=LEVELS, scales=SCALES)
+        self.samples, self.channels = round(seconds * self.spec.rate_hz), len(self.spec.channels)
+        if self.samples < 1:
+            raise MienError(
+                f"stream {self.name!r}: a window of {seconds:g} s at {self.spec.rate_hz:g} Hz has no sample"
+            )
+        hz = min(config.rates.get(self.name, config.hz), self.spec.rate_hz)
+        self.frames = max(1, min(self.samples, round(seconds * hz)))
+        self.edges = np.rint(np.linspace(0, self.samples, self.frames + 1)).astype(int)
+
+    @property
+    def machine(self) -> Machine:
+        head = [(0, LEVELS), (_SCALE, _SCALE + SCALES)] * self.channels
+        return Machine.of([*head, *[(_BIN, _MISSING + 1)] * (self.frames * self.channels)])
+
+    def encode(self, windows: Sequence[Mapping[str, Stream]]) -> list[np.ndarray | str]:
+        """One block of local ids per window; none for a window of which no sample is there."""
+        x, there = stack(windows, self.name, self.spec, self.samples)
+        n = len(x)
+        weight = np.add.reduceat(there.astype(float), self.edges[:-1], axis=1)
+        total = np.add.reduceat(np.where(there[..., None], x, 0.0), self.edges[:-1], axis=1)
+        known = weight > 0
+        frames = total / np.maximum(weight, 1)[..., None]
+        count = np.maximum(known.sum(1), 1)[:, None]
+        mean = np.where(known[..., None], frames, 0).sum(1) / count
+        sd = np.sqrt(np.where(known[..., None], (frames - mean[:, None]) ** 2, 0).sum(1) / count)
+        level, scale = self.ladder.level(mean), self.ladder.scale(sd)
+        z = (frames - self.ladder.value(level)[:, None]) / self.ladder.sd(scale)[:, None] / _SPAN
+        half = (BINS - 1) // 2
+        q = np.rint(np.sign(z) * np.minimum(np.abs(z), 1) ** _POWER * half).astype(int) + half
+        body = np.where(known[..., None], _BIN + q, _MISSING).reshape(n, -1)
+        head = np.stack([level, _SCALE + scale], axis=2).reshape(n, -1)
+        ids = np.concatenate([head, body], axis=1).astype(np.int32)
+        return [row if ok else f"no sample of {self.name}" for row, ok in zip(ids, known.any(1).tolist(), strict=True)]
+
+    def decode(self, ids: np.ndarray) -> dict[str, Stream]:
+        from scipy.interpolate import PchipInterpolator
+
+        ids = np.asarray(ids)
+        head, body = (
+            ids[: 2 * self.channels].reshape(-1, 2),
+            ids[2 * self.channels :].reshape(self.frames, self.channels),
+        )
+        known = (body != _MISSING).all(1)  # a frame is there when all of its channels are
+        level, sd = self.ladder.value(head[:, 0]), self.ladder.sd(head[:, 1] - _SCALE)
+        half = (BINS - 1) // 2
+        q = np.where(body == _MISSING, half, body - _BIN) - half
+        frames = level + sd * _SPAN * np.sign(q) * (np.abs(q) / half) ** (1 / _POWER)
+        valid = np.repeat(known, np.diff(self.edges))
+        centre = (self.edges[:-1] + self.edges[1:] - 1) / 2
+        t = np.arange(self.samples)
+        if self.frames == self.samples or known.sum() < 2:
+            x = np.repeat(frames, np.diff(self.edges), axis=0)
+        else:
+            x = np.asarray(
+                PchipInterpolator(centre[known], frames[known])(np.clip(t, centre[known][0], centre[known][-1]))
+            )
+        values = np.clip(x, self.ladder.low, self.ladder.high)
+        gaps = None if valid.all() else valid
+        return {
+            self.name: Signal(
+                values=values, rate_hz=self.spec.rate_hz, channels=self.spec.channels, unit=self.spec.unit, valid=gaps
+            )
+        }
