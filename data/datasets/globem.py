@@ -26,11 +26,12 @@ from ...core import console
 from ...core.config import Section
 from ...core.errors import MienError
 from ...core.paths import cache_home
-from ...core.records import Cohort, CohortCard, Consent, Recording, Signal, StreamSpec, Value
+from ...core.records import PURPOSES, Cohort, CohortCard, Consent, Recording, Signal, StreamSpec, Value
 from .. import sources
 
 VERSION = 1  # of the conversion below: a change of it makes a new cache entry
 DAY_HZ = 1 / 86400
+_PURPOSES = tuple(p for p in PURPOSES if p != "sharing")  # which the licence rules out
 _YEARS = {1: 2018, 2: 2019, 3: 2020, 4: 2021}
 Sensor = Literal["calls", "screen", "steps", "sleep"]
 
@@ -120,7 +121,7 @@ def load(config: Config) -> Cohort:
     card = CohortCard(
         name="globem",
         licence="GLOBEM: PhysioNet credentialed health data licence; neither it nor a part of it may be shared",
-        consent="students of Xu et al. 2022 took part under consent; all purposes are assumed for each",
+        consent="students of Xu et al. 2022 took part under consent; all purposes but sharing are assumed for each",
         tasks={"depression": ("no", "yes")},
         attributes=("platform", "dataset", "year"),
         streams={k: s.spec for k, s in streams.items()},
@@ -137,7 +138,7 @@ def load(config: Config) -> Cohort:
         console.say("  several years: who came back has another id, perhaps on the split's other side")
     return Cohort.build(
         _recordings(folders, labels, streams, config), card=card,
-        consents={_person(p): Consent() for p in seen}, cache=cache_home() / "cohorts",
+        consents={_person(p): Consent(purposes=_PURPOSES) for p in seen}, cache=cache_home() / "cohorts",
         key=sources.cache_key("globem", VERSION, config.model_dump(), used),
     )  # fmt: skip
 

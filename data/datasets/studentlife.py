@@ -338,13 +338,14 @@ def _ends(activity: np.ndarray) -> float:
 
 
 def _between(log: _Log, kinds: tuple[str, ...], start: float, end: float) -> Events | None:
-    """The part of a log that lies in [start, end), in seconds since `start`; None when nothing of it was observed."""
+    """The part of a log that lies in [start, end), in seconds since `start`; None when nothing of it was observed. What goes
+    on after `end` ends there, for how long it went on is not known at the answer."""
     first, last = max(start, log.first), min(end, log.last)
     if last <= first:
         return None
     part = slice(*np.searchsorted(log.times, (first, last), side="left"))
     return Events(
-        times_s=log.times[part] - start, durations_s=log.durations[part], codes=log.codes[part],
+        times_s=log.times[part] - start, durations_s=np.minimum(log.durations[part], end - log.times[part]), codes=log.codes[part],
         party=np.array(log.parties[part]), kinds=kinds, seconds=last - first, offset_s=first - start,
     )  # fmt: skip
 

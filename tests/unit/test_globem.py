@@ -122,6 +122,9 @@ def test_a_recording_is_the_28_days_before_a_label(copy, capsys):
     ):  # fmt: skip
         assert why in said, said
     assert "PhysioNet" in cohort.card.licence
+    assert len(cohort.for_purpose("training")[0]) == 3
+    with pytest.raises(MienError, match="agreed to sharing"):
+        cohort.for_purpose("sharing")
 
 
 @pytest.mark.parametrize(("valid", "kept"), [(1.0, 1), (0.9, 2), (0.6, 3)])

@@ -229,7 +229,10 @@ def test_weeks_run_from_monday_and_carry_the_score_after_the_term(copy):
 
 def test_a_locked_phone_is_read_when_asked_for(copy):
     locked = read(copy, streams=("locked",))[0].streams["locked"]
-    assert (hours(locked), locked.durations_s.tolist()) == ([3], [11 * H])
+    assert (hours(locked), locked.durations_s.tolist()) == (
+        [3],
+        [3 * H],
+    )  # until the answer: what comes later is not known
 
 
 TRAPS = [  # a row of u00's call log, why it is left out
@@ -254,8 +257,9 @@ def test_an_impossible_call_is_left_out_and_counted(copy, row, why, capsys):
 
 def test_a_date_that_is_rounded_or_an_hour_off_is_no_contradiction(copy):
     near = [call(20, 1, "A", date=str(round((T + 19.2 * H) * 1000))), call(21, 1, "A", date=""), call(22, 1, "A", n=2)]
+    near.append(call(76000 / H, 1, "A", date="1.36425E+12"))  # 10,000 s before, give or take 5,000
     log(copy / "call_log" / "call_log_u00.csv", CALLS, [*U00_CALLS, *near])
-    assert hours(read(copy, hours=48)[1].streams["calls"]) == [10, 11, 20, 21, 22, 40]
+    assert hours(read(copy, hours=48)[1].streams["calls"]) == [10, 11, 20, 21, 21.11, 22, 40]
 
 
 def test_stretches_and_inferences_that_cannot_be_are_left_out(copy, capsys):
