@@ -9,7 +9,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +148,38 @@ def table(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
             raise MienError(f"{file}, row {number}: {len(cells)} cells under {len(names)} names; repair the row")
         rows.append({n: c.strip() for n, c in zip(names, cells, strict=True)})
     return rows
+
+
+def columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
+    """The cells of these columns (needed, then optional: "" where there is no such column), row by row, of a csv file of
+    any size. A byte-order mark, tabs or semicolons in place of commas, spaces around names and cells, rows cut short and
+    rows without anything are taken as they come. MienError naming the file and what is missing or wrong."""
+    if is_stub(file):
+        raise MienError(f"{file} is a Git LFS pointer without its content; run `git lfs pull` in the copy")
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as f:
+            head = f.readline()
+            if not head.strip():
+                raise MienError(f"{file} is empty, or its first line is; restore it from its source")
+            mark = max(",\t;", key=head.count)
+            names = [n.strip() for n in next(csv.reader([head], delimiter=mark))]
+            missing = [n for n in needed if n not in names]
+            if missing:
+                raise MienError(f"{file} has no column {missing[0]!r}; it has {', '.join(n for n in names if n)[:200]}")
+            at = [names.index(n) if n in names else -1 for n in (*needed, *optional)]
+            for row, cells in enumerate(csv.reader(f, delimiter=mark), 2):
+                short = len(names) - len(cells)
+                if short < 0 and any(c.strip() for c in cells[short:]):
+                    raise MienError(f"{file}, row {row}: {len(cells)} cells under {len(names)} names; repair the row")
+                if short > 0:
+                    cells += [""] * short
+                out = tuple(cells[i].strip() if i >= 0 else "" for i in at)
+                if any(out):
+                    yield out
+    except UnicodeDecodeError as error:
+        raise MienError(f"{file} is not UTF-8 (near byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise MienError(f"{file} is not a csv file ({error}); restore it from its source") from None
 
 
 def number(text: str) -> float | None:
