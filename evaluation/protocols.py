@@ -50,10 +50,12 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Everything a metric may look at."""
+    """Everything a metric may look at. outliers: training persons whose attribute `outlier` is true (simulated cohorts
+    plant some): for aggregates over them, never for a list."""
 
     tables: Tables
     windows: Windows
+    outliers: frozenset[str] = frozenset()
 
 
 def gather(
@@ -101,4 +103,5 @@ def gather(
             train=[s for *_, s in train], test=[s for *_, s in test], synthetic=[s for *_, s in made],
             card=card, seconds=seconds, valid_sequences=valid_sequences,
         ),
+        outliers=frozenset(r.person for r, *_ in train if r.attributes.get("outlier") is True),
     )  # fmt: skip

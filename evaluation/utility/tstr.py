@@ -37,7 +37,7 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
         "TSTR": _predict(t.synthetic.X, t.synthetic.label, t.test.X, config),
         "TRTR": _predict(t.train.X, t.train.label, t.test.X, config),
     }
-    few = _matched(t.train, t.synthetic, rng)
+    few = matched(t.train, t.synthetic, rng)
     predictions["TRTR n-matched"] = _predict(t.train.X[few], t.train.label[few], t.test.X, config)
     if t.codec is not None:
         predictions["codec"] = _predict(t.codec.X, t.codec.label, t.test.X, config)
@@ -95,7 +95,7 @@ def _predict(X: np.ndarray, y: np.ndarray, new: np.ndarray, config: Config) -> n
     return forest.fit(X[:, known], y.astype(str)).predict(new[:, known]).astype(object)
 
 
-def _matched(train: WindowTable, synthetic: WindowTable, rng: np.random.Generator) -> np.ndarray:
+def matched(train: WindowTable, synthetic: WindowTable, rng: np.random.Generator) -> np.ndarray:
     """Rows of `train`: per label as many as there are synthetic ones, or all there are."""
     kept = []
     for c, count in sorted(Counter(synthetic.label).items()):

@@ -76,6 +76,7 @@ class Codec:
                 f" {self.spec.rate_hz:g} Hz"
             )
         called = f"{self.name} {self.spec.channels[0]}".lower()
+        self.wave: Literal["pulse", "ecg"]
         self.wave = ("ecg" if "ecg" in called else "pulse") if config.wave == "auto" else config.wave
         self.samples = round(seconds * self.spec.rate_hz)
         self.ladder = _ladder(self.name, self.spec)

@@ -74,7 +74,7 @@ class Codec:
         body = np.where(known[..., None], _BIN + q, _MISSING).reshape(n, -1)
         head = np.stack([level, _SCALE + scale], axis=2).reshape(n, -1)
         ids = np.concatenate([head, body], axis=1).astype(np.int32)
-        return [row if ok else f"no sample of {self.name}" for row, ok in zip(ids, known.any(1).tolist(), strict=True)]
+        return [ids[i] if known[i].any() else f"no sample of {self.name}" for i in range(n)]
 
     def decode(self, ids: np.ndarray) -> dict[str, Stream]:
         from scipy.interpolate import PchipInterpolator
