@@ -179,7 +179,7 @@ def test_other_persons_look_as_real_persons_do_to_each_other(sides):
     for module in (prdc, mmd, frechet, acf, marginals, dtw, predictive, physiology):
         for r in module.measure(data, module.Config()):
             control = r.baselines[0].value
-            if "tenth of persons" in r.metric:  # of two persons
+            if any(w in r.metric for w in ("tenth of persons", "skewness", "kurtosis")):  # of two persons, of extremes
                 continue
             assert r.value is not None
             assert control is not None
