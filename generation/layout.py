@@ -254,6 +254,16 @@ class Layout:
             ids.append(first + c.code(context.get(name)))
         return ids
 
+    def opening(self, label: str | None, context: Mapping[str, Any] | None, given: Given) -> list[int]:
+        """The ids a document opens with when a recording is given. MienError when nothing of it can be coded."""
+        refused: Counter[str] = Counter()
+        (before,) = self.blocks([given.streams], refused)
+        if not before:
+            raise MienError(
+                f"a recording that was given cannot be written as tokens ({', '.join(refused) or 'no stream'})"
+            )
+        return [*self.prompt(label, context), self.relation(given.relation), *np.concatenate(before).tolist(), MADE]
+
     def blocks(
         self, windows: Sequence[Mapping[str, Stream]], refused: Counter[str] | None = None
     ) -> list[list[np.ndarray]]:
@@ -295,11 +305,12 @@ class Layout:
                 continue
             head: list[Any] = [self.prompt(labels[k], contexts[k] if contexts else None)]
             if given is not None and (g := given[k]) is not None and before[k]:
-                head += [[self._relation(g.relation)], *before[k], [MADE]]
+                head += [[self.relation(g.relation)], *before[k], [MADE]]
             out.append(np.concatenate([*head, *made[k], [EOS]]).astype(np.int32))
         return out
 
-    def _relation(self, relation: str) -> int:
+    def relation(self, relation: str) -> int:
+        """The id that says what the recording to be made is to the one that is given."""
         if not self.conditioned:
             raise MienError("this layout knows no given recordings; adapt with `condition:` in the recipe")
         if relation not in RELATIONS:
@@ -315,15 +326,28 @@ class Layout:
         if not self.grammar.accepts(ids):
             raise MienError("this token sequence is not a document of the layout; sample with the grammar on")
         label = "" if ids[1] == UNLABELLED else self.classes[ids[1] - LABEL_0]
-        made = np.flatnonzero(ids == MADE)
-        at = int(made[0]) + 1 if len(made) else self.prompt_length
-        cuts = [*(at + np.flatnonzero((ids[at:] >= STREAM_0) & (ids[at:] < CONTEXT_0))), len(ids) - 1]
         streams: dict[str, Stream] = {}
-        for first, last in pairwise(cuts):
-            i = int(ids[first]) - STREAM_0
-            block, base = ids[first + 1 : last], self.vocabulary.starts[self.parts[i].codec]
-            streams |= self.coders[i].decode(np.where(block >= OWN, block, block - base))
+        for i, block in self.blocks_of(ids).items():
+            streams |= self.coders[i].decode(block)
         return label, streams
+
+    def made(self, ids: np.ndarray) -> np.ndarray:
+        """The blocks, with their markers, of the recording that a document makes."""
+        ids = np.asarray(ids)
+        ids = ids[ids != PAD]
+        opened = np.flatnonzero(ids == MADE)
+        return ids[int(opened[0]) + 1 if len(opened) else self.prompt_length : -1]
+
+    def blocks_of(self, ids: np.ndarray) -> dict[int, np.ndarray]:
+        """Part's index -> the codec's own ids of its block, of the recording that a document makes."""
+        made = self.made(ids)
+        cuts = [*np.flatnonzero((made >= STREAM_0) & (made < CONTEXT_0)).tolist(), len(made)]
+        out = {}
+        for first, last in pairwise(cuts):
+            i = int(made[first]) - STREAM_0
+            block, base = made[first + 1 : last], self.vocabulary.starts[self.parts[i].codec]
+            out[i] = np.where(block >= OWN, block, block - base)
+        return out
 
     def round_trip(self, streams: Mapping[str, Stream], label: str) -> dict[str, Stream]:
         """One window written as tokens and read back: what the codecs alone lose. Empty when nothing can be coded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from ..core.records import Recording
 from .grammar import MASKED, START
 from .layout import Layout
 from .machine import OWN
-from .vocabulary import BOS, EOS, PAD, RELATION_0, RELATIONS, UNLABELLED
+from .stitch import join
+from .vocabulary import BOS, EOS, MADE, PAD, RELATION_0, RELATIONS, UNLABELLED
 
 
 class Sampling(Section):
@@ -129,13 +131,80 @@ def _unlabelled(head: np.ndarray) -> np.ndarray:
     return out
 
 
+def windows_of(layout: Layout, sampling: Sampling) -> int:
+    """How many windows a recording is made of. MienError when the adapter was not trained to extend one."""
+    count = 1 if sampling.seconds is None else max(1, int(np.ceil(sampling.seconds / layout.seconds - 1e-9)))
+    if count > 1 and not layout.conditioned:
+        raise MienError(
+            f"sampling.seconds: {sampling.seconds:g} is longer than the adapter's windows of {layout.seconds:g} s; adapt with"
+            " `condition: {extend: 0.3}`, so that it learns to go on"
+        )
+    return count
+
+
+def chains(
+    model: Any,
+    layout: Layout,
+    ids_of: Callable[[np.ndarray], np.ndarray],
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    sampling: Sampling,
+    seed: int,
+) -> list[np.ndarray]:
+    """`count` arrays of documents, int32[n, T] each: the first follow the prompts, and each extends the one before it."""
+    out: list[np.ndarray] = []
+    heads = [list(p[: layout.prompt_length]) for p in prompts]
+    for k in range(count):
+        if k:
+            prompts = [
+                [*h, layout.relation("extend"), *layout.made(d).tolist(), MADE]
+                for h, d in zip(heads, out[-1], strict=True)
+            ]
+        out.append(
+            documents(
+                model,
+                layout,
+                ids_of,
+                prompts,
+                temperature=sampling.temperature,
+                seed=seed + k,
+                guidance=sampling.guidance,
+            )
+        )
+    return out
+
+
 def name(i: int) -> str:
     """What the i-th synthetic recording is called. Each is its own synthetic person: the generator claims no identity."""
     return f"synthetic-{i:06d}"
 
 
-def recordings(rows: Iterable[np.ndarray], layout: Layout) -> Iterator[Recording]:
-    """Documents -> Recordings, one each."""
+def recordings(
+    rows: Iterable[Sequence[np.ndarray]], layout: Layout, seconds: float | None = None
+) -> Iterator[Recording]:
+    """Documents of consecutive windows, row by row -> one Recording each, cut to `seconds`."""
     for i, row in enumerate(rows):
-        label, streams = layout.decode(row)
+        label, streams = layout.decode(row[0])
+        if len(row) > 1:
+            streams = join(layout, row)
+        if seconds is not None:
+            streams = {n: s for n, v in streams.items() if (s := v.cut(0, seconds)) is not None}
         yield Recording(id=name(i), person=name(i), streams=streams, labels={layout.task: label} if label else {})
+
+
+def part(
+    adapted: Any, sampling: Sampling, prompts: Sequence[Sequence[int]], seed: int, file: Path
+) -> list[list[np.ndarray]]:
+    """Per prompt the documents of its windows, sampled now or by the run that was stopped: `file` keeps a part as soon as it
+    is made, so a killed run goes on from there."""
+    count = windows_of(adapted.layout, sampling)
+    if file.exists():
+        with np.load(file, allow_pickle=False) as kept:
+            made = [kept[f"window_{k}"] for k in range(count)]
+    else:
+        made = chains(adapted.model, adapted.layout, adapted.backbone.own_ids, prompts, count, sampling, seed)
+        staged = file.with_name(f".{file.name}.partial")
+        with open(staged, "wb") as f:
+            np.savez(f, allow_pickle=False, **{f"window_{k}": m for k, m in enumerate(made)})
+        staged.rename(file)
+    return [[m[i] for m in made] for i in range(len(prompts))]

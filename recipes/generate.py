@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import shutil
 
-import numpy as np
-
 from mien.adapters.training import hash_seed
 from mien.core import config, console, runs, verbs
 from mien.core.records import Cohort, CohortCard
 from mien.core.results import Report, Result, environment
 from mien.data import splits
-from mien.data.load import require_consent
-from mien.generation import sample
+from mien.data.load import open_cohort, require_consent
+from mien.generation import given, sample
 from mien.generation.adapted import open_adapted
 from mien.generation.vocabulary import PAD
 
 
 class Generate(verbs.Recipe):
-    """adapter: an adapt run (its folder, its name, or adapt-<study> for the newest); sampling: how much and how."""
+    """adapter: an adapt run (its folder, its name, or adapt-<study> for the newest); sampling: how much and how; given:
+    make something from recordings (translate, extend, vary): unprotected, and kept in the private half."""
 
     adapter: str
     sampling: sample.Sampling = sample.Sampling()
+    given: given.From | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,23 +29,35 @@ def main(argv: list[str] | None = None) -> int:
     source = runs.find(recipe.adapter, "adapt")
     console.say(f"adapter: {source.name}")
     split = splits.Splits.read(source / "private" / "splits.json")
-    guarantee = Report.read(source / "release" / "report.json").guarantee
-    require_consent(config.Plugin(**runs.asked(source)["config"]["cohort"]), split.train, "generation")
+    guarantee = given.UNPROTECTED if recipe.given else Report.read(source / "release" / "report.json").guarantee
+    asked = runs.asked(source)["config"]
+    require_consent(config.Plugin(**asked["cohort"]), split.train, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
+    cohort = open_cohort(config.Plugin(**asked["cohort"]), "generation")[0] if recipe.given else None
+    if cohort is not None:
+        inputs["cohort"] = runs.keyed(cohort.fingerprint)
     run = runs.Run.start("generate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
+    place = (run.private if recipe.given else run.release) / "cohort"
     with run:
         if not run.reused:
             adapted = open_adapted(source)
-            layout = adapted.layout
-            labels = recipe.sampling.labels(layout)
-            parts = [labels[i : i + recipe.sampling.batch] for i in range(0, len(labels), recipe.sampling.batch)]
-            rows = []
-            with console.progress("sampling synthetic recordings", len(labels)) as bar:
-                for i, part in enumerate(parts):  # each part is kept as it is made: a killed run goes on from there
-                    rows.append(one_part(run, adapted, part, i, recipe))
-                    bar.step(len(part))
-            ids = [row for part in rows for row in part]
-            valid = sum(layout.grammar.accepts(row[row != PAD]) for row in ids)
+            layout, sampling = adapted.layout, recipe.sampling
+            if recipe.given and cohort is not None:
+                windows = {k: asked[k] for k in ("stride_s", "valid")}
+                sources = given.sources(cohort, split, layout, recipe.given, **windows)
+                prompts = [layout.opening(s.label, s.contexts, s.given) for s in sources]
+                told = "".join(f"{sample.name(i)},{s.recording},{s.person}\n" for i, s in enumerate(sources))
+                runs.write_text(run.private / "given.csv", f"made,from,person\n{told}")
+            else:
+                prompts = [layout.prompt(label, sampling.contexts) for label in sampling.labels(layout)]
+            rows, size = [], sampling.batch
+            with console.progress("sampling synthetic recordings", len(prompts)) as bar:
+                for i in range(0, len(prompts), size):
+                    n = i // size
+                    file = run.private / f"part-{n:05d}.npz"
+                    rows += sample.part(adapted, sampling, prompts[i : i + size], hash_seed(recipe.seed, n), file)
+                    bar.step(len(prompts[i : i + size]))
+            valid = [all(layout.grammar.accepts(d[d != PAD]) for d in row) for row in rows]
             card = CohortCard(
                 name=f"synthetic-{recipe.study}",
                 licence=f"derived from {adapted.config['cohort']['name']}: see that cohort's licence",
@@ -57,27 +69,13 @@ def main(argv: list[str] | None = None) -> int:
                 guarantee=guarantee,
                 lineage=(adapted.fingerprint[:16], runs.asked(source)["inputs"]["cohort"][:16]),
             )
-            shutil.rmtree(run.release / "cohort", ignore_errors=True)
-            Cohort.store(sample.recordings(ids, layout), run.release / "cohort", card=card)
-            write_report(run, recipe, valid, len(ids), split, guarantee)
-    console.say(f"synthetic cohort: {run.release / 'cohort'}")
+            shutil.rmtree(place, ignore_errors=True)
+            Cohort.store(sample.recordings(rows, layout, sampling.seconds), place, card=card)
+            write_report(run, recipe, sum(valid), len(rows), split, guarantee)
+    console.say(f"synthetic cohort: {place}")
+    if recipe.given:
+        console.say(given.UNPROTECTED)
     return 0
-
-
-def one_part(run: runs.Run, adapted, labels: list[str], i: int, recipe: Generate) -> np.ndarray:
-    """int32[n, T]: the documents of one part, sampled now or by the run that was stopped."""
-    file = run.private / f"part-{i:05d}.npy"
-    if file.exists():
-        return np.load(file, allow_pickle=False)
-    rows = sample.documents(
-        adapted.model, adapted.layout, adapted.backbone.own_ids, [adapted.layout.prompt(v, recipe.sampling.contexts) for v in labels],
-        temperature=recipe.sampling.temperature, seed=hash_seed(recipe.seed, i), guidance=recipe.sampling.guidance,
-    )  # fmt: skip
-    staged = file.with_name(f".{file.name}.partial")
-    with open(staged, "wb") as f:
-        np.save(f, rows)
-    staged.rename(file)
-    return rows
 
 
 def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: splits.Splits, guarantee: str) -> None:

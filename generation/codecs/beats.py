@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -201,38 +201,75 @@ class Codec:
 
     # --- reading --------------------------------------------------------------------------------------------
     def decode(self, ids: np.ndarray) -> dict[str, Stream]:
-        mean, spread, first, level, scale, shape = (int(t) - _AT[g] for t, g in zip(ids, _HEAD, strict=False))
-        with_breath = int(ids[len(_HEAD)]) != _AT["alone"]
-        body = np.asarray(ids[len(_HEAD) + (2 if with_breath else 1) :]).reshape(-1, 3 if with_breath else 2)
-        steps = _INTERVALS_MS[mean, spread, body[:, 0] - _AT["interval"]] / 1000
-        times = np.r_[0, np.cumsum(steps)] + _FIRST_MS[mean, first] / 1000
-        sizes = _SIZES[body[:, 1] - _AT["size"]] if len(body) else np.ones(1)
-        # one more beat before the first and the last size again: every sample lies between two beats
-        lead = np.arange(np.ceil(times[0] / (_MEANS_MS[mean] / 1000)) + 1, 0, -1) * _MEANS_MS[mean] / 1000
-        times, sizes = np.r_[times[0] - lead, times], np.r_[np.full(len(lead), sizes[0]), sizes, sizes[-1]]
-        t = np.arange(self.samples) / self.spec.rate_hz
-        phase = np.interp(t, times, np.arange(len(times)))
-        wave = np.interp(phase % 1, np.arange(_PHASES + 1) / _PHASES, np.r_[self.family[shape], self.family[shape][0]])
-        size = np.interp(phase, np.arange(len(sizes)) + 0.5, sizes) * float(self.ladder.sd(np.asarray(scale)))
-        x = wave * size + float(self.ladder.value(np.asarray(level)))
+        return self.join([ids])
+
+    def join(self, blocks: Sequence[np.ndarray]) -> dict[str, Stream]:
+        """Blocks of windows that follow one another -> one stream of all their time: the heart of each goes on where the
+        one before stopped, so no beat is cut in two. Respiration only where every block has it."""
+        read = [self._read(np.asarray(b)) for b in blocks]
+        beat = np.concatenate([[read[0]["first"]], *(r["steps"] for r in read)]).cumsum()
+        per_beat = {
+            k: np.concatenate([np.full(len(r["steps"]), r[k]) for r in read]) for k in ("level", "scale", "shape")
+        }
+        sizes = np.concatenate([r["sizes"] for r in read])
+        # one more beat before the first, and on to the end: every sample lies between two beats
+        mean, last = read[0]["mean"], read[-1]["mean"]
+        seconds = self.seconds * len(blocks)
+        lead = np.arange(np.ceil(beat[0] / mean) + 1, 0, -1) * mean
+        tail = beat[-1] + last * np.arange(1, max(1, np.ceil((seconds - beat[-1]) / last) + 1))
+        times = np.r_[beat[0] - lead, beat, tail]
+        n = len(times) - 1
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            """One value per interval, the first and last again for what was put before and behind."""
+            return np.r_[np.full(len(lead), values[0]), values, np.full(n - len(lead) - len(values), values[-1])]
+
+        t = np.arange(self.samples * len(blocks)) / self.spec.rate_hz
+        place = np.interp(t, times, np.arange(n + 1))
+        k = np.minimum(place.astype(int), n - 1)
+        phase = (place - k) * _PHASES
+        low = phase.astype(int)
+        shapes = self.family[spread(per_beat["shape"]).astype(int)[k]]
+        rows = np.arange(len(t))
+        wave = shapes[rows, low % _PHASES] * (1 - (phase - low)) + shapes[rows, (low + 1) % _PHASES] * (phase - low)
+        middle = np.arange(n) + 0.5
+        size = np.interp(place, middle, spread(sizes * per_beat["scale"]))
+        x = wave * size + np.interp(place, middle, spread(per_beat["level"]))
         out: dict[str, Stream] = {self.name: _signal(x, self.spec, self.ladder)}
-        if with_breath and self.breath is not None and self.breath_ladder is not None:
+        if self.breath is not None and self.breath_ladder is not None and all("breath" in r for r in read):
             from scipy.interpolate import CubicSpline
 
-            level, scale = (int(ids[len(_HEAD) + i]) - _AT[g] for i, g in enumerate(("level", "scale")))
-            own = times[len(lead) :]
+            z = np.concatenate([r["breath"] for r in read])
+            knots = np.stack([beat[:-1], beat[:-1] + np.diff(beat) / 2], 1).ravel()
+            tr = np.arange(round(self.seconds * self.breath.rate_hz) * len(blocks)) / self.breath.rate_hz
+            inside = np.clip(tr, knots[0], knots[-1]) if len(knots) else tr
+            curve = CubicSpline(knots, z.ravel(), bc_type="natural")(inside) if len(knots) > 1 else 0 * tr
+            out[self.names[1]] = _signal(
+                np.clip(curve, z.min(initial=0) * 1.2, z.max(initial=0) * 1.2), self.breath, self.breath_ladder
+            )
+        return out
+
+    def _read(self, ids: np.ndarray) -> dict[str, Any]:
+        """A block in physical units: mean, first [s], steps [s] and sizes of its beats, level and scale of the wave, its
+        shape's number, and breath float64[beats, 2] if it has any."""
+        mean, spread, first, level, scale, shape = (int(t) - _AT[g] for t, g in zip(ids, _HEAD, strict=False))
+        with_breath = int(ids[len(_HEAD)]) != _AT["alone"]
+        body = ids[len(_HEAD) + (2 if with_breath else 1) :].reshape(-1, 3 if with_breath else 2)
+        out: dict[str, Any] = {
+            "mean": _MEANS_MS[mean] / 1000, "first": _FIRST_MS[mean, first] / 1000, "shape": shape,
+            "steps": _INTERVALS_MS[mean, spread, body[:, 0] - _AT["interval"]] / 1000,
+            "sizes": _SIZES[body[:, 1] - _AT["size"]],
+            "level": float(self.ladder.value(np.asarray(level))), "scale": float(self.ladder.sd(np.asarray(scale))),
+        }  # fmt: skip
+        if not len(body):  # the first beat comes after the window's end: one interval of the mean goes before it
+            out["steps"], out["sizes"] = np.array([out["mean"]]), np.ones(1)
+        if with_breath and self.breath_ladder is not None:
+            low, sd = (int(ids[len(_HEAD) + i]) - _AT[g] for i, g in enumerate(("level", "scale")))
             q = body[:, 2] - _AT["breath"]
             z = (np.stack([q // _BREATH, q % _BREATH], 1) / (_BREATH - 1) * 2 - 1) * _BREATH_SD
-            knots = np.stack([own[:-1], own[:-1] + np.diff(own) / 2], 1).ravel()
-            tr = np.arange(round(self.seconds * self.breath.rate_hz)) / self.breath.rate_hz
-            curve = (
-                CubicSpline(knots, z.ravel(), bc_type="natural")(np.clip(tr, knots[0], knots[-1]))
-                if len(knots) > 1
-                else 0 * tr
-            )
-            x = np.clip(curve, -1.2 * _BREATH_SD, 1.2 * _BREATH_SD) * float(self.breath_ladder.sd(np.asarray(scale)))
-            out[self.names[1]] = _signal(
-                x + float(self.breath_ladder.value(np.asarray(level))), self.breath, self.breath_ladder
+            z = z if len(body) else np.zeros((1, 2))
+            out["breath"] = float(self.breath_ladder.value(np.asarray(low))) + z * float(
+                self.breath_ladder.sd(np.asarray(sd))
             )
         return out
 

@@ -182,7 +182,7 @@ def test_same_seed_same_bits_through_accelerate(chain):
 PROGRESS = {
     "pretrain": "private/checkpoint/state.json",
     "adapt": "private/checkpoint/state.json",
-    "generate": "private/part-00000.npy",
+    "generate": "private/part-00000.npz",
     "attack": "private/signals.parquet",
     "evaluate": "status.json",
 }

@@ -328,7 +328,7 @@ def test_random_weights_sample_only_valid_documents(masked):
         model, lay, (lambda ids: ids + 0), [lay.prompt(v) for v in ["rest"] * 8], temperature=1e9, seed=3
     )
     assert all(lay.grammar.accepts(r[r != PAD]) for r in melted)
-    made = list(sample.recordings(rows, lay))
+    made = list(sample.recordings([[r] for r in rows], lay))
     assert [r.labels["activity"] for r in made[:2]] == ["rest", "walk"]
     assert len({r.person for r in made}) == len(made)
     # transformers' own generate obeys too, with left padding as trainers use it

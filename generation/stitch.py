@@ -1,0 +1,86 @@
+"""Windows that follow one another as one long recording, without seams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..core.records import Events, Signal, Stream, Text
+from .layout import Layout
+
+_FADE_S = 3.0  # over how long a jump between two windows is spread, on either side
+
+
+def join(layout: Layout, documents: Sequence[np.ndarray]) -> dict[str, Stream]:
+    """Documents of consecutive windows -> streams of all their time.
+
+    A codec that can say how its blocks go on (`join`) does; of the others, signals get the jump at each seam spread over
+    three seconds on both sides, events and utterances are moved to their time. A stream that one window lacks is absent
+    from the whole: a recording with holes would have to mark them, and none was asked for.
+    """
+    blocks = [layout.blocks_of(d) for d in documents]
+    shared = [i for i in range(len(layout.parts)) if all(i in b for b in blocks)]
+    out: dict[str, Stream] = {}
+    for i in shared:
+        coder, mine = layout.coders[i], [b[i] for b in blocks]
+        if hasattr(coder, "join"):
+            out |= coder.join(mine)
+            continue
+        parts = [coder.decode(b) for b in mine]
+        for name in parts[0]:
+            if all(name in p for p in parts):
+                out[name] = _joined([p[name] for p in parts], layout)
+    return out
+
+
+def _joined(parts: Sequence[Stream], layout: Layout) -> Stream:
+    first = parts[0]
+    if isinstance(first, Signal):
+        signals = [p for p in parts if isinstance(p, Signal)]
+        low, high = layout_range(layout, signals[0])
+        values = np.concatenate(faded([p.values for p in signals], first.rate_hz)).clip(low, high)
+        valid = None
+        if any(p.valid is not None for p in signals):
+            valid = np.concatenate([np.ones(len(p.values), bool) if p.valid is None else p.valid for p in signals])
+        return replace(first, values=values, valid=valid)
+    starts = np.cumsum([0.0, *(p.seconds for p in parts)])
+    total = float(starts[-1])
+    if isinstance(first, Events):
+        logs = [p for p in parts if isinstance(p, Events)]
+        return replace(
+            first, times_s=np.concatenate([p.times_s + t for p, t in zip(logs, starts, strict=False)]), seconds=total,
+            durations_s=np.concatenate([p.durations_s for p in logs]), codes=np.concatenate([p.codes for p in logs]),
+            party=np.concatenate([p.party for p in logs if p.party is not None]),
+        )  # fmt: skip
+    said = [p for p in parts if isinstance(p, Text)]
+    return replace(
+        said[0], times_s=np.concatenate([p.times_s + t for p, t in zip(said, starts, strict=False)]), seconds=total,
+        ends_s=np.concatenate([p.ends_s + t for p, t in zip(said, starts, strict=False)]),
+        text=tuple(t for p in said for t in p.text), speakers=tuple(s for p in said for s in p.speakers),
+    )  # fmt: skip
+
+
+def layout_range(layout: Layout, signal: Signal) -> tuple[float, float]:
+    """The declared range of the stream with these channels, or all numbers."""
+    for spec in layout.streams.values():
+        if spec.channels == signal.channels and spec.unit == signal.unit and spec.range is not None:
+            return spec.range
+    return -np.inf, np.inf
+
+
+def faded(parts: Sequence[np.ndarray], rate_hz: float) -> list[np.ndarray]:
+    """float[T, C] windows whose ends meet: half of each jump is taken from either side, and fades away from the seam."""
+    out = [p.astype(np.float64).copy() for p in parts]
+    for a, b in zip(range(len(out)), range(1, len(out)), strict=False):
+        one, two = out[a], out[b]
+        # where both sides were heading, so that a slope goes on and does not become a step
+        ahead = one[-1] + (one[-1] - one[-2] if len(one) > 1 else 0) / 2
+        behind = two[0] - (two[1] - two[0] if len(two) > 1 else 0) / 2
+        jump = behind - ahead
+        n = min(len(one), len(two), max(1, round(_FADE_S * rate_hz)))
+        weight = (0.5 * (1 + np.cos(np.pi * np.arange(n) / n)))[:, None] / 2
+        one[len(one) - n :] += weight[::-1] * jump
+        two[:n] -= weight * jump
+    return [p.astype(np.float32) for p in out]
