@@ -34,13 +34,15 @@ class Config(Section):
 def measure(inputs: Inputs, config: Config) -> list[Result]:
     t, w, out = inputs.tables, inputs.windows, []
     groups = dict(_vitals(inputs))
-    if config.streams:
-        columns = features.names(w.card)
+    columns = features.names(w.card)
+    if config.streams and len(columns) == t.train.X.shape[1]:
         for stream in w.card.streams:
             mine = [i for i, c in enumerate(columns) if c.startswith(f"{stream}.")]
             groups[f"stream {stream}"] = tuple(x.X[:, mine] for x in (t.train, t.test, t.synthetic))
     few = matched(t.train, t.synthetic, np.random.default_rng(config.seed))
     for name, (train, test, made) in groups.items():
+        if (len(train), len(test), len(made)) != (len(t.train), len(t.test), len(t.synthetic)):
+            continue  # windows and tables of other numbers: their labels cannot be told
         known = ~np.isnan(train).all(0) & ~np.isnan(made).all(0) & ~np.isnan(test).all(0)
         if not known.any():
             continue
