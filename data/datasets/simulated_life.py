@@ -16,7 +16,7 @@ and each effect is removed by its 0. In days mode the label acts through `DAYS` 
 preferences as logits, HABIT * (person_effect * N(0, 1) + session_jitter * N(0, 1)) each: which filler a person says,
 what they speak about, whom they call. A contact has one number in all recordings of a person; low numbers are called more.
 
-**What hangs together** (`coupling` times; 0 removes all four):
+**What hangs together** (`coupling` times; 0 removes it):
 
   voice and mouth     lips part and jaw drops (AU25 +1.8, AU26 +1.1 at the most) with each syllable, and the head nods
   walking and heart   lab: +20 beats/min if the recording is all walking, in proportion; days: +25 walking, +60 running, by the minute

@@ -439,6 +439,15 @@ def test_calls_and_night_calls_are_as_many_as_their_traits_say(effect):
             p = np.array([x.value(name) for x in lives])[at]
             n = count[at]
             assert abs(found[at].sum() - (n * p).sum()) < 4 * np.sqrt((n * p * (1 - p)).sum()), name
+    others = {
+        "messages": [len(events(r, "messages").times_s) for r in recordings],
+        "walks": [(events(r, "activity").codes == 1).sum() for r in recordings],
+        "runs": [(events(r, "activity").codes == 2).sum() for r in recordings],
+    }
+    for name, found in others.items():
+        wanted = 7 * np.array([x.value(name) for x in lives])
+        for at in (label, ~label):
+            assert abs(np.array(found)[at].sum() - wanted[at].sum()) < 4 * np.sqrt(wanted[at].sum()), name
     for values, sign in ((count, -1), (night / np.maximum(count, 1), 1)):
         found, error = contrast(lives, values)
         assert (sign * found > 4 * error) if effect else (abs(found) < 4 * error)
