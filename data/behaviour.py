@@ -197,7 +197,7 @@ class Week(NamedTuple):
 
     calls: Events
     messages: Events
-    activity: Events
+    activities: Events
     steps: np.ndarray
     hr: np.ndarray
 
@@ -218,7 +218,12 @@ def week(
     )  # fmt: skip
     times, out, party = _log(v["messages"], 0.05, days, parties, rng)
     messages = Events(
-        times_s=times, durations_s=np.zeros(len(times)), codes=out, party=party, kinds=("in", "out"), seconds=total
+        times_s=times,
+        durations_s=np.zeros(len(times)),
+        codes=out,
+        party=party,
+        kinds=("received", "sent"),
+        seconds=total,
     )
 
     rise = np.clip(v["rise"] + 0.4 * rng.normal(size=days), 4, 12) * 3600 + np.arange(days) * DAY_S
@@ -235,7 +240,7 @@ def week(
     codes = np.array([x[0] for x in spans], int)
     order = np.argsort(begin, kind="stable")
     begin, end, codes = begin[order], end[order], codes[order]
-    activity = Events(
+    activities = Events(
         times_s=begin, durations_s=end - begin, codes=codes, kinds=("sleeping", "walking", "running"), seconds=total
     )
     per_s = np.array([0.0, v["cadence"], 2.7])[codes]
@@ -247,7 +252,7 @@ def week(
     hr = v["hr"] + np.array([-8.0, 25 * coupling, 60 * coupling, 0.0])[doing]
     hr = hr + 3 * np.cos(2 * np.pi * (minute / DAY_S - 16 / 24)) + 2 * wander(minute, 900.0, rng)
     hr = np.clip(hr + rng.normal(size=len(hr)), 30, 220)
-    return Week(calls, messages, activity, steps[:, None], hr[:, None])
+    return Week(calls, messages, activities, steps[:, None], hr[:, None])
 
 
 def _log(

@@ -73,8 +73,8 @@ STREAMS = {
     },
     "days": {
         "calls": StreamSpec(channels=("in", "out", "missed"), kind="events"),
-        "messages": StreamSpec(channels=("in", "out"), kind="events"),
-        "activity": StreamSpec(channels=("sleeping", "walking", "running"), kind="events"),
+        "messages": StreamSpec(channels=("received", "sent"), kind="events"),
+        "activities": StreamSpec(channels=("sleeping", "walking", "running"), kind="events"),
         "steps": StreamSpec(channels=("steps",), unit="1/day", rate_hz=1 / sim.DAY_S, range=(0.0, 60000.0)),
         "hr": StreamSpec(channels=("hr",), unit="bpm", rate_hz=1 / 60, range=(30.0, 220.0)),
     },
@@ -324,7 +324,7 @@ def _days(life: Life, config: Config, names: tuple[str, ...]) -> dict[str, Strea
     v = {n: life.value(n) for n in DAYS}
     w = behaviour.week(v, life.habits, config.days, config.coupling, _generator(life, 1))
     made: dict[str, Stream] = {
-        "calls": w.calls, "messages": w.messages, "activity": w.activity, "steps": _signal("days", "steps", w.steps),
+        "calls": w.calls, "messages": w.messages, "activities": w.activities, "steps": _signal("days", "steps", w.steps),
         "hr": _signal("days", "hr", w.hr),
     }  # fmt: skip
     return {n: made[n] for n in names}

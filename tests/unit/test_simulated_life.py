@@ -269,7 +269,7 @@ TELLING = {"f0": 0.98, "rate": 0.8, "loudness": 0.9, "au04": 0.9, "au12": 0.9, "
 @pytest.mark.parametrize("effect", [1.0, 0.0])
 def test_voice_and_face_show_the_label_at_its_size_and_not_at_none(effect):
     """Within 4 standard errors over persons of what was injected; and each measure follows its trait."""
-    lives, recordings = made(16, "voice", "face", "gaze", "transcript", label_effect=effect, seconds=20.0)
+    lives, recordings = made(16, "voice", "face", "gaze", "transcript", label_effect=effect, seconds=15.0)
     for name, measure in MEASURES.items():
         trait = life.LAB[name]
         got = np.array([measure(r) for r in recordings])
@@ -349,7 +349,7 @@ def loud(r: Recording) -> np.ndarray:
 
 @pytest.mark.parametrize("coupling", [1.0, 0.0])
 def test_lips_follow_the_voice(coupling):
-    _, recordings = made(8, "voice", "face", seconds=20.0, coupling=coupling)
+    _, recordings = made(8, "voice", "face", seconds=12.0, coupling=coupling)
     for name in ("25", "26"):
         k = behaviour.AUS.index(name)
         found = np.array([np.corrcoef(loud(r), signal(r, "face")[:, k])[0, 1] for r in recordings])
@@ -404,7 +404,7 @@ def test_walks_and_runs_raise_the_heart_rate_of_their_minutes(coupling):
     lives, recordings = made(20, mode="days", coupling=coupling)
     sleeps, walks, runs, steps = [], [], [], []
     for x, r in zip(lives, recordings, strict=True):
-        hr, log = signal(r, "hr")[:, 0], events(r, "activity")
+        hr, log = signal(r, "hr")[:, 0], events(r, "activities")
         middle = np.arange(len(hr)) * 60.0 + 30
         hr = hr - 3 * np.cos(2 * np.pi * ((middle - 30) / sim.DAY_S - 16 / 24))  # the time of day
         doing = np.full(len(hr), 3)
@@ -441,8 +441,8 @@ def test_calls_and_night_calls_are_as_many_as_their_traits_say(effect):
             assert abs(found[at].sum() - (n * p).sum()) < 4 * np.sqrt((n * p * (1 - p)).sum()), name
     others = {
         "messages": [len(events(r, "messages").times_s) for r in recordings],
-        "walks": [(events(r, "activity").codes == 1).sum() for r in recordings],
-        "runs": [(events(r, "activity").codes == 2).sum() for r in recordings],
+        "walks": [(events(r, "activities").codes == 1).sum() for r in recordings],
+        "runs": [(events(r, "activities").codes == 2).sum() for r in recordings],
     }
     for name, found in others.items():
         wanted = 7 * np.array([x.value(name) for x in lives])
