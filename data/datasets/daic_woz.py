@@ -3,9 +3,9 @@
 dcapswoz.ict.usc.edu, by a signed agreement: `300_P.zip` … unpacked to `300_P/300_TRANSCRIPT.csv`, `300_CLNF_AUs.txt`,
 `300_AUDIO.wav` …, and the AVEC 2017 tables `train_split_Depression_AVEC2017.csv` …. Academic use, not to be shared.
 
-The interviewer, Ellie, was played by a person who knew more than her questions say: from her turns alone models find
-depression with an F1 of .90, for she asks some questions only of those who sound depressed. Her turns are therefore not
-read, and moments at which she alone speaks are gaps of the sound, unless `prompts` asks for them.
+The interviewer, Ellie, was played by a person, who chose what to ask by what had been said: from her turns alone models find
+depression with an F1 of .90. Her turns are therefore not read, and moments at which she alone speaks are gaps of the
+sound, unless `prompts` asks for them.
 """
 
 from __future__ import annotations
