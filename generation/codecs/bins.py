@@ -74,7 +74,11 @@ class Codec:
         count = np.maximum(known.sum(1), 1)[:, None]
         mean = np.where(known[..., None], frames, 0).sum(1) / count
         sd = np.sqrt(np.where(known[..., None], (frames - mean[:, None]) ** 2, 0).sum(1) / count)
-        level, scale = self.ladder.level(mean), self.ladder.scale(sd)
+        level = self.ladder.level(mean)
+        # a scale that no frame is out of reach of: a day of steps is zero but for some minutes
+        most = np.where(known[..., None], np.abs(frames - self.ladder.value(level)[:, None]), 0).max(1)
+        scale = self.ladder.scale(np.maximum(sd, most / _SPAN))
+        scale = np.minimum(scale + (self.ladder.sd(scale) * _SPAN < most), SCALES - 1)
         z = (frames - self.ladder.value(level)[:, None]) / self.ladder.sd(scale)[:, None] / _SPAN
         half = (BINS - 1) // 2
         q = np.rint(np.sign(z) * np.minimum(np.abs(z), 1) ** _POWER * half).astype(int) + half
