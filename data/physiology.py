@@ -74,19 +74,34 @@ def intervals(times: np.ndarray) -> np.ndarray:
 
 
 def mended(times: np.ndarray) -> np.ndarray:
-    """Beat times without what cannot be: a beat much too early is taken out (noise, or a premature one, with its interval
-    given to the next), one that was missed is put half-way. What is plausible stays where it was."""
+    """Beat times without what cannot be: of two beats much too near each other one is taken out (noise, or a premature
+    beat, with its interval given to its neighbours'), the one without which the intervals around are nearer to whole
+    numbers of beats; beats that were missed are put at equal distances. What is plausible stays where it was."""
     if len(times) < 4:
         return times
-    out = list(times[:1])
+    out = times.tolist()
     middle = float(np.median(np.diff(times)))
-    for t in times[1:]:
-        gap = t - out[-1]
-        if gap < 0.5 * middle:
+    k = 1
+    while k < len(out):
+        if out[k] - out[k - 1] >= 0.5 * middle:
+            k += 1
             continue
+        around = out[max(k - 2, 0) : k + 2]
+        left, right = ([t for t in around if t != out[j]] for j in (k - 1, k))
+        del out[k - 1 if _uneven(left, middle) < _uneven(right, middle) else k]
+        k = max(k - 1, 1)
+    filled = out[:1]
+    for t in out[1:]:
+        gap = t - filled[-1]
         missed = round(gap / middle) - 1 if gap > 1.5 * middle else 0
-        out += [out[-1] + gap * (k + 1) / (missed + 1) for k in range(missed)] + [t]
-    return np.array(out)
+        filled += [filled[-1] + gap * (i + 1) / (missed + 1) for i in range(missed)] + [t]
+    return np.array(filled)
+
+
+def _uneven(times: list[float], middle: float) -> float:
+    """How far the intervals are from whole numbers of `middle`, together."""
+    beats = np.diff(times) / middle
+    return float(np.abs(beats - np.maximum(np.rint(beats), 1)).sum())
 
 
 def heart(times: np.ndarray) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """`activity`: an accelerometer as posture and how much it moves, two seconds at a time; a stand-in for its waveform.
 
 The header says which way is down (the mean of each axis and how far it wanders, in physical units) with a knot every
-ten seconds, then a token for every two seconds says how much the axes move around it. What is decoded has that posture
-and that much movement, as noise between 0.3 and 5 Hz that follows from the tokens themselves; the recording's own waveform
-is lost, on purpose. For the waveform: `motion`.
+ten seconds, then a token for every two seconds says how much the axes move around it (around a straight line: turning
+slowly is posture), or that nothing was measured. What is decoded has that posture and that much movement, as noise between
+0.3 and 5 Hz that follows from the tokens themselves; the recording's own waveform is lost, on purpose. For the waveform:
+`motion`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from ...core.config import Section
 from ...core.errors import MienError
 from ...core.records import Signal, Stream, StreamSpec
 from ..machine import Machine
-from ..units import Ladder, span, stack, whole
+from ..units import Ladder, span, stack
 
 VERSION = 1
 STREAMS = 1
 KIND = "signal"
 LEVELS, MOVES, KNOTS = 129, 32, 17
-TOKENS = {"level": LEVELS, "moves": MOVES, "knot": KNOTS}
+TOKENS = {"level": LEVELS, "moves": MOVES, "missing": 1, "knot": KNOTS}
 _KNOT_S, _SPAN = 10.0, 2.0
-_KNOT = LEVELS + MOVES
+_MISSING, _KNOT = LEVELS + MOVES, LEVELS + MOVES + 1
+_THERE = 0.5  # the share of a frame's samples without which it is a gap
 
 
 class Config(Section):
@@ -58,26 +60,43 @@ class Codec:
         """Per axis its level and how far it wanders, then its knots, then the movements."""
         head = [(0, LEVELS), (LEVELS, LEVELS + MOVES)] * self.axes
         knots = [(_KNOT, _KNOT + KNOTS)] * (self.axes * self.knots)
-        return Machine.of([*head, *knots, *[(LEVELS, LEVELS + MOVES)] * self.frames])
+        return Machine.of([*head, *knots, *[(LEVELS, _MISSING + 1)] * self.frames])
 
     def encode(self, windows: Sequence[Mapping[str, Stream]]) -> list[np.ndarray | str]:
-        """One block per window, or why it has none: a gap."""
-        x, why = whole(*stack(windows, self.name, self.spec, self.samples), self.name)
-        n, size = len(x), np.diff(self.edges)
-        mean = np.add.reduceat(x, self.edges[:-1], axis=1) / size[:, None]
-        square = np.add.reduceat(x**2, self.edges[:-1], axis=1) / size[:, None]
-        moves = self.ladder.scale(np.sqrt(np.clip(square - mean**2, 0, None).mean(2)))
+        """One block per window; none for a window in which no two seconds were measured."""
+        x, there = stack(windows, self.name, self.spec, self.samples)
+        n, first = len(x), self.edges[:-1]
+        count = np.add.reduceat(there.astype(float), first, axis=1)
+        known = count >= _THERE * np.diff(self.edges)
+        total = np.add.reduceat(np.where(there[..., None], x, 0.0), first, axis=1)
+        mean = total / np.maximum(count, 1)[..., None]
+        # what is missing within a frame is its mean, which does not move
+        x = np.where(there[..., None], x, np.repeat(mean, np.diff(self.edges), axis=1))
+        moving = self.movement(x) * np.sqrt(np.diff(self.edges) / np.maximum(count, 1))[..., None]
+        moves = np.where(known, LEVELS + self.ladder.scale(np.sqrt((moving**2).mean(2))), _MISSING)
         # a knot is the mean of the frames around it, weighted by how near they are
         near = np.clip(
             1 - np.abs(self.posts[:, None] - self._centres) / (0.5 * _KNOT_S * self.spec.rate_hz), 1e-6, None
         )
-        knots = np.einsum("kf,nfa->nka", near / near.sum(1, keepdims=True), mean)
+        weight = near * (known[:, None] + 1e-12)
+        knots = np.einsum("nkf,nfa->nka", weight / weight.sum(2, keepdims=True), mean)
         level, scale = self.ladder.level(knots.mean(1)), self.ladder.scale(knots.std(1))
         z = (knots - self.ladder.value(level)[:, None]) / self.ladder.sd(scale)[:, None] / _SPAN
         q = _KNOT + np.rint((np.clip(z, -1, 1) + 1) / 2 * (KNOTS - 1)).astype(int)
         head = np.stack([level, LEVELS + scale], axis=2).reshape(n, -1)
-        rows = iter(np.concatenate([head, q.reshape(n, -1), LEVELS + moves], axis=1).astype(np.int32))
-        return [w or next(rows) for w in why]
+        ids = np.concatenate([head, q.reshape(n, -1), moves], axis=1).astype(np.int32)
+        some = np.asarray(known.any(1)).tolist()
+        return [row if ok else f"no sample of {self.name}" for row, ok in zip(ids, some, strict=True)]
+
+    def movement(self, x: np.ndarray) -> np.ndarray:
+        """float[n, T, axes] -> [n, frames, axes]: standard deviation in each frame around its straight line."""
+        first, size = self.edges[:-1], np.diff(self.edges)[:, None]
+        since = (np.arange(self.samples) - np.repeat(self._centres, size[:, 0]))[:, None]
+        length = np.add.reduceat(since**2, first, axis=0)
+        mean = np.add.reduceat(x, first, axis=1) / size
+        x = x - np.repeat(mean, size[:, 0], axis=1)
+        along = np.add.reduceat(since * x, first, axis=1)
+        return np.sqrt(np.clip((np.add.reduceat(x**2, first, axis=1) - along**2 / length) / size, 0, None))
 
     @property
     def _centres(self) -> np.ndarray:
@@ -93,7 +112,8 @@ class Codec:
         z = ((ids[2 * self.axes : at].reshape(self.knots, self.axes) - _KNOT) / (KNOTS - 1) * 2 - 1) * _SPAN
         knots = self.ladder.value(head[:, 0]) + z * self.ladder.sd(head[:, 1] - LEVELS)
         posture = np.asarray(PchipInterpolator(self.posts, knots)(np.arange(self.samples)))
-        moves = self.ladder.sd(ids[at:] - LEVELS)
+        known = ids[at:] != _MISSING
+        moves = self.ladder.sd(np.where(known, ids[at:] - LEVELS, 0))
         # the same tokens give the same waveform, whoever decodes them, and no other tokens give it
         rng = np.random.default_rng(zlib.crc32(ids.astype("<i4").tobytes()))
         noise = rng.standard_normal((self.samples, self.axes))
@@ -101,6 +121,13 @@ class Codec:
         sos = butter(2, [min(0.3, 0.1 * rate), min(5.0, 0.45 * rate)], btype="band", fs=rate, output="sos")
         noise = sosfiltfilt(sos, noise, axis=0, padlen=min(self.samples - 1, round(3 * rate)))
         noise = noise / (noise.std(0) + 1e-12)
-        much = np.exp(np.interp(np.arange(self.samples), self._centres, np.log(moves)))
-        values = np.clip(posture + noise * much[:, None], self.ladder.low, self.ladder.high)
-        return {self.name: Signal(values=values, rate_hz=rate, channels=self.spec.channels, unit=self.spec.unit)}
+        # as much movement in each frame as its token says, whatever the noise happened to do there
+        gain = moves / np.maximum(np.sqrt((self.movement(noise[None])[0] ** 2).mean(1)), 0.3)
+        much = np.exp(np.interp(np.arange(self.samples), self._centres, np.log(gain)))
+        valid = np.repeat(known, np.diff(self.edges))
+        return {
+            self.name: Signal(
+                values=np.clip(posture + noise * much[:, None], self.ladder.low, self.ladder.high), rate_hz=rate,
+                channels=self.spec.channels, unit=self.spec.unit, valid=None if valid.all() else valid,
+            )
+        }  # fmt: skip

@@ -32,6 +32,7 @@ KIND = "signal"
 _MEANS_MS = np.rint(np.geomspace(320, 1900, 90)).astype(int)  # mean interval
 _SPREADS_MS = np.geomspace(4, 320, 24)  # standard deviation of intervals
 _STEP, _HALF = 0.18, 24  # residuals: multiples of 0.18 standard deviations, to ±4.3
+_OWED = 0.25  # the share of what rounding has cost so far that the next interval makes up: beats do not drift
 _FIRST = 96  # when the first beat comes, in 48ths of the mean interval
 _SIZES = np.exp(np.linspace(-0.7, 0.7, 15))  # a beat's size relative to the window's
 _WIDTHS, _NOTCHES = np.exp(np.linspace(-0.6, 0.6, 16)), np.linspace(0.0, 0.7, 8)  # of the wave's family
@@ -40,7 +41,7 @@ _BREATH_SD = 2.6  # their span, in standard deviations of respiration
 LEVELS, SCALES = 129, 32
 TOKENS = {
     "mean": len(_MEANS_MS), "spread": len(_SPREADS_MS), "first": _FIRST, "level": LEVELS, "scale": SCALES,
-    "shape": len(_WIDTHS) * len(_NOTCHES), "interval": 2 * _HALF + 1, "size": len(_SIZES), "breath": _BREATH**2, "alone": 1,
+    "shape": 2 * len(_WIDTHS) * len(_NOTCHES), "interval": 2 * _HALF + 1, "size": len(_SIZES), "breath": _BREATH**2, "alone": 1,
 }  # fmt: skip
 _AT = dict(zip(TOKENS, np.cumsum([0, *TOKENS.values()]).tolist(), strict=False))
 _INTERVALS_MS = np.clip(  # [mean, spread, residual]
@@ -49,6 +50,8 @@ _INTERVALS_MS = np.clip(  # [mean, spread, residual]
 _FIRST_MS = np.rint(_MEANS_MS[:, None] * np.arange(_FIRST) / 48).astype(int)
 _HEAD = ("mean", "spread", "first", "level", "scale", "shape")
 _PHASES = 128
+_PAUSE_S = 5.0  # longer without a beat is a dropout: what would be put there is made up
+_ALIKE = 0.6  # beats' correlation with their mean: .98 and more in pulses and ECGs, .58 and less in noise and drift
 
 
 class Config(Section):
@@ -104,27 +107,36 @@ class Codec:
             length=n + 2 + most * (3 if self.breath is not None else 2),
         )  # fmt: skip
 
-    @staticmethod
-    def _arc(node: int, group: str, to: int) -> tuple[int, int, int, int]:
-        return node, _AT[group], _AT[group] + TOKENS[group], to
+    def _arc(self, node: int, group: str, to: int) -> tuple[int, int, int, int]:
+        count = len(self.family) if group == "shape" else TOKENS[group]
+        return node, _AT[group], _AT[group] + count, to
 
     # --- writing --------------------------------------------------------------------------------------------
     def encode(self, windows: Sequence[Mapping[str, Stream]]) -> list[np.ndarray | str]:
-        """One block per window, or why it has none: a gap, or too few beats to be found."""
+        """One block per window, or why it has none: a gap or a pause, or nothing in it that is a heart's."""
         x, there = stack(windows, self.name, self.spec, self.samples)
         return [self._block(x[i, :, 0], bool(there[i].all()), windows[i]) for i in range(len(windows))]
 
     def _block(self, x: np.ndarray, whole: bool, window: Mapping[str, Stream]) -> np.ndarray | str:
         if not whole:
             return f"a gap in {self.name}, which its codec cannot say"
-        times = physiology.mended(physiology.beats(x, self.spec.rate_hz, self.wave))
-        rr = np.diff(times)
-        if len(rr) < max(3, self.seconds / 3):
+        x = np.clip(x, self.ladder.low, self.ladder.high)  # what lies beyond the sensor is no wave
+        found = physiology.beats(x, self.spec.rate_hz, self.wave)
+        if len(found) < 1 + max(3, self.seconds / 3):
             return f"too few heartbeats to be found in {self.name}"
+        if np.diff(np.r_[0, found, self.seconds]).max() > _PAUSE_S:
+            return f"no heartbeat for more than {_PAUSE_S:g} s in {self.name}"
+        times = physiology.mended(found)
+        usual = float(np.median(np.diff(times)))
+        before = max(0, round(times[0] / usual - 0.5))  # a first token reaches no further than two intervals
+        times = np.r_[times[0] - usual * np.arange(before, 0, -1), times]
+        rr = np.diff(times)
         mean = int(np.abs(_MEANS_MS - 1000 * rr.mean()).argmin())
         spread = int(np.abs(np.log(_SPREADS_MS / max(1.0, 1000 * rr.std()))).argmin())
         first = int(np.clip(np.rint(48 * 1000 * times[0] / _MEANS_MS[mean]), 0, _FIRST - 1))
-        tops, size, shape, level = self._wave(x, times)
+        tops, size, shape, level, alike = self._wave(x, times)
+        if alike < _ALIKE:
+            return f"no heartbeats in {self.name}: what was found is not alike from beat to beat"
         ids = [
             mean,
             _AT["spread"] + spread,
@@ -139,11 +151,12 @@ class Codec:
             head, pairs = breath
             ids += head
         grid = _INTERVALS_MS[mean, spread]
-        now, i = int(_FIRST_MS[mean, first]), 0
+        now, i, owed = int(_FIRST_MS[mean, first]), 0, 1000 * times[0] - _FIRST_MS[mean, first]
         while now < self.limit_ms:
             # beyond the last beat that was found the heart goes on at its mean
             wanted = 1000 * rr[i] if i < len(rr) else _MEANS_MS[mean]
-            k = int(np.abs(grid - wanted).argmin())
+            k = int(np.abs(grid - wanted - _OWED * owed).argmin())
+            owed += wanted - grid[k]
             j = min(i, len(tops) - 1)
             ids += [_AT["interval"] + k, _AT["size"] + int(np.abs(np.log(_SIZES * size / tops[j])).argmin())]
             if breath is not None:
@@ -151,9 +164,9 @@ class Codec:
             now, i = now + int(grid[k]), i + 1
         return np.array(ids, dtype=np.int32)
 
-    def _wave(self, x: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, float, int, float]:
-        """(each beat's size, the window's, its shape's number, its level): the mean beat over cardiac phase, laid
-        against the family."""
+    def _wave(self, x: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, float, int, float, float]:
+        """(each beat's size, the window's, its shape's number, its level, how alike the beats are): the mean beat over
+        cardiac phase, laid against the family. Alike: the median of the beats' correlations with it."""
         rate, phases = self.spec.rate_hz, np.arange(_PHASES) / _PHASES
         at = (times[:-1, None] + np.diff(times)[:, None] * phases).ravel() * rate
         beat = np.interp(at, np.arange(len(x)), x).reshape(-1, _PHASES)
@@ -162,13 +175,17 @@ class Codec:
         family = self.family
         shape = int((family @ centred / np.linalg.norm(family, axis=1)).argmax())
         mine = family[shape]
-        sizes = (beat - beat.mean(1, keepdims=True)) @ mine / (mine @ mine)
+        own = beat - beat.mean(1, keepdims=True)
+        norms = np.linalg.norm(own, axis=1) * np.linalg.norm(centred)
+        alike = float(np.median(own @ centred / np.maximum(norms, 1e-12)))
+        sizes = own @ mine / (mine @ mine)
         size = max(float(np.median(sizes)), 1e-9)
-        return np.clip(sizes, 0.3 * size, 3 * size), size, shape, float(x.mean())
+        return np.clip(sizes, 0.3 * size, 3 * size), size, shape, float(x.mean()), alike
 
     @cached_property
     def family(self) -> np.ndarray:
-        """float64[shapes, _PHASES]: waves over cardiac phase from one beat's peak to the next, mean 0, variance 1."""
+        """float64[shapes, _PHASES]: waves over cardiac phase from one beat's peak to the next, mean 0, variance 1; ECGs
+        upside down as well (leads are swapped, and R waves point down in some), for pulses are found at their tops."""
         phase = 2 * np.pi * np.arange(_PHASES) / _PHASES
         out = []
         for width in _WIDTHS:
@@ -179,7 +196,7 @@ class Codec:
                     wave = _bump(phase, 260 / width**2) - 0.2 * (_bump(phase - 0.16, 300) + _bump(phase + 0.16, 300))
                     wave = wave + notch * _bump(phase - 1.9, 8.0) + 0.12 * _bump(phase + 1.0, 30.0)
                 out.append((wave - wave.mean()) / wave.std())
-        return np.array(out)
+        return np.array(out if self.wave == "pulse" else out + [-w for w in out])
 
     def _breath(self, window: Mapping[str, Stream], times: np.ndarray) -> tuple[list[int], np.ndarray] | None:
         """Respiration's header and its pairs at each beat; None where the window has none, or gaps in it."""
@@ -206,6 +223,8 @@ class Codec:
     def join(self, blocks: Sequence[np.ndarray]) -> dict[str, Stream]:
         """Blocks of windows that follow one another -> one stream of all their time: the heart of each goes on where the
         one before stopped, so no beat is cut in two. Respiration only where every block has it."""
+        from scipy.interpolate import CubicSpline, PchipInterpolator
+
         read = [self._read(np.asarray(b)) for b in blocks]
         beat = np.concatenate([[read[0]["first"]], *(r["steps"] for r in read)]).cumsum()
         per_beat = {
@@ -225,7 +244,8 @@ class Codec:
             return np.r_[np.full(len(lead), values[0]), values, np.full(n - len(lead) - len(values), values[-1])]
 
         t = np.arange(self.samples * len(blocks)) / self.spec.rate_hz
-        place = np.interp(t, times, np.arange(n + 1))
+        # smooth and monotone: a kink at a beat would draw its filtered peak towards the longer of its two intervals
+        place = np.asarray(PchipInterpolator(times, np.arange(n + 1.0))(t))
         k = np.minimum(place.astype(int), n - 1)
         phase = (place - k) * _PHASES
         low = phase.astype(int)
@@ -237,8 +257,6 @@ class Codec:
         x = wave * size + np.interp(place, middle, spread(per_beat["level"]))
         out: dict[str, Stream] = {self.name: _signal(x, self.spec, self.ladder)}
         if self.breath is not None and self.breath_ladder is not None and all("breath" in r for r in read):
-            from scipy.interpolate import CubicSpline
-
             z = np.concatenate([r["breath"] for r in read])
             knots = np.stack([beat[:-1], beat[:-1] + np.diff(beat) / 2], 1).ravel()
             tr = np.arange(round(self.seconds * self.breath.rate_hz) * len(blocks)) / self.breath.rate_hz

@@ -1,8 +1,11 @@
 """`bins`: slow channels (temperature, steps, heart rate by the minute, respiration alone) as bins at a low rate.
 
-Per channel a header of two tokens (level, scale) in physical units, then frame by frame what differs from the level, in 33
-companded bins of the scale; a sample that is not there has a token of its own, so that gaps come back as gaps. Samples of
-one frame are averaged (that is the anti-alias filter), and decoding is a smooth curve through the frames: no steps.
+Per channel a header of two tokens (level, scale) in physical units, then frame by frame what differs from the level, in 49
+companded bins of the scale; a frame that is not there has a token of its own, so that gaps come back as gaps. Samples of
+one frame are averaged (that is the anti-alias filter), and decoding is a monotone curve through the frames' centres whose
+tops and troughs alone are raised until their frames have their averages again. A spline that keeps every average (or any
+curve that may swing) is nearer to a breath at 1 Hz, .16 against .24 of its standard deviation, but swings on the stairs that
+bins make of a slope: fifteen skin conductance responses a minute where there are none.
 """
 
 from __future__ import annotations
@@ -21,10 +24,14 @@ from ..units import Ladder, span, stack
 VERSION = 1
 STREAMS = 1
 KIND = "signal"
-LEVELS, SCALES, BINS = 257, 32, 33
+LEVELS, SCALES, BINS = 257, 32, 49
 TOKENS = {"level": LEVELS, "scale": SCALES, "bin": BINS, "missing": 1}
 _SCALE, _BIN, _MISSING = LEVELS, LEVELS + SCALES, LEVELS + SCALES + BINS
-_SPAN, _POWER = 3.5, 0.8  # bins reach ±3.5 standard deviations, finer near 0
+_SPAN, _POWER = (
+    7.0,
+    0.6,
+)  # bins reach ±7 standard deviations (steps have long tails), finer near 0: .06 lost of a normal 1
+_THERE = 0.5  # the share of a frame's samples without which it is a gap
 
 
 class Config(Section):
@@ -62,12 +69,16 @@ class Codec:
         n = len(x)
         weight = np.add.reduceat(there.astype(float), self.edges[:-1], axis=1)
         total = np.add.reduceat(np.where(there[..., None], x, 0.0), self.edges[:-1], axis=1)
-        known = weight > 0
+        known = weight >= _THERE * np.diff(self.edges)
         frames = total / np.maximum(weight, 1)[..., None]
         count = np.maximum(known.sum(1), 1)[:, None]
         mean = np.where(known[..., None], frames, 0).sum(1) / count
         sd = np.sqrt(np.where(known[..., None], (frames - mean[:, None]) ** 2, 0).sum(1) / count)
-        level, scale = self.ladder.level(mean), self.ladder.scale(sd)
+        level = self.ladder.level(mean)
+        # a scale that no frame is out of reach of: a day of steps is zero but for some minutes
+        most = np.where(known[..., None], np.abs(frames - self.ladder.value(level)[:, None]), 0).max(1)
+        scale = self.ladder.scale(np.maximum(sd, most / _SPAN))
+        scale = np.minimum(scale + (self.ladder.sd(scale) * _SPAN < most), SCALES - 1)
         z = (frames - self.ladder.value(level)[:, None]) / self.ladder.sd(scale)[:, None] / _SPAN
         half = (BINS - 1) // 2
         q = np.rint(np.sign(z) * np.minimum(np.abs(z), 1) ** _POWER * half).astype(int) + half
@@ -77,31 +88,41 @@ class Codec:
         return [ids[i] if known[i].any() else f"no sample of {self.name}" for i in range(n)]
 
     def decode(self, ids: np.ndarray) -> dict[str, Stream]:
-        from scipy.interpolate import PchipInterpolator
-
-        ids = np.asarray(ids)
-        head, body = (
-            ids[: 2 * self.channels].reshape(-1, 2),
-            ids[2 * self.channels :].reshape(self.frames, self.channels),
-        )
+        ids, size = np.asarray(ids), np.diff(self.edges)
+        head = ids[: 2 * self.channels].reshape(-1, 2)
+        body = ids[2 * self.channels :].reshape(self.frames, self.channels)
         known = (body != _MISSING).all(1)  # a frame is there when all of its channels are
         level, sd = self.ladder.value(head[:, 0]), self.ladder.sd(head[:, 1] - _SCALE)
         half = (BINS - 1) // 2
         q = np.where(body == _MISSING, half, body - _BIN) - half
         frames = level + sd * _SPAN * np.sign(q) * (np.abs(q) / half) ** (1 / _POWER)
-        valid = np.repeat(known, np.diff(self.edges))
-        centre = (self.edges[:-1] + self.edges[1:] - 1) / 2
-        t = np.arange(self.samples)
-        if self.frames == self.samples or known.sum() < 2:
-            x = np.repeat(frames, np.diff(self.edges), axis=0)
-        else:
-            x = np.asarray(
-                PchipInterpolator(centre[known], frames[known])(np.clip(t, centre[known][0], centre[known][-1]))
-            )
-        values = np.clip(x, self.ladder.low, self.ladder.high)
-        gaps = None if valid.all() else valid
+        frames = np.clip(frames, self.ladder.low, self.ladder.high)
+        at = np.flatnonzero(known)
+        if len(at):  # a curve goes through gaps too, so that it is smooth on either side
+            frames = np.stack([np.interp(np.arange(self.frames), at, f[at]) for f in frames.T], 1)
+        valid = np.repeat(known, size)
         return {
             self.name: Signal(
-                values=values, rate_hz=self.spec.rate_hz, channels=self.spec.channels, unit=self.spec.unit, valid=gaps
+                values=np.clip(self._curve(frames), self.ladder.low, self.ladder.high), rate_hz=self.spec.rate_hz,
+                channels=self.spec.channels, unit=self.spec.unit, valid=None if valid.all() else valid,
             )
-        }
+        }  # fmt: skip
+
+    def _curve(self, frames: np.ndarray) -> np.ndarray:
+        """float[frames, C] -> [samples, C]."""
+        from scipy.interpolate import PchipInterpolator
+
+        if self.frames == self.samples:
+            return frames
+        if self.frames == 1:
+            return np.repeat(frames, self.samples, axis=0)
+        first, size = self.edges[:-1], np.diff(self.edges)[:, None]
+        centre = (self.edges[:-1] + self.edges[1:] - 1) / 2
+        t = np.clip(np.arange(self.samples), centre[0], centre[-1])
+        turns = np.zeros(frames.shape, bool)
+        turns[1:-1] = np.diff(frames[:-1], axis=0) * np.diff(frames[1:], axis=0) < 0
+        knots = frames
+        for _ in range(2):
+            x = np.asarray(PchipInterpolator(centre, knots)(t))
+            knots = knots + np.where(turns, frames - np.add.reduceat(x, first, axis=0) / size, 0)
+        return np.asarray(PchipInterpolator(centre, knots)(t))

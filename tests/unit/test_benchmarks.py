@@ -30,3 +30,14 @@ def test_private_step_prints_every_row():
     for name in (timed - {"plain_b"}) | {"plain + checkpointing", "ours + checkpointing"}:
         assert float(rows[name][3]) > 0, (name, rows[name])
     assert run.stdout.count("against vmap(grad)") == 2
+
+
+@pytest.mark.slow
+def test_codecs_prints_every_table():
+    command = [sys.executable, str(ROOT / "benchmarks" / "codecs.py"), "--persons", "2"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for title in ("bvp and resp", "eda", "temp", "acc"):
+        assert f"\n{title}\n" in run.stdout
+    assert run.stdout.count("plain bins") == 6
+    assert "all five streams" in run.stdout

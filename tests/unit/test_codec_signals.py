@@ -116,9 +116,9 @@ def test_gaps_come_back_as_gaps_and_nothing_is_made_of_them():
     assert codec.decode(codec.encode([{"temp": signal("temp", x)}])[0])["temp"].valid is None
 
 
-@pytest.mark.parametrize("module", [beats, eda, activity])
+@pytest.mark.parametrize("module", [beats, eda])
 def test_codecs_that_cannot_leave_a_gap_open_refuse_the_window(module, made):
-    names = {beats: ("bvp", "resp"), eda: ("eda",), activity: ("acc",)}[module]
+    names = {beats: ("bvp", "resp"), eda: ("eda",)}[module]
     codec = module.Codec(module.Config(), {n: SPECS[n] for n in names}, MINUTE)
     s = made[0].streams[names[0]]
     there = np.ones(len(s.values), bool)
