@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from mien.core.errors import MienError
 from mien.core.records import Signal, StreamSpec
 from mien.data import voice
-from mien.generation.codecs import audio_features
+from mien.generation.codecs import audio_codec, audio_features
 from mien.generation.grammar import Grammar
 from mien.generation.vocabulary import BOS, EOS, FIRST_CODEC, LABEL_0, STREAM_0
 
@@ -239,3 +240,159 @@ def test_windows_do_not_depend_on_company_and_gaps_are_told():
 def test_sound_that_does_not_suit_is_refused(stream, seconds, says):
     with pytest.raises(MienError, match=says):
         audio_features.Codec(audio_features.Config(), {"voice": stream}, seconds)
+
+
+# --- pretrained codecs, as tiny ones of random weights --------------------------------------------------------
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory) -> dict[str, str]:
+    """Folders of a Mimi, an EnCodec and a DAC of a few thousand parameters each, and some that do not suit."""
+    import torch
+    from transformers import (
+        DacConfig,
+        DacModel,
+        EncodecConfig,
+        EncodecModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        MimiConfig,
+        MimiModel,
+    )
+
+    def mimi(**changes: Any) -> Any:
+        given: dict[str, Any] = {
+            "hidden_size": 16, "num_filters": 4, "codebook_size": 64, "codebook_dim": 8, "num_quantizers": 4,
+            "vector_quantization_hidden_dimension": 8, "upsample_groups": 16, "num_hidden_layers": 1,
+            "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
+        }  # fmt: skip
+        return MimiModel(MimiConfig(**given | changes))
+
+    def encodec(**changes: Any) -> Any:
+        given: dict[str, Any] = {"hidden_size": 8, "num_filters": 4, "codebook_size": 64, "num_lstm_layers": 1,
+                 "target_bandwidths": [0.45, 0.9, 1.8]}  # fmt: skip
+        return EncodecModel(EncodecConfig(**given | changes))
+
+    folder, out = tmp_path_factory.mktemp("zoo"), {}
+    torch.manual_seed(0)
+    dac = DacConfig(encoder_hidden_size=4, decoder_hidden_size=32, n_codebooks=3, codebook_size=64, codebook_dim=4)
+    llama = LlamaConfig(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        vocab_size=9,
+    )
+    made = {
+        "mimi": mimi(), "encodec": encodec(), "dac": DacModel(dac), "large": mimi(codebook_size=4096),
+        "scaled": encodec(normalize=True), "stereo": encodec(audio_channels=2), "llama": LlamaForCausalLM(llama),
+        "single": encodec(target_bandwidths=[0.45]),
+    }  # fmt: skip
+    for name, model in made.items():
+        if name != "dac":  # codebooks of zeros, or far from what the encoder says, would make every code the same
+            middle, spread = torch.zeros(1), torch.ones(1)
+            if isinstance(model, EncodecModel):
+                with torch.no_grad():
+                    said = model.encoder(torch.randn(1, model.config.audio_channels, 24000) * 0.1)[0]
+                middle, spread = said.mean(1), said.std(1)
+            for key, value in model.named_buffers():
+                if key.endswith((".embed", ".embed_sum")):
+                    value.copy_(spread * torch.randn(value.shape) + (middle if "layers.0." in key else 0))
+        model.save_pretrained(folder / name, safe_serialization=True)
+        out[name] = str(folder / name)
+    pickled = folder / "pickled"
+    pickled.mkdir()
+    made["encodec"].config.save_pretrained(pickled)
+    torch.save(made["encodec"].state_dict(), pickled / "pytorch_model.bin")
+    return out | {"pickled": str(pickled)}
+
+
+def neural(zoo: dict[str, str], name: str, rate: float = 16000.0, seconds: float = 1.0, **config) -> audio_codec.Codec:
+    return audio_codec.Codec(audio_codec.Config(model=zoo[name], **config), {"voice": spec(rate)}, seconds)
+
+
+@pytest.mark.parametrize("rate", [8000.0, 16000.0, 24000.0, 44100.0])
+@pytest.mark.parametrize("books", [1, 2])
+@pytest.mark.parametrize("name", ["mimi", "encodec", "dac"])
+def test_codes_are_the_models_own_and_come_back_as_sound(zoo, name, books, rate):
+    import torch
+
+    c = neural(zoo, name, rate, codebooks=books)
+    x, _ = spoken(0, 1.0, rate)
+    (block,) = c.encode([{"voice": signal(x, rate)}])
+    assert not isinstance(block, str)
+    assert len(block) == 1 + books * c.frames == c.machine.length
+    size = FIRST_CODEC + sum(audio_codec.TOKENS.values())
+    grammar = Grammar.of(classes=1, blocks=[(c.machine, FIRST_CODEC)], size=size)
+    assert grammar.accepts([BOS, LABEL_0, STREAM_0, *(block + FIRST_CODEC), EOS])
+    codes = block[1:].reshape(-1, books).T - np.array([[48], [48 + 2048]])[:books]
+    assert len(np.unique(codes)) > 2  # the fixture's codebooks are no trap
+    y = c.decode(block)["voice"]
+    assert isinstance(y, Signal)
+    assert y.values.shape == (len(x), 1)
+    assert np.abs(y.values).max() <= 1
+    assert y.values.std() > 0
+    if rate == c.model.config.sampling_rate:  # what transformers itself says, all codebooks asked for
+        hop = -(-len(x) // audio_codec._hop(c.model.config)) * audio_codec._hop(c.model.config)
+        gain = 10 ** ((-20 - audio_codec._LEVELS_DB[block[0]]) / 20)
+        centred = np.float32(x).astype(float)
+        wave = np.pad((centred - centred.mean()) * gain, (0, hop - len(x))).astype(np.float32)
+        with torch.no_grad():
+            every = {"bandwidth": 1.8} if name == "encodec" else {}
+            own = c.model.encode(torch.as_tensor(wave)[None, None], **every).audio_codes
+        assert np.array_equal(own.reshape(-1, c.frames).numpy()[:books], codes)
+
+
+@pytest.mark.parametrize("name", ["mimi", "encodec", "dac"])
+def test_neural_codes_do_not_depend_on_company_and_nothing_is_trained(zoo, name):
+    c = neural(zoo, name)
+    windows = [{"voice": signal(g * spoken(s, 1.0, 16000.0)[0], 16000.0)} for s, g in enumerate((1.0, 0.01, 0.3))]
+    windows.insert(1, {"voice": signal(np.zeros(16000), 16000.0, valid=np.arange(16000) > 3)})
+    made = c.encode(windows)
+    assert made[1] == "a gap in voice, which its codec cannot say"
+    for i in (0, 2, 3):
+        assert np.array_equal(made[i], c.encode([windows[i]])[0])
+    assert not any(p.requires_grad for p in c.model.parameters())
+    assert not c.model.training
+    assert neural(zoo, name, sha256=c.digest).model is c.model  # read once
+
+
+@pytest.mark.parametrize("name", ["mimi", "encodec", "dac"])
+def test_any_neural_block_decodes_and_its_level_counts(zoo, name):
+    c, rng = neural(zoo, name, seconds=0.5, codebooks=2), np.random.default_rng(0)
+    for _ in range(5):
+        ids = np.array([rng.integers(a, b) for _, a, b, _ in c.machine.arcs])
+        loud = []
+        for level in (0, 10, 20):
+            ids[0] = level
+            y = c.decode(ids)["voice"]
+            assert isinstance(y, Signal)
+            assert y.values.shape == (8000, 1)
+            loud.append(y.values.std())
+        assert loud[0] == 0
+        assert loud[2] == pytest.approx(10 * loud[1], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "says"),
+    [
+        ("large", {}, "codebooks of 4096 codes; the vocabulary is fixed and holds 2048"),
+        ("scaled", {}, "a scale for each, which no token says"),
+        ("stereo", {}, "is for 2 channels"),
+        ("single", {"codebooks": 2}, r"has 1 codebook\(s\), not 2"),
+        ("llama", {}, "is a llama model; this codec speaks mimi, encodec, dac"),
+        ("pickled", {}, "model.safetensors"),
+        ("mimi", {"sha256": "0" * 64}, "are sha256"),
+    ],
+)
+def test_models_that_do_not_suit_are_refused(zoo, name, config, says):
+    with pytest.raises(MienError, match=says):
+        neural(zoo, name, **config)
+
+
+def test_other_sound_than_the_neural_codec_takes_is_refused(zoo):
+    for stream, seconds, says in ((spec(16000.0, ("left", "right")), 1.0, "one channel"), (spec(4000.0), 1.0, "8 to 48"),
+                                  (spec(16000.0), 0.01, "shorter than one frame")):  # fmt: skip
+        with pytest.raises(MienError, match=says):
+            audio_codec.Codec(audio_codec.Config(model=zoo["mimi"]), {"voice": stream}, seconds)
+    with pytest.raises(MienError, match="cannot load 'nowhere/at-all'"):
+        audio_codec.Codec(audio_codec.Config(model="nowhere/at-all"), {"voice": spec(16000.0)}, 1.0)
