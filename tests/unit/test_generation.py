@@ -55,6 +55,7 @@ TRIED = {
         "resp": StreamSpec(channels=("resp",), unit="au", rate_hz=25.0, range=(-3.0, 3.0)),
     },
     "eda": {"eda": CARD.streams["eda"]},
+    "face": {"face": StreamSpec(channels=("AU12_r", "pose_Rx", "gaze_angle_x"), unit="", rate_hz=30.0, range=(-2.0, 5.0))},
     "audio_features": {"voice": StreamSpec(channels=("sound",), unit="full scale", rate_hz=16000.0, range=(-1.0, 1.0))},
 }  # fmt: skip
 
