@@ -41,7 +41,7 @@ def open_base(section: Plugin, layout: Layout) -> CausalBackbone:
             f"the base of backbone {section.name} was pretrained on other behaviour tokens than this layout's: give both"
             " recipes the same codecs"
         )
-    constrain(backbone.model, layout.grammar, backbone.offset, layout.never)
+    constrain(backbone.model, layout.grammar, backbone.offset, (*layout.never, *backbone.never))
     return backbone
 
 
