@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class BehaviourEncoder(PreTrainedModel):
     config_class = BehaviourEncoderConfig
     config: BehaviourEncoderConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     _no_split_modules = ["_Block"]
     _supports_sdpa = True
 
@@ -135,7 +135,7 @@ class BehaviourEncoder(PreTrainedModel):
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
         b, c, t = pixel_values.shape
         rate = self.config.rate_hz
-        patches = pixel_values.to(self.patch.weight.dtype).view(b, c, t // rate, rate).transpose(1, 2)
+        patches = pixel_values.to(self.norm.weight.dtype).view(b, c, t // rate, rate).transpose(1, 2)
         marks, at = [], 0
         for s in (self.config.signals or {}).values():
             at += s["channels"] + 1
@@ -185,7 +185,7 @@ def tower(
     )  # fmt: skip
 
 
-def join(text: Any, vision: Any, *, strategy: str, seed: int = 0) -> Any:
+def join(text: Any, vision: Any, *, strategy: Literal["default", "full"], seed: int = 0) -> Any:
     """`LlavaForConditionalGeneration` of a causal LM (a loaded model) and a tower (a loaded one, or a configuration: fresh
     weights), with a fresh projector of two layers. One row, the placeholder's, is added to the LM's vocabulary.
 
@@ -206,7 +206,7 @@ def join(text: Any, vision: Any, *, strategy: str, seed: int = 0) -> Any:
     )  # fmt: skip
     model: Any = LlavaForConditionalGeneration(config)
     inner = model.model
-    inner.language_model.load_state_dict(text.model.state_dict())
+    inner.language_model.load_state_dict(text.base_model.state_dict())
     model.lm_head.load_state_dict(text.get_output_embeddings().state_dict())
     if isinstance(vision, PreTrainedModel):
         inner.vision_tower.load_state_dict(vision.state_dict())

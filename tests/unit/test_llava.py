@@ -12,6 +12,7 @@ import transformers as t
 from mien.adapters import lora
 from mien.backbones import llava
 from mien.core.config import Plugin
+from mien.core.errors import MienError
 from mien.generation import sample
 from mien.generation.adapted import open_base, rows_to_train
 from mien.generation.layout import Layout
@@ -184,3 +185,25 @@ def test_text_documents_on_every_architecture(folders, kind, layout, documents, 
     assert {n for n, _ in alone.named_parameters() if "lora_" in n} == {
         n for n, _ in back.named_parameters() if "lora_" in n
     }
+
+
+@pytest.mark.parametrize("quantise", ["8bit", "4bit"])
+def test_a_quantised_base_keeps_rows_apart(tmp_path, layout, documents, quantise):
+    pytest.importorskip("bitsandbytes")
+    wide = {"hidden_size": 64, "intermediate_size": 128}  # bitsandbytes has no kernel for narrower layers on a CPU
+    t.LlavaForConditionalGeneration(
+        t.LlavaConfig(
+            vision_config=t.CLIPVisionConfig(**{**TOWER, **wide}), text_config=t.LlamaConfig(**{**TEXT, **wide}),
+            image_token_index=299,
+        )
+    ).save_pretrained(tmp_path / "base")  # fmt: skip
+    base = open_base(Plugin(name="llava", model=str(tmp_path / "base"), quantise=quantise), layout)  # type: ignore[call-arg]
+    model = lora.attach(base, lora.Lora(rank=2), rows_to_train(layout, base), 0).eval()
+    with torch.no_grad():
+        probes = [base.losses(model, b)[0].item() for b in base.probes(documents[:4], prompt=layout.prompt_length)]
+    assert np.allclose(probes, probes[0], atol=1e-4)
+
+
+def test_the_verbs_refuse_to_adapt_what_nothing_looks_through(folders, layout):
+    with pytest.raises(MienError, match="the verbs give no recording as soft tokens"):
+        open_base(Plugin(name="llava", model=str(folders("llava")), adapt_vision=True), layout)  # type: ignore[call-arg]
