@@ -4,12 +4,17 @@ is refused before anything is charged."""
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 import transformers as t
 import yaml
 
+from mien.core import assets
+from mien.core.errors import MienError
 from mien.core.records import Cohort
 from mien.privacy.ledger import Ledger
 
@@ -68,3 +73,33 @@ def test_a_private_run_on_a_llava(study):
     study.run("adapt", "private.yaml")
     (run,) = (study.folder / "runs").glob("adapt-toy_private-*")
     assert 7 < json.loads((run / "release" / "adapter" / "guarantee.json").read_text())["epsilon"] <= 8
+
+
+def fetched() -> bool:
+    try:
+        return all(assets.file(name) for name in ("watch", "dinov2-s", "smollm2-135m"))
+    except MienError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not fetched(), reason="needs `mien assets fetch watch dinov2-s smollm2-135m`")
+def test_watch_on_real_weights(tmp_path):
+    made = lab(tmp_path / "watch_llava")
+    env = {**os.environ, "MIEN_RUNS": str(made.folder / "runs"), "MIEN_LEDGER": str(made.folder / "ledger.sqlite")}
+    for command in (
+        ["adapt", "recipes/watch_llava/adapt.yaml", "train.max_steps=3", "train.batch=4", "stride_s=60"],
+        ["generate", "recipes/watch_llava/generate.yaml", "sampling.per_label=2"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "mien.cli", *command], cwd=made.folder, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-2500:]
+    runs = made.folder / "runs"
+    (adapter,) = runs.glob("adapt-watch_llava-*/release/adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "mien-assets/dinov2-smollm2"
+    assert min(config["trainable_token_indices"]) == 49153
+    (cohort,) = runs.glob("generate-watch_llava-*/release/cohort")
+    assert len(Cohort.read(cohort)) == 14

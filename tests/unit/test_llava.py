@@ -207,3 +207,16 @@ def test_a_quantised_base_keeps_rows_apart(tmp_path, layout, documents, quantise
 def test_the_verbs_refuse_to_adapt_what_nothing_looks_through(folders, layout):
     with pytest.raises(MienError, match="the verbs give no recording as soft tokens"):
         open_base(Plugin(name="llava", model=str(folders("llava")), adapt_vision=True), layout)  # type: ignore[call-arg]
+
+
+def test_the_thinker_of_a_whole_omni_model(folders, tmp_path):
+    """Hubs hold thinker, talker and all in one folder; the thinker alone is opened, and is the same."""
+    from safetensors.torch import load_file, save_file
+
+    alone = folders("qwen2_5_omni_thinker")
+    thinker = t.AutoConfig.from_pretrained(alone)
+    t.Qwen2_5OmniConfig(thinker_config=thinker.to_dict()).save_pretrained(tmp_path)
+    tensors = {f"thinker.{k}": v for k, v in load_file(alone / "model.safetensors").items()}
+    save_file({**tensors, "talker.other": torch.zeros(2)}, tmp_path / "model.safetensors", {"format": "pt"})
+    whole, own = (llava.load(llava.Config(model=str(f)), 10) for f in (tmp_path, alone))
+    assert whole.fingerprint == own.fingerprint
