@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import MienError
+from ..core.records import StreamSpec
 from . import causal_lm
 from .causal_lm import Batch, CausalBackbone
 
@@ -134,6 +136,25 @@ def backbone(model: Any, config: Config, behaviour_tokens: int, identity: str, p
         lora_targets=names, speaks_behaviour=False, beside=kept, excluded=pattern(left),
         never=no_words(model.config, offset), soft=soft, pack=pack,
     )  # fmt: skip
+
+
+def with_signals(
+    text: causal_lm.Config, streams: Mapping[str, StreamSpec], folder: Path, *, seconds: int, rate_hz: int = 32,
+    width: int = 64, layers: int = 2, seed: int = 0,
+) -> Path:  # fmt: skip
+    """Write a LLaVA-style folder: a causal LM with a fresh tower for a cohort's signals, one soft token per second of at
+    most `seconds`. Load it as `model:`, with adapt_projector and adapt_vision, for both begin random.
+
+    MienError when a signal's range is not on the card, for it must not come from the recordings.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from . import _encoder
+
+    tower = _encoder.tower(streams, seconds=seconds, rate_hz=rate_hz, width=width, layers=layers)
+    place, _ = causal_lm.source(text)
+    model = causal_lm.opened(AutoModelForCausalLM, place, text, "causal LM")
+    return _encoder.save(_encoder.join(model, tower, strategy="full", seed=seed), folder)
 
 
 def source(config: Config) -> tuple[str, str]:

@@ -204,6 +204,14 @@ def test_a_quantised_base_keeps_rows_apart(tmp_path, layout, documents, quantise
     assert np.allclose(probes, probes[0], atol=1e-4)
 
 
+def test_the_last_layers_alone(folders):
+    """`lora.layers` counts the language model's layers, though towers have layers of the same numbers."""
+    base = llava.load(llava.Config(model=str(folders("llava"))), 20)
+    names = trained(lora.attach(base, lora.Lora(rank=2, layers=1), range(base.offset, base.offset + 20), 0))
+    assert {n for n in names if "lora_" in n} == {n for n in names if "language_model.layers.1." in n}
+    assert len(names) == 7 * 2 + 1
+
+
 def test_the_verbs_refuse_to_adapt_what_nothing_looks_through(folders, layout):
     with pytest.raises(MienError, match="the verbs give no recording as soft tokens"):
         open_base(Plugin(name="llava", model=str(folders("llava")), adapt_vision=True), layout)  # type: ignore[call-arg]

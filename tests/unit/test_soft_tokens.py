@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mien.adapters import lora
-from mien.backbones import _encoder, llava, tiny
+from mien.backbones import _encoder, causal_lm, llava, tiny
 from mien.core.config import Plugin
 from mien.core.errors import MienError
 from mien.core.records import Signal, StreamSpec
@@ -39,9 +41,30 @@ def layout():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A language model of a few thousand parameters with a tower for the invented cohort's signals."""
-    text = tiny.fresh(tiny.Shape(hidden=32, layers=2, heads=2, feed_forward=48), 60, 0)
-    made = _encoder.join(text, _encoder.tower(CARD.streams, seconds=SECONDS, rate_hz=16, width=32), strategy="full")
-    return _encoder.save(made, tmp_path_factory.mktemp("signals"))
+    text, made = tmp_path_factory.mktemp("text"), tmp_path_factory.mktemp("signals")
+    tiny.fresh(tiny.Shape(hidden=32, layers=2, heads=2, feed_forward=48), 60, 0).save_pretrained(text)
+    return llava.with_signals(
+        causal_lm.Config(model=str(text)), CARD.streams, made, seconds=SECONDS, rate_hz=16, width=32
+    )
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory):
+    """A language model with a tower for images of 28 pixels, whose last layer is not read."""
+    made, shape = (
+        tmp_path_factory.mktemp("images"),
+        {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3},
+    )
+    t.LlavaForConditionalGeneration(
+        t.LlavaConfig(
+            vision_config=t.CLIPVisionConfig(**shape, intermediate_size=48, image_size=28, patch_size=14),
+            text_config=t.LlamaConfig(**shape, intermediate_size=48, vocab_size=61, max_position_embeddings=512),
+            image_token_index=60,
+        )
+    ).save_pretrained(made)
+    how = {"crop_size": 28, "size": {"shortest_edge": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (made / "preprocessor_config.json").write_text(json.dumps(how))
+    return made
 
 
 def opened(folder, layout, **options):
@@ -200,16 +223,23 @@ def test_sampling_under_soft_tokens_stays_in_the_grammar(folder, layout, documen
         assert layout.grammar.accepts(row[row != PAD])
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["signals", "images"])
 @pytest.mark.parametrize("options", [{"adapt_projector": True}, {"adapt_projector": True, "adapt_vision": True}])
-def test_every_part_has_exact_gradients_per_person(folder, layout, documents, options):
+def test_every_part_has_exact_gradients_per_person(folder, seeing, layout, documents, options, kind, checkpointing):
     """The start-up checks of a private run, on soft tokens: gradients as autograd's, no row sees another."""
-    made = opened(folder, layout, **options)
+    made = opened(folder if kind == "signals" else seeing, layout, **options)
+    rng = np.random.default_rng(0)
+    shown = windows() if kind == "signals" else list(rng.integers(0, 255, (4, 40, 50, 3)).astype(np.uint8))
     model = attached(made, layout)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
     flat = Flat(model)
     gradients = PersonGradients(flat)
     wanted = {"projector"} | ({"vision_tower"} if "adapt_vision" in options else set())
     assert all(any(w in s.name for s in flat.slots) for w in wanted)
-    probes = made.probes(documents[:4], prompt=layout.prompt_length, given=windows()[:4])
+    probes = made.probes(documents[:4], prompt=layout.prompt_length, given=shown[:4])
     guards.check(model, made.losses, probes, flat, gradients)
     with gradients.collect(probes[1].unit, len(probes[1].unit)) as buffer:
         made.losses(model, probes[1]).sum().backward()
