@@ -212,7 +212,7 @@ def parts(model: Any, *, projector: bool, vision: bool) -> tuple[list[str], list
                 (kept if projector else left).append(here)
             elif any(m is decoder for m in inside) or within:
                 walk(here, child)
-            elif not vision or name in _UNUSED:
+            elif not vision:
                 left.append(here)
             else:
                 kept.append(here)

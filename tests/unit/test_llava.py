@@ -125,6 +125,7 @@ def test_lora_stays_in_the_language_model_unless_asked(folders, kind, tmp_path):
         )  # fmt: skip
         assert sum(map(len, found[projector, vision])) == len(names)
         assert "lm_head" not in "".join(names)
+        assert not any(".head." in n for n in names)  # of SigLIP: its pooled picture is not what LLaVA reads
         assert not any("patch_embed" in n for n in names)  # a convolution called like a projection
         assert bool(base.beside) == (projector or vision)
     towers, projectors, language = found[False, False]

@@ -184,6 +184,20 @@ def test_save_and_reload_give_identical_logits(folder, tmp_path):
     assert made.shape == (2, SECONDS + 3 + 4)
 
 
+def test_seconds_without_a_measurement_are_not_attended_to(folder):
+    tower = t.LlavaForConditionalGeneration.from_pretrained(folder).eval().model.vision_tower
+    full = {n: s for n, s in windows()[0].items()}
+    gap = {n: Signal(**{**s.__dict__, "valid": np.arange(len(s.values)) >= s.rate_hz}) for n, s in full.items()}
+    values = torch.as_tensor(tower.config.pack([gap, full]))
+    assert (values[0, :, :16] == 0).all()
+    other = values.clone()
+    other[0, [0, 1, 2, 4], :16] = 5.0  # what stands in the gap, with the masks as they were
+    with torch.no_grad():
+        states = [tower(v).last_hidden_state for v in (values, other)]
+    assert torch.allclose(states[0][0, 1:], states[1][0, 1:], atol=1e-6)
+    assert not torch.allclose(states[0][0, 1:], states[0][1, 1:], atol=1e-3)
+
+
 def test_a_unit_sees_its_own_recording_and_no_other(folder, layout, documents):
     made = opened(folder, layout)
     model, seen = attached(made, layout).eval(), windows()
