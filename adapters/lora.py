@@ -51,9 +51,14 @@ def attach(backbone: CausalBackbone, lora: Lora, rows: Sequence[int], seed: int)
         raise MienError(
             f"lora.targets: {missing or lora.targets} not among the base's linear layers {list(backbone.lora_targets)}"
         )
-    depth = int(backbone.model.config.num_hidden_layers)
+    depth = int(backbone.model.config.get_text_config().num_hidden_layers)
     if lora.layers is not None and lora.layers > depth:
         raise MienError(f"lora.layers: {lora.layers}, and the base has {depth}")
+    if lora.layers is not None and backbone.beside:
+        raise MienError(
+            f"lora.layers counts the layers of the language model, and {', '.join(backbone.beside)} are adapted too:"
+            " leave lora.layers out, or adapt the language model alone"
+        )
     if not lora.rows and not backbone.speaks_behaviour:
         raise MienError(
             "lora.rows: false needs a base that knows behaviour tokens; this one's rows for them are untrained"
@@ -64,6 +69,7 @@ def attach(backbone: CausalBackbone, lora: Lora, rows: Sequence[int], seed: int)
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=targets,
+        exclude_modules=backbone.excluded,
         trainable_token_indices=(sorted(rows) or None) if lora.rows else None,
         layers_to_transform=None if lora.layers is None else list(range(depth - lora.layers, depth)),
         task_type="CAUSAL_LM",
@@ -108,7 +114,7 @@ def restore(backbone: CausalBackbone, folder: Path) -> Any:
             f"this adapter was made for {raw.get('base_model_name_or_path')!r}, the base here is {backbone.identity!r}"
         )
     keys = ("r", "lora_alpha", "lora_dropout", "target_modules", "trainable_token_indices", "task_type")
-    optional = {k: raw[k] for k in ("layers_to_transform",) if raw.get(k) is not None}
+    optional = {k: raw[k] for k in ("layers_to_transform", "exclude_modules") if raw.get(k) is not None}
     model = get_peft_model(backbone.model, LoraConfig(**{k: raw[k] for k in keys}, **optional))
     outcome = set_peft_model_state_dict(model, tensors)
     unexpected = list(outcome.unexpected_keys)

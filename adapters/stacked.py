@@ -327,7 +327,7 @@ class Prefix:
     def __init__(self, model: Any, first: int, batch_of: Callable[[np.ndarray], Any], documents: int, batch: int = 64):
         import torch
 
-        decoder = getattr(model.get_base_model() if hasattr(model, "get_base_model") else model, "model", None)
+        decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
         layers = getattr(decoder, "layers", None)
         if decoder is None or not isinstance(layers, torch.nn.ModuleList) or not hasattr(decoder, "embed_tokens"):
             raise MienError("a cached prefix needs a decoder with `embed_tokens` and `layers`, as Llama's family has")

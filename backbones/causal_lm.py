@@ -34,7 +34,8 @@ class Batch:
     """Token rows for one step.
 
     ids, mask: int64[B, T] (right-padded); prompt: tokens at the start of each row that are given, not predicted;
-    unit: int64[B] which unit (here: window) a row belongs to; person: int64[B].
+    unit: int64[B] which unit (here: window) a row belongs to; person: int64[B]; given: what a backbone that sees more
+    than tokens is shown beside each row (backbones/llava.py).
     """
 
     ids: Any
@@ -42,6 +43,7 @@ class Batch:
     prompt: int
     unit: Any
     person: Any
+    given: Any = None
 
 
 @dataclass(kw_only=True)
@@ -50,7 +52,9 @@ class CausalBackbone:
 
     offset: id of the first behaviour token; identity: what a published adapter names as its base (a hub id or
     asset name, never a local path); fingerprint: of the frozen weights; lora_targets: literal module names;
-    speaks_behaviour: whether the base was pretrained on behaviour tokens (if not, an adapter trains all their rows).
+    speaks_behaviour: whether the base was pretrained on behaviour tokens (if not, an adapter trains all their rows);
+    excluded: a regular expression of the modules that LoRA leaves alone though their names are targets (PEFT's
+    `exclude_modules`); beside: modules outside the decoder that LoRA adapts; never: own tokens that are no words.
     """
 
     model: Any
@@ -60,6 +64,9 @@ class CausalBackbone:
     offset: int
     lora_targets: Sequence[str]
     speaks_behaviour: bool
+    excluded: str | None = None
+    beside: Sequence[str] = ()
+    never: Sequence[int] = ()
 
     def batch(
         self, documents: Sequence[np.ndarray], *, prompt: int, persons: Sequence[int] | np.ndarray, device: Any = "cpu"
@@ -88,7 +95,7 @@ class CausalBackbone:
         """Batches for the checks before private training: unit 0 is always the shortest document; it stands alone in
         the first, beside others of other content, order and length (shorter, much longer) in the rest."""
         mine, *others = sorted(documents, key=len)
-        room = getattr(self.model.config, "max_position_embeddings", None) or 2 * len(mine)
+        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2 * len(mine)
         long = [np.concatenate([d, d])[:room] for d in (others or [mine])]
         short = [d[: max(prompt + 2, len(d) // 2)] for d in others] or [mine[: max(prompt + 2, len(mine) // 2)]]
         sets = [[mine], [mine, *others], [mine, *short], [mine, *long], [mine, *others[::-1], *short]]
@@ -96,13 +103,17 @@ class CausalBackbone:
 
     def token_losses(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """Negative log-likelihood in nats of every predicted token: float32[B, T-1], and its 0/1 mask."""
-        return self._token_losses(model(input_ids=batch.ids, attention_mask=batch.mask).logits, batch)
+        return self._token_losses(model(**self.inputs(batch)).logits, batch)
 
     def losses_and_states(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """`losses`, and the last hidden states they were read from: float[B, T, hidden]."""
-        out = model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True)
+        out = model(**self.inputs(batch), output_hidden_states=True)
         nll, counted = self._token_losses(out.logits, batch)
         return nll.sum(1) / counted.sum(1).clamp(min=1), out.hidden_states[-1]
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """What the model's forward takes of a batch."""
+        return {"input_ids": batch.ids, "attention_mask": batch.mask}
 
     @staticmethod
     def _token_losses(logits: Any, batch: Batch) -> tuple[Any, Any]:
@@ -129,10 +140,27 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
 
     Raises MienError naming what is missing and how to get it.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     place, identity = source(config)
+    model = opened(AutoModelForCausalLM, place, config, "causal LM")
+    digest = weights_digest(model)
+    offset = append_rows(model, behaviour_tokens)
+    return CausalBackbone(
+        model=model,
+        identity=identity,
+        revision=config.revision,
+        fingerprint=digest,
+        offset=offset,
+        lora_targets=linear_names(model),
+        speaks_behaviour=False,
+    )
+
+
+def opened(kind: Any, place: str, config: Config, what: str) -> Any:
+    """`kind.from_pretrained` with our safeguards, quantised if asked. MienError saying what to give instead."""
+    import torch
+
     extra: dict[str, Any] = {}
     if config.quantise:
         try:
@@ -151,7 +179,7 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         extra["device_map"] = {"": local if torch.cuda.is_available() else "cpu"}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        return kind.from_pretrained(
             place,
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
@@ -161,23 +189,20 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
         )
     except (OSError, ValueError) as error:
         raise MienError(
-            f"cannot load the causal LM {config.model!r}: {str(error).splitlines()[0]} – give a hub id you can reach,"
+            f"cannot load the {what} {config.model!r}: {str(error).splitlines()[0]} – give a hub id you can reach,"
             " a local folder with config.json and model.safetensors, or fetch an asset with `mien assets fetch`"
         ) from None
-    digest = weights_digest(model)
+
+
+def append_rows(model: Any, behaviour_tokens: int) -> int:
+    """Room for the behaviour tokens after the model's own, everything frozen; the id of the first of them."""
+    import torch
+
     offset = model.get_input_embeddings().weight.shape[0]
     torch.manual_seed(0)  # the new rows' starting values are part of the recipe
     model.resize_token_embeddings(offset + behaviour_tokens, mean_resizing=False)
     model.requires_grad_(False)
-    return CausalBackbone(
-        model=model,
-        identity=identity,
-        revision=config.revision,
-        fingerprint=digest,
-        offset=offset,
-        lora_targets=linear_names(model),
-        speaks_behaviour=False,
-    )
+    return offset
 
 
 def source(config: Config) -> tuple[str, str]:

@@ -45,7 +45,7 @@ class Asset(config.Section):
     megabytes: int
     licence: str
     what: str
-    convert: Literal["watch", "smollm2"] | None = None
+    convert: Literal["watch", "smollm2", "dinov2"] | None = None
 
 
 @cache

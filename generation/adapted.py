@@ -41,7 +41,12 @@ def open_base(section: Plugin, layout: Layout) -> CausalBackbone:
             f"the base of backbone {section.name} was pretrained on other behaviour tokens than this layout's: give both"
             " recipes the same codecs"
         )
-    constrain(backbone.model, layout.grammar, backbone.offset, layout.never)
+    if backbone.beside:
+        raise MienError(
+            f"{' and '.join(backbone.beside)} would be adapted, and the verbs give no recording as soft tokens: nothing"
+            " there would ever be trained. Switch adapt_projector and adapt_vision off"
+        )
+    constrain(backbone.model, layout.grammar, backbone.offset, (*layout.never, *backbone.never))
     return backbone
 
 

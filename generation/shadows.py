@@ -129,7 +129,8 @@ def _shortened(
     model: Any, settings: Lora, batch_of: Callable[[np.ndarray], Any], documents: Documents
 ) -> Iterator[Callable[[np.ndarray], Any]]:
     """Where the lower layers are frozen and there is room, what they give is computed once."""
-    depth, width = int(model.config.num_hidden_layers), int(model.config.hidden_size)
+    shape = model.config.get_text_config()
+    depth, width = int(shape.num_hidden_layers), int(shape.hidden_size)
     room = int(documents.lengths.sum()) * width * 4 <= _PREFIX_BYTES
     if settings.layers is None or settings.rows or settings.layers >= depth or not room:
         yield batch_of

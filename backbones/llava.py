@@ -1,0 +1,352 @@
+"""LLaVA-style models: a language model with soft tokens in its prompt, made by a tower from images or from signals.
+
+Any class of transformers that answers to `AutoModelForImageTextToText` (LLaVA-1.5, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL,
+Qwen3-VL, …), and the thinkers of Qwen-Omni. Such a model carries behaviour documents like any causal LM; LoRA then stays
+in its language model. With `batch(..., given=…)` each row opens with the soft tokens of a recording.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import MienError
+from ..core.records import StreamSpec
+from . import causal_lm
+from .causal_lm import Batch, CausalBackbone
+
+ASSETS = ("dinov2-smollm2",)
+_THINKERS = {
+    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "qwen2_5_omni_thinker": "Qwen2_5OmniThinkerForConditionalGeneration",
+}
+_PROJECTORS = ("multi_modal_projector", "merger", "deepstack_merger_list")
+_UNUSED = ("head", "pooler")  # of a tower: what only its own pretraining reads
+_NO_WORDS = re.compile(r"(image|video|vision|audio).*_token_(id|index)$")
+
+
+class Config(causal_lm.Config):
+    """As for `causal_lm`, and: adapt_projector, adapt_vision: LoRA in the projector, and in the towers (images, audio,
+    signals), as well; both need recordings that are given as soft tokens."""
+
+    adapt_projector: bool = False
+    adapt_vision: bool = False
+
+
+@dataclass(kw_only=True)
+class LlavaBackbone(CausalBackbone):
+    """As `CausalBackbone`; every unit may be shown one recording.
+
+    soft: tokens that stand for one recording (0: this class takes none here); pack: recordings (None: nothing is shown) ->
+    float32[B, …], what the tower takes; each row is packed alone.
+    """
+
+    soft: int = 0
+    pack: Callable[[Sequence[Any]], np.ndarray] | None = None
+
+    def batch(
+        self, documents: Sequence[np.ndarray], *, prompt: int, persons: Sequence[int] | np.ndarray, device: Any = "cpu",
+        given: Sequence[Any] | None = None,
+    ) -> Batch:  # fmt: skip
+        """given: per document a recording, which its row opens with, or None. A recording is {stream: Signal} or an image
+        (uint8[H, W, 3] or a PIL image), as the tower takes it. To the grammar, soft tokens are padding in front."""
+        import torch
+
+        made = super().batch(documents, prompt=prompt, persons=persons, device=device)
+        if given is None:
+            if self.beside:
+                raise MienError(
+                    f"{' and '.join(self.beside)} would be adapted, and no recording is given as soft tokens: nothing there"
+                    " would ever be trained. Switch adapt_projector and adapt_vision off"
+                )
+            return made
+        if self.pack is None or not self.soft:
+            raise MienError(
+                f"{self.identity} ({self.model.config.model_type}) takes no recording as soft tokens here; that needs one"
+                " row of the tower for each row of the batch, which LLaVA-1.5's class has (model_type llava)"
+            )
+        if len(given) != len(documents):
+            raise MienError(f"{len(documents)} documents, and {len(given)} given recordings (None where there is none)")
+        room = made.ids.new_full((len(documents), self.soft), self.offset)
+        shown = torch.as_tensor([g is not None for g in given], device=device).to(made.mask.dtype)
+        values = torch.as_tensor(self.pack(given), device=device)
+        return replace(
+            made, ids=torch.cat([room, made.ids], 1), prompt=prompt + self.soft, given=values,
+            mask=torch.cat([shown[:, None].expand(-1, self.soft), made.mask], 1),
+        )  # fmt: skip
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        import torch
+
+        out = super().inputs(batch)
+        if batch.given is None:
+            return out
+        place = torch.arange(batch.ids.shape[1], device=batch.ids.device) < self.soft
+        return {**out, "pixel_values": batch.given, "soft": place.expand_as(batch.ids)}
+
+    def probes(
+        self, documents: Sequence[np.ndarray], *, prompt: int, device: Any = "cpu", given: Sequence[Any] | None = None
+    ) -> list[Batch]:
+        """As before; with given recordings, the others of each batch change theirs too, and one is shown none."""
+        if given is None:
+            return super().probes(documents, prompt=prompt, device=device)
+        mine, *others = sorted(range(len(documents)), key=lambda i: len(documents[i]))
+        short = [documents[i][: max(prompt + 2, len(documents[i]) // 2)] for i in others or [mine]]
+        full = [documents[i] for i in others]
+        sets: list[tuple[list[np.ndarray], list[Any]]] = [
+            ([], []), (full, [given[i] for i in others]), (full[::-1], [given[i] for i in others]),
+            ([*short, *full], [None] * len(short) + [given[mine]] * len(full)),
+        ]  # fmt: skip
+        return [
+            self.batch(
+                [documents[mine], *d], prompt=prompt, persons=[0] * (1 + len(d)), device=device, given=[given[mine], *g]
+            )
+            for d, g in sets
+        ]
+
+
+def load(config: Config, behaviour_tokens: int) -> LlavaBackbone:
+    """Load the model, append `behaviour_tokens` rows to its vocabulary, freeze everything, find what LoRA may touch.
+
+    Raises MienError naming what is missing, and for a model that is not LLaVA-like.
+    """
+    place, identity = source(config)
+    model = causal_lm.opened(_class(place, config), place, config, "LLaVA-style model")
+    return backbone(model, config, behaviour_tokens, identity, place)
+
+
+def backbone(model: Any, config: Config, behaviour_tokens: int, identity: str, place: str) -> LlavaBackbone:
+    """The seam around an opened model; place: the folder or hub id that says how its images are prepared."""
+    digest = causal_lm.weights_digest(model)
+    placeholder = int(getattr(model.config, "image_token_id", None) or 0)
+    if placeholder >= model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(placeholder + 1, mean_resizing=False)
+    offset = causal_lm.append_rows(model, behaviour_tokens)
+    kept, left = parts(model, projector=config.adapt_projector, vision=config.adapt_vision)
+    names, left = targets(model, left)
+    soft, pack = senses(model, place, config.revision)
+    model.__class__ = _carrying(type(model))
+    return LlavaBackbone(
+        model=model, identity=identity, revision=config.revision, fingerprint=digest, offset=offset,
+        lora_targets=names, speaks_behaviour=False, beside=kept, excluded=pattern(left),
+        never=no_words(model.config, offset), soft=soft, pack=pack,
+    )  # fmt: skip
+
+
+def with_signals(
+    text: causal_lm.Config, streams: Mapping[str, StreamSpec], folder: Path, *, seconds: int, rate_hz: int = 32,
+    width: int = 64, layers: int = 2, seed: int = 0,
+) -> Path:  # fmt: skip
+    """Write a LLaVA-style folder: a causal LM with a fresh tower for a cohort's signals, one soft token per second of at
+    most `seconds`. Load it as `model:`, with adapt_projector and adapt_vision, for both begin random.
+
+    MienError when a signal's range is not on the card, for it must not come from the recordings.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from . import _encoder
+
+    tower = _encoder.tower(streams, seconds=seconds, rate_hz=rate_hz, width=width, layers=layers)
+    place, _ = causal_lm.source(text)
+    model = causal_lm.opened(AutoModelForCausalLM, place, text, "causal LM")
+    return _encoder.save(_encoder.join(model, tower, strategy="full", seed=seed), folder)
+
+
+def source(config: Config) -> tuple[str, str]:
+    """Where to load from, and the public name of it."""
+    if config.model in ASSETS:
+        from . import _dinov2
+
+        return str(_dinov2.built()), f"mien-assets/{config.model}"
+    return causal_lm.source(config)
+
+
+def _class(place: str, config: Config) -> Any:
+    """The class that this configuration is made for."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
+
+    from . import _encoder
+
+    _encoder.register()
+    try:
+        kind = transformers.AutoConfig.from_pretrained(
+            place, revision=config.revision, trust_remote_code=False
+        ).model_type
+    except (OSError, ValueError, KeyError) as error:
+        raise MienError(
+            f"cannot load the LLaVA-style model {config.model!r}: {str(error).splitlines()[0]} – give a hub id you can"
+            " reach, a local folder with config.json and model.safetensors, or an asset"
+        ) from None
+    if kind in _THINKERS:
+        return getattr(transformers, _THINKERS[kind])
+    if kind not in CLASSES:
+        raise MienError(
+            f"{config.model!r} is a {kind}, which is no LLaVA-style model; a language model alone is `name: causal_lm`"
+        )
+    return transformers.AutoModelForImageTextToText
+
+
+# --- what LoRA may touch --------------------------------------------------------------------------------------------
+def parts(model: Any, *, projector: bool, vision: bool) -> tuple[list[str], list[str]]:
+    """Paths of the modules outside the language model that are to be adapted, and of those that are not."""
+    import torch
+
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    kept: list[str] = []
+    left: list[str] = []
+
+    def walk(path: str, module: Any) -> None:
+        for name, child in module.named_children():
+            here = f"{path}.{name}" if path else name
+            inside = list(child.modules())
+            if child is decoder or child is head or not any(isinstance(m, torch.nn.Linear) for m in inside):
+                continue
+            within = any(n.rsplit(".", 1)[-1] in _PROJECTORS for n, _ in child.named_modules() if n)
+            if name in _PROJECTORS:
+                (kept if projector else left).append(here)
+            elif any(m is decoder for m in inside) or within:
+                walk(here, child)
+            elif not vision:
+                left.append(here)
+            else:
+                kept.append(here)
+                left.extend(f"{here}.{n}" for n in _unread(model.config, child))
+
+    walk("", model)
+    return kept, left
+
+
+def _unread(config: Any, tower: Any) -> list[str]:
+    """Paths inside a tower that its features are not read from: a pooling head, and layers above the one that is read."""
+    import torch
+
+    out = [n for n, _ in tower.named_modules() if n.rsplit(".", 1)[-1] in _UNUSED]
+    read = getattr(config, "vision_feature_layer", None)
+    depth = getattr(getattr(tower, "config", None), "num_hidden_layers", None)
+    if isinstance(read, int) and isinstance(depth, int):
+        first = read if read >= 0 else depth + 1 + read
+        lists = [n for n, m in tower.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth]
+        out += [f"{n}.{i}" for n in lists for i in range(first, depth)]
+    return out
+
+
+def pattern(left: Sequence[str]) -> str | None:
+    """A regular expression of these modules and all inside them, as PEFT's `exclude_modules` matches it: whole names."""
+    return rf"(?:{'|'.join(map(re.escape, left))})(?:\..*)?" if left else None
+
+
+def targets(model: Any, left: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of the linear layers outside `left` (no output head), for LoRA, and `left` with what else has such a name (a
+    convolution, say). A bare number would name a whole layer of a list too: such a layer goes by its path."""
+    import torch
+
+    head, excluded = model.get_output_embeddings(), re.compile(pattern(left) or r"(?!)")
+    last = {n: n.rsplit(".", 1)[-1] for n, m in model.named_modules() if m is not head and not excluded.fullmatch(n)}
+    linear = {n for n in last if isinstance(model.get_submodule(n), torch.nn.Linear)}
+    names = {n if last[n].isdigit() else last[n] for n in linear}
+    return sorted(names), [*left, *(n for n in last if n not in linear and last[n] in names)]
+
+
+def no_words(config: Any, offset: int) -> tuple[int, ...]:
+    """Ids that stand for images, sounds and the like: text never says them."""
+    found = {v for k, v in config.to_dict().items() if _NO_WORDS.match(k) and isinstance(v, int)}
+    return tuple(sorted(v for v in found if 0 <= v < offset))
+
+
+# --- soft tokens ------------------------------------------------------------------------------------------------------
+def senses(model: Any, place: str, revision: str | None) -> tuple[int, Callable[[Sequence[Any]], np.ndarray] | None]:
+    """How many soft tokens a recording takes, and how recordings are packed for the tower; (0, None) where this class's
+    towers mix the rows of a batch, or cut one image into several."""
+    config = model.config
+    if config.model_type != "llava":
+        return 0, None
+    tower = config.vision_config
+    if tower.model_type == "behaviour_encoder":
+        return tower.seconds, tower.pack
+    images = Images.read(place, revision, tower.image_size)
+    extra = 1 if config.vision_feature_select_strategy == "full" else 0
+    return (images.size // tower.patch_size) ** 2 + extra, images.pack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """How a tower was shown its images: shortest side resized to `resize` pixels (bicubic), the middle `size` x `size`
+    cut out, scaled to 0 … 1, less `mean`, over `std`. Without mean and std nothing is known, and `pack` says so."""
+
+    size: int
+    resize: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @staticmethod
+    def read(place: str, revision: str | None, size: int) -> Images:
+        from transformers import ImageProcessingMixin
+
+        try:
+            raw, _ = ImageProcessingMixin.get_image_processor_dict(place, revision=revision)
+        except (OSError, ValueError):
+            return Images(size=size, resize=size)
+        crop, short = raw.get("crop_size") or size, raw.get("size") or size
+        crop = crop.get("height", size) if isinstance(crop, Mapping) else int(crop)
+        short = short.get("shortest_edge", short.get("height", crop)) if isinstance(short, Mapping) else int(short)
+        mean, std = raw.get("image_mean"), raw.get("image_std")
+        return Images(size=crop, resize=short, mean=mean and tuple(mean), std=std and tuple(std))
+
+    def pack(self, given: Sequence[Any]) -> np.ndarray:
+        """uint8[H, W, 3] arrays, PIL images or None -> float32[B, 3, size, size]."""
+        from PIL import Image
+
+        if self.mean is None or self.std is None:
+            raise MienError(
+                "the base has no preprocessor_config.json with image_mean and image_std: nobody knows how its tower was"
+                " shown images"
+            )
+        out = np.zeros((len(given), 3, self.size, self.size), dtype=np.float32)
+        for i, image in enumerate(given):
+            if image is None:
+                continue
+            if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
+                raise MienError(f"an image is uint8[height, width, 3], not {image.dtype}{list(image.shape)}")
+            picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+            picture = picture.convert("RGB")
+            scale = self.resize / min(picture.size)
+            wide, high = (max(self.size, round(s * scale)) for s in picture.size)
+            picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
+            x, y = (wide - self.size) // 2, (high - self.size) // 2
+            pixels = np.asarray(picture, dtype=np.float32)[y : y + self.size, x : x + self.size] / 255
+            out[i] = ((pixels - np.array(self.mean)) / np.array(self.std)).transpose(2, 0, 1)
+        return out
+
+
+def _carrying(kind: type) -> type:
+    """The class with a `forward` that takes a mask `soft`: bool[B, T], where soft tokens stand. Whatever ids stand there
+    become the model's placeholder, so that outside (to the grammar) they can be padding, which leaves its state as it is.
+    """
+    import inspect
+
+    import torch
+
+    def forward(self: Any, input_ids: Any = None, soft: Any = None, **kwargs: Any) -> Any:
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        if cache is None or cache.get_seq_length() == 0:
+            if soft is not None:
+                input_ids = torch.where(soft, self.config.image_token_id, input_ids)
+            if getattr(self.model, "rope_deltas", None) is not None:
+                self.model.rope_deltas = None  # Qwen keeps them between calls: the last batch's would move this one's
+        return super(made, self).forward(input_ids=input_ids, **kwargs)
+
+    own = inspect.signature(kind.forward)
+    extra = inspect.Parameter("soft", inspect.Parameter.KEYWORD_ONLY, default=None)
+    known = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    rest = [p for p in own.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    forward.__signature__ = own.replace(parameters=[*known, extra, *rest])  # type: ignore[attr-defined]
+    made = type(
+        kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    )
+    return made

@@ -1,0 +1,105 @@
+"""The loop on a LLaVA-style base: every verb unchanged, plain and private; a tower of signals that nothing looks through
+is refused before anything is charged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers as t
+import yaml
+
+from mien.core import assets
+from mien.core.errors import MienError
+from mien.core.records import Cohort
+from mien.privacy.ledger import Ledger
+
+from .conftest import RECIPES, Lab, lab
+
+BASE = {"name": "llava", "model": "base"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Lab:
+    """The toy study on a random LLaVA of a few thousand parameters in the folder `base`."""
+    made = lab(tmp_path_factory.mktemp("llava") / "study")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    t.LlavaForConditionalGeneration(
+        t.LlavaConfig(
+            vision_config=t.CLIPVisionConfig(**shape, image_size=28, patch_size=14),  # type: ignore[arg-type]
+            text_config=t.LlamaConfig(**shape, vocab_size=300, max_position_embeddings=512),  # type: ignore[arg-type]
+            image_token_index=299,
+        )
+    ).save_pretrained(made.folder / "base")
+    plain = {**RECIPES["adapt"], "backbone": BASE}
+    private = {
+        **plain, "study": "toy_private", "privacy": {"epsilon": 8, "batch": 2, "rows": 6},
+        "train": {**plain["train"], "micro_batch": 4}, "lora": {"rank": 4, "alpha": 8},
+    }  # fmt: skip
+    seeing = {**private, "study": "toy_seeing", "backbone": {**BASE, "adapt_vision": True}}
+    for name, recipe in {"adapt": plain, "private": private, "seeing": seeing}.items():
+        (made.folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_loop_on_a_llava(study):
+    for verb in ("adapt", "generate", "attack", "evaluate"):
+        study.run(verb, f"{verb}.yaml")
+    config = json.loads((study.only("adapt") / "release" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "local/base"
+    assert "vision_tower" in config["exclude_modules"]
+    assert min(config["trainable_token_indices"]) == 300  # every behaviour row, no word
+    assert len(Cohort.read(study.only("generate") / "release" / "cohort")) == 12 * 8
+    report = json.loads((study.only("generate") / "release" / "report.json").read_text())
+    assert report["results"][0]["value"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_private_run_on_a_llava(study):
+    ledger = study.folder / "ledger" / "ledger.sqlite"
+    before = Ledger.open(ledger).head()
+    refused = study.run("adapt", "seeing.yaml", ok=False)
+    assert refused.returncode
+    assert "the verbs give no recording as soft tokens" in refused.stdout + refused.stderr
+    assert Ledger.open(ledger).head() == before
+    study.run("adapt", "private.yaml")
+    (run,) = (study.folder / "runs").glob("adapt-toy_private-*")
+    assert 7 < json.loads((run / "release" / "adapter" / "guarantee.json").read_text())["epsilon"] <= 8
+
+
+def fetched() -> bool:
+    try:
+        return all(assets.file(name) for name in ("watch", "dinov2-s", "smollm2-135m"))
+    except MienError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not fetched(), reason="needs `mien assets fetch watch dinov2-s smollm2-135m`")
+def test_watch_on_real_weights(tmp_path):
+    made = lab(tmp_path / "watch_llava")
+    env = {**os.environ, "MIEN_RUNS": str(made.folder / "runs"), "MIEN_LEDGER": str(made.folder / "ledger.sqlite")}
+    for command in (
+        ["adapt", "recipes/watch_llava/adapt.yaml", "train.max_steps=3", "train.batch=4", "stride_s=60"],
+        ["generate", "recipes/watch_llava/generate.yaml", "sampling.per_label=2"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "mien.cli", *command], cwd=made.folder, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-2500:]
+    runs = made.folder / "runs"
+    (adapter,) = runs.glob("adapt-watch_llava-*/release/adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "mien-assets/dinov2-smollm2"
+    assert min(config["trainable_token_indices"]) == 49153
+    (cohort,) = runs.glob("generate-watch_llava-*/release/cohort")
+    assert len(Cohort.read(cohort)) == 14
