@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 Value = str | int | float | bool
 PURPOSES = ("training", "generation", "alignment", "audit", "evaluation", "sharing")
+RESTRICTIONS = {  # what a licence or an agreement asks, of the recordings and of everything made from them
+    "attribution": "its authors are to be cited",
+    "share-alike": "what is made from it is passed on under its own terms",
+    "non-commercial": "no commercial use",
+    "research-only": "for research alone",
+    "no-redistribution": "no recording of it may be passed on",
+    "credentialed": "only for persons whom its holder has admitted, each by themselves",
+}
 _FORMAT = 2
 
 
@@ -286,7 +294,8 @@ class CohortCard:
     """What a reader of any artefact made from this cohort may know. Holds nothing about a single person.
 
     tasks: label name -> its classes; attributes: names only; streams: name -> StreamSpec;
-    consent: the basis in words; synthetic: made by a generator; guarantee: under what protection it was made.
+    consent: the basis in words; synthetic: made by a generator; guarantee: under what protection it was made;
+    restrictions: what the licence asks, of RESTRICTIONS: they bind every artefact made from the cohort too.
     """
 
     name: str
@@ -299,6 +308,13 @@ class CohortCard:
     synthetic: bool = False
     guarantee: str = ""
     lineage: tuple[str, ...] = ()
+    restrictions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [r for r in self.restrictions if r not in RESTRICTIONS]
+        if unknown:
+            raise MienError(f"unknown restriction {unknown[0]!r}; there are {', '.join(RESTRICTIONS)}")
+        object.__setattr__(self, "restrictions", tuple(r for r in RESTRICTIONS if r in self.restrictions))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -321,6 +337,7 @@ class CohortCard:
             "synthetic": self.synthetic,
             "guarantee": self.guarantee,
             "lineage": list(self.lineage),
+            **({"restrictions": list(self.restrictions)} if self.restrictions else {}),
         }
 
     @staticmethod
@@ -346,6 +363,7 @@ class CohortCard:
             synthetic=bool(raw.get("synthetic", False)),
             guarantee=raw.get("guarantee", ""),
             lineage=tuple(raw.get("lineage", ())),
+            restrictions=tuple(raw.get("restrictions", ())),
         )
 
 

@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     source = runs.find(recipe.adapter, "adapt")
     console.say(f"adapter: {source.name}")
     split = splits.Splits.read(source / "private" / "splits.json")
-    guarantee = Report.read(source / "release" / "report.json").guarantee
+    adapter = Report.read(source / "release" / "report.json")
+    guarantee, bound = adapter.guarantee, adapter.restrictions
     require_consent(config.Plugin(**runs.asked(source)["config"]["cohort"]), split.train, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
     run = runs.Run.start("generate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
@@ -48,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
             valid = sum(layout.grammar.accepts(row[row != PAD]) for row in ids)
             card = CohortCard(
                 name=f"synthetic-{recipe.study}",
-                licence=f"derived from {adapted.config['cohort']['name']}: see that cohort's licence",
+                licence=f"derived from {adapted.config['cohort']['name']}: see that cohort's licence"
+                + (f", which asks of this too: {', '.join(bound)}" if bound else ""),
+                restrictions=bound,
                 consent="synthetic recordings; the persons behind the adapter are covered by their cohort's consent",
                 tasks={layout.task: layout.classes},
                 streams=layout.streams,
@@ -59,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             )
             shutil.rmtree(run.release / "cohort", ignore_errors=True)
             Cohort.store(sample.recordings(ids, layout), run.release / "cohort", card=card)
-            write_report(run, recipe, valid, len(ids), split, guarantee)
+            write_report(run, recipe, valid, len(ids), split, adapter)
     console.say(f"synthetic cohort: {run.release / 'cohort'}")
     return 0
 
@@ -80,10 +83,11 @@ def one_part(run: runs.Run, adapted, labels: list[str], i: int, recipe: Generate
     return rows
 
 
-def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: splits.Splits, guarantee: str) -> None:
+def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: splits.Splits, adapter: Report) -> None:
     Report(
         verb="generate", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
-        inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=guarantee,
+        inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=adapter.guarantee,
+        restrictions=adapter.restrictions,
         environment=environment(recipe.seed), caveats=(splits.WARNING,) if split.kind == "random_window" else (),
         results=(
             Result(metric="valid sequences", value=valid / n, unit="recording", note=f"{valid} of {n} sampled"),

@@ -26,7 +26,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, Signal, StreamSpec
 from .. import pickles
 
-VERSION = 1  # of the conversion below: a change of it makes a new cache entry
+VERSION = 2  # of the conversion below: a change of it makes a new cache entry
 LABEL_HZ = 700.0
 CONDITIONS = {1: "baseline", 2: "stress", 3: "amusement", 4: "meditation"}
 _SHORTEST_S = 5.0
@@ -75,6 +75,7 @@ def load(config: Config) -> Cohort:
     card = CohortCard(
         name="wesad",
         licence="WESAD: scientific, non-commercial use only; so is everything made from it",
+        restrictions=("attribution", "non-commercial", "research-only", "no-redistribution"),
         consent="participants of Schmidt et al. 2018 consented to scientific use; all purposes are assumed for each",
         tasks={"affect": tuple(CONDITIONS.values()), "stress": ("no", "yes")},
         attributes=tuple(_FACTS.values()),
