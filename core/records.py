@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from . import console
 from .errors import MienError
 from .paths import cache_home
 
@@ -501,8 +502,18 @@ class Cohort:
     `consent.json` (per person; absent for synthetic cohorts) and `data-*.parquet`.
     """
 
-    def __init__(self, *, card: CohortCard, rows: datasets.Dataset, consents: Mapping[str, Consent], fingerprint: str):
+    def __init__(
+        self, *, card: CohortCard, rows: datasets.Dataset, consents: Mapping[str, Consent], fingerprint: str,
+        folder: Path | None = None,
+    ):  # fmt: skip
         self.card, self.rows, self.consents, self.fingerprint = card, rows, dict(consents), fingerprint
+        self.folder = folder  # where it was read from; None: in memory, or a part of another
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What its reader said when it was converted: what was left out, and why."""
+        file = self.folder and self.folder / "told.txt"
+        return tuple(file.read_text(encoding="utf-8").splitlines()) if file and file.is_file() else ()
 
     # --- making -----------------------------------------------------------------------------------------
     @staticmethod
@@ -524,7 +535,10 @@ class Cohort:
         if cache is not None and key is not None:
             folder = cache / f"{key}-{_FORMAT}"
             if not (folder / "cohort.json").exists():
-                Cohort.store(recordings, folder, card=card, consents=consents)
+                with console.heard() as told:
+                    Cohort.store(recordings, folder, card=card, consents=consents)
+                if told:
+                    (folder / "told.txt").write_text("\n".join(told) + "\n", encoding="utf-8")
             return Cohort.read(folder)
         features = datasets.Features.from_arrow_schema(arrow_schema())
         data = datasets.Dataset.from_list(list(_checked(recordings, card)), features=features)
@@ -582,6 +596,7 @@ class Cohort:
             rows=data,
             consents=consents,
             fingerprint=raw["fingerprint"],
+            folder=folder,
         )
 
     # --- reading ----------------------------------------------------------------------------------------
