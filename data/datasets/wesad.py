@@ -137,8 +137,9 @@ def _find(root: Path, source: str) -> dict[str, Path]:
 
 
 def _beside(person: str, file: Path, root: Path, config: Config) -> list[Path]:
-    """The person's other files that are read."""
-    names = ["quest.csv"] if config.questionnaires or config.source == "e4" else []
+    """The person's other files that are read. MienError for a link out of the folder."""
+    names = ["readme.txt"]
+    names += ["quest.csv"] if config.questionnaires or config.source == "e4" else []
     names += ["respiban.txt"] if config.source == "e4" else []
     found = [p for n in names if (p := file.with_name(f"{person}_{n}")).is_file()]
     found += sorted(p for p in file.glob("*.csv") if p.name in empatica.FILES) if file.is_dir() else []
