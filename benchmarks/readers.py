@@ -119,11 +119,15 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(args.child[0], Path(args.child[1]))
+        if args.child[0] == "write":
+            write(Path(args.child[1]), args.persons, args.minutes)
+        else:
+            child(args.child[0], Path(args.child[1]))
         return
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="mien-readers-") as folder:
         root = Path(folder) / "WESAD"
-        write(root, args.persons, args.minutes)
+        command = [sys.executable, __file__, "--persons", str(args.persons), "--minutes", str(args.minutes), "--child"]
+        subprocess.run([*command, "write", str(root)], check=True)  # or its memory would be counted as the readers'
         sizes = {end: size(root, end) for end in (".pkl", ".zip")}
         print(
             f"{args.persons} persons of {args.minutes:g} min: pickles {sizes['.pkl']:.0f} MB, archives {sizes['.zip']:.0f} MB"
@@ -134,7 +138,7 @@ def main() -> None:
         found = {}
         for row in ROWS:
             done = subprocess.run(
-                [sys.executable, __file__, "--child", row, str(root)], capture_output=True, text=True, check=True,
+                [*command, row, str(root)], capture_output=True, text=True, check=True,
                 env={**os.environ, "MIEN_CACHE": str(Path(folder) / "cache")},
             )  # fmt: skip
             found[row] = json.loads(done.stdout.splitlines()[-1])
