@@ -797,7 +797,10 @@ def _stream_to_parquet(
         if not batch:
             return
         if shard is None:
-            shard = pq.ParquetWriter(staging / f"data-{shards:05d}.parquet", schema, compression="zstd")
+            # samples hardly repeat: a dictionary of them took fifty times as long and four times the memory
+            shard = pq.ParquetWriter(
+                staging / f"data-{shards:05d}.parquet", schema, compression="zstd", use_dictionary=False
+            )
             shards += 1
         shard.write_table(pa.Table.from_pylist(batch, schema=schema))
         pa.default_memory_pool().release_unused()  # or freed pages pile up: memory would grow with the cohort
