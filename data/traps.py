@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from ..core import config, intervals, plugins
+from ..core import config, plugins
 from ..core.errors import MienError
 from ..core.records import RESTRICTIONS, Cohort, Text
-from . import sources, splits
+from . import clues, sources, splits
 from .check import Finding
 
 _ADULT = 18
 _FEW = 30  # persons, below which one of them is more than three points
-_CLUE = 0.65  # of AUROC or balanced accuracy: what metadata has to reach to be told of
 _PLACES = ("country", "state", "locality", "city", "region", "postcode", "zip", "site", "place", "location")
 _PEOPLE = ("age", "sex", "gender", "race", "ethnicity")
 _ROLES = ("interviewer", "agent", "ellie", "therapist", "clinician")  # who asks, and knows what to ask
@@ -243,18 +242,17 @@ def _clues(cohort: Cohort, rows: _Rows) -> Iterator[Finding]:
                 level="info", where=where, problem="too few persons or classes to tell what metadata says of it"
             )
             continue
-        columns = {k: _coded([v[i] for i in use]) for k, v in metadata(rows).items()}
-        columns = {k: v for k, v in columns.items() if v.shape[1] > 1}
-        found = [_Clue.measured(name, x, y, person) for name, x in columns.items()]
+        columns = clues.columns({k: [v[i] for i in use] for k, v in metadata(rows).items()})
+        found = [clues.Clue.measured(name, x, y, person) for name, x in columns.items()]
         majority = max(Counter(y).values()) / len(y)
-        told = sorted((c for c in found if c.value >= _CLUE), key=lambda c: -c.value)[:5]
+        told = sorted((c for c in found if c.telling), key=lambda c: -c.value)[:5]
         if len(columns) > 1:
-            told.append(_Clue.measured("all of it together", np.hstack(list(columns.values())), y, person))
+            told.append(clues.Clue.measured("all of it together", np.hstack(list(columns.values())), y, person))
         if told:
             yield Finding(
-                level="warning" if told[0].value >= _CLUE else "info", where=where,
+                level="warning" if told[0].telling else "info", where=where,
                 problem=f"metadata alone, on persons it was not learnt on: {'; '.join(c.text() for c in told)} (always the"
-                f" commonest label: balanced accuracy {_short(1 / len(set(y)))}, accuracy {_short(majority)})",
+                f" commonest label: balanced accuracy {clues.short(1 / len(set(y)))}, accuracy {clues.short(majority)})",
                 fix="report this beside any result; balance, match or split by what gives the label away",
             )  # fmt: skip
         if all(len({*y[person == p]}) == 1 for p in {*person}):
@@ -272,100 +270,6 @@ def metadata(rows: _Rows) -> dict[str, list[Any]]:
     for name in sorted({a for facts in rows.attributes for a in facts}):
         out[name] = [facts.get(name) for facts in rows.attributes]
     return out
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Clue:
-    """How well one piece of metadata predicts a label of persons it was not learnt on."""
-
-    name: str
-    value: float
-    kind: str
-    statistic: Callable[..., float]
-    data: tuple[np.ndarray, ...]
-    person: np.ndarray
-
-    @staticmethod
-    def measured(name: str, x: np.ndarray, y: np.ndarray, person: np.ndarray) -> _Clue:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedGroupKFold
-
-        classes = np.array(sorted(set(y)), dtype=object)
-        scores, fold = np.zeros((len(y), len(classes))), np.zeros(len(y), dtype=np.int64)
-        parts = min(5, min(len({*person[y == c]}) for c in classes))
-        division = StratifiedGroupKFold(parts, shuffle=True, random_state=0)
-        for i, (train, test) in enumerate(division.split(x, y, person)):
-            fold[test] = i
-            if len({*y[train]}) < 2:
-                continue
-            model = LogisticRegression(class_weight="balanced", max_iter=300).fit(x[train], y[train].astype(str))
-            scores[np.ix_(test, np.searchsorted(classes.astype(str), model.classes_))] = model.predict_proba(x[test])
-        if len(classes) == 2:
-            kind, statistic, data = "AUROC", _auc_in_folds, (scores[:, 1], y == classes[1], fold)
-        else:
-            kind, statistic, data = "balanced accuracy", _balanced, (classes[scores.argmax(1)] == y, y)
-        return _Clue(name=name, value=statistic(*data), kind=kind, statistic=statistic, data=data, person=person)
-
-    def text(self) -> str:
-        """With an interval over persons; of more than 200, over 200 groups of them, which is as wide and quicker."""
-        _, group = np.unique(self.person.astype(str), return_inverse=True)
-        found = intervals.over_persons(self.statistic, group % 200, *self.data)
-        span = "" if found.low is None or found.high is None else f" [{_short(found.low)}, {_short(found.high)}]"
-        return f"{self.name} {self.kind} {_short(self.value)}{span}"
-
-
-def _auc_in_folds(scores: np.ndarray, truth: np.ndarray, fold: np.ndarray) -> float:
-    """Only scores of one model are compared: those of five, pooled, differ by how their test persons do, which would
-    count against the clue."""
-    won = pairs = 0.0
-    for i in np.unique(fold):
-        a, b = scores[(fold == i) & truth], scores[(fold == i) & ~truth]
-        if len(a) and len(b):
-            won += intervals.auc(a, b) * len(a) * len(b)
-            pairs += len(a) * len(b)
-    return won / pairs if pairs else 0.5
-
-
-def _balanced(right: np.ndarray, y: np.ndarray) -> float:
-    return float(np.mean([right[y == c].mean() for c in sorted(set(y))]))
-
-
-def _short(share: float) -> str:
-    return f"{share:.2f}".lstrip("0") if share < 1 else f"{share:.2f}"
-
-
-def _coded(values: Sequence[Any]) -> np.ndarray:
-    """float[n, k] of zeros and ones: tenths of a number or date, the thirty commonest words; absent is one of its own."""
-    there = [v for v in values if v is not None and v != ""]
-    numbers: list[float | None] = []
-    for v in values:
-        numbers.append(None if v is None or v == "" else _number(v))
-    if there and all(x is not None for v, x in zip(values, numbers, strict=True) if v is not None and v != ""):
-        known = np.array([x for x in numbers if x is not None])
-        levels = np.unique(known)
-        edges = levels[1:] if len(levels) <= 10 else np.unique(np.quantile(known, np.linspace(0.1, 0.9, 9)))
-        bins: list[Any] = [None if x is None else int(np.searchsorted(edges, x, side="right")) for x in numbers]
-    else:
-        common = {v for v, _ in Counter(map(str, there)).most_common(30)}
-        bins = [None if v is None or v == "" else str(v) if str(v) in common else "other" for v in values]
-    names = list(dict.fromkeys(bins))
-    return np.array([[b == n for n in names] for b in bins], dtype=np.float64)
-
-
-def _number(value: Any) -> float | None:
-    """A number or a date as a number; None for words."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return float(value)
-    text = str(value)
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}|(19|20)\d{6}", text):
-        digits = text.replace("-", "")
-        try:
-            return float(date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).toordinal())
-        except ValueError:
-            return None
-    return None
 
 
 # --- the persons, and the terms -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from mien.core import plugins
 from mien.core.errors import MienError
 from mien.core.records import Cohort, CohortCard, Consent, Recording, Signal, StreamSpec, Text
 from mien.data import commands, traps
-from mien.data.traps import _coded, _number
+from mien.data.clues import coded, columns, number
 
 SPEC = StreamSpec(channels=("x",), unit="g", rate_hz=10.0, range=(-4.0, 4.0))
 
@@ -217,12 +217,43 @@ def test_a_file_that_is_no_folds(tmp_path, text, says):
         traps.traps(cohort(), folds=tmp_path / "g.csv")
 
 
+def test_columns_that_say_the_same_are_one_and_symptoms_are_taken_together():
+    yes = ["yes", None, "yes", None]
+    found = columns(
+        {"session": ["20200413", "20200414"] * 2, "record_date": ["2020-04-13", "2020-04-14"] * 2, "empty": [None] * 4}
+        | {f"symptom_{s}": yes for s in ("cough", "fever", "cold")}
+    )
+    assert {k: v.shape for k, v in found.items()} == {"session or record_date": (4, 2), "symptom_…": (4, 6)}
+
+
+def test_a_clue_among_many_classes_is_told_by_how_far_it_is_from_chance():
+    """Place agrees with one of seven classes in a person's two of three: .43 is far from one seventh."""
+    facts, rng = [], np.random.default_rng(0)
+    made = []
+    for p in range(210):
+        y = p % 7
+        facts.append({"place": f"t{y if p % 5 < 2 else rng.integers(7)}"})
+        made.append(
+            Recording(
+                id=f"r{p}", person=f"p{p}", labels={"t": "abcdefg"[y]}, attributes=facts[p],
+                streams={"acc": Signal(values=rng.normal(size=(50, 1)), rate_hz=10.0, channels=("x",), unit="g")},
+            )
+        )  # fmt: skip
+    card = CohortCard(
+        name="db", licence="x", consent="x", tasks={"t": tuple("abcdefg")}, attributes=("place",), streams={"acc": SPEC}
+    )
+    f = one(traps.traps(Cohort.build(made, card=card)), "label t", "metadata alone")
+    assert f.level == "warning"
+    assert re.search(r"place balanced accuracy \.[45]\d \[", f.problem), f.problem
+    assert "balanced accuracy .14, accuracy .14" in f.problem
+
+
 def test_coding_of_metadata():
-    assert _number("2020-04-13") == _number("20200413")
-    assert [_number(x) for x in ("2020-13-40", "twelve", True, 3)] == [None, None, None, 3.0]
-    assert _coded([1, 1, 2, None]).tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert _coded(list(range(100))).shape == (100, 10)
-    assert _coded([f"w{i}" for i in range(50)]).shape == (50, 31)
+    assert number("2020-04-13") == number("20200413")
+    assert [number(x) for x in ("2020-13-40", "twelve", True, 3)] == [None, None, None, 3.0]
+    assert coded([1, 1, 2, None]).tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert coded(list(range(100))).shape == (100, 10)
+    assert coded([f"w{i}" for i in range(50)]).shape == (50, 31)
 
 
 # --- the commands ---------------------------------------------------------------------------------------------
