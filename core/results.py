@@ -52,7 +52,8 @@ class Result(Section):
 
 class Report(Section):
     """What a run found, under which conditions. summary: what was done, in a sentence or two, without anybody in it;
-    `not_measured` and `caveats` are sentences shown to the reader."""
+    `not_measured` and `caveats` are sentences shown to the reader; restrictions: of the cohort (core/records.RESTRICTIONS),
+    which bind what was made from it."""
 
     verb: str
     run: str
@@ -67,6 +68,7 @@ class Report(Section):
     environment: dict[str, Any]
     not_measured: tuple[str, ...] = ()
     caveats: tuple[str, ...] = ()
+    restrictions: tuple[str, ...] = ()
     status: Literal["finished", "partial"] = "finished"
 
     def write(self, path: Path) -> None:

@@ -1,12 +1,9 @@
-"""`mien data check | pack | list | describe`: what is wrong with a folder of recordings, and what is in a cohort."""
+"""What is wrong with a folder of recordings: its tables and files, consent, units, gaps, confounders."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -14,20 +11,14 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import ValidationError
 
 from ..core import config as recipes
-from ..core import console, plugins
-from ..core.config import Plugin
-from ..core.errors import MienError
-from ..core.records import PURPOSES, Cohort
-from . import folders, schema, tables
-from .datasets import folder
+from . import folders, schema
 
 Level = Literal["error", "warning", "info"]
-SHORT_S = 4.0  # the window length of the shipped recipes
 UNSTATED = "not stated"
+SHORT_S = 4.0  # the window length of the shipped recipes
 _CLUE = 0.9
 
 
@@ -364,244 +355,3 @@ def _attribute_findings(plan: folders.Plan, say: Any) -> None:
             f"of the persons, {100 * alone:.0f} % are the only one with their combination of {', '.join(names)}",
             "who knows these facts can point at the person: coarsen them (age in decades), or declare fewer",
         )
-
-
-# --- what is in a cohort ----------------------------------------------------------------------------------------
-def summary(cohort: Cohort) -> list[tuple[str, str]]:
-    """(what, how much) lines: persons, recordings, seconds, labels, streams. One pass over the samples."""
-    persons: Counter[str] = Counter(cohort.column("person"))
-    lengths: Counter[str] = Counter()
-    streams: Counter[str] = Counter()
-    total = 0.0
-    for r in cohort:
-        total += r.seconds
-        for name, signal in r.streams.items():
-            streams[name] += 1
-            lengths[name] += round(signal.seconds * 1000)
-    out = [
-        ("persons", str(len(persons))),
-        ("recordings", f"{len(cohort)} ({min(persons.values())} to {max(persons.values())} per person)"),
-        ("time", f"{total:.0f} s ({console.duration(total)})"),
-    ]
-    labels = cohort.column("labels")
-    for task, classes in cohort.card.tasks.items():
-        counts = Counter(str(x[task]) for x in labels if task in x)
-        named = [*classes, *sorted(set(counts) - set(classes))]
-        text = ", ".join(f"{c} {counts[c]}" for c in named)
-        missing = len(labels) - sum(counts.values())
-        out.append((f"label {task}", text + (f", unlabelled {missing}" if missing else "")))
-    if cohort.card.attributes:
-        out.append(("attributes", ", ".join(cohort.card.attributes)))
-    for name, s in cohort.card.streams.items():
-        if s.kind != "signal":
-            what = f"{s.kind} ({', '.join(s.channels)})"
-            out.append((f"stream {name}", f"{what}; {streams[name]} recordings, {lengths[name] / 1000:.0f} s"))
-            continue
-        span = "no range" if s.range is None else f"range {s.range[0]:g} to {s.range[1]:g}"
-        out.append(
-            (
-                f"stream {name}",
-                f"{', '.join(s.channels)} in {s.unit} at {s.rate_hz:g} Hz, {span}; {streams[name]} recordings,"
-                f" {lengths[name] / 1000:.0f} s",
-            )
-        )
-    return out
-
-
-# --- commands -----------------------------------------------------------------------------------------------------
-def check_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mien data check",
-        description="Read a folder of recordings from end to end and list everything that is wrong or risky: files"
-        " and tables (errors), units, gaps, consent and confounders (warnings). It changes nothing in the folder."
-        " Exit code 1 if there is an error.",
-        epilog="The folder's layout: docs/bring-your-own.md. From numpy arrays: mien data pack --help",
-    )
-    parser.add_argument("root", help="the folder that holds cohort.yaml")
-    args = parser.parse_args(argv)
-    found = check(args.root)
-    counts = Counter(f.level for f in found)
-    if found:
-        rows = [(f.level, f.where, f.problem, f.fix) for f in found]
-        console.table(f"{args.root}", ["level", "where", "problem", "what to do"], rows)
-    console.say(f"{counts['error']} error(s), {counts['warning']} warning(s), {counts['info']} note(s) in {args.root}")
-    again = f"mien data check {shlex.quote(args.root)}"
-    if counts["error"]:
-        console.say(f"repair the errors, then: {again}")
-        return 1
-    cohort = folder.load(folder.Config(root=args.root))
-    console.table(cohort.card.name, ["what", "how much"], summary(cohort))
-    task = next(iter(cohort.card.tasks), None)
-    if task is None:
-        console.say("declare a task in cohort.yaml (a label column and its classes), then:")
-    console.say(
-        f"next: mien adapt recipes/folder/adapt.yaml cohort.root={shlex.quote(args.root)} task={task or '<column>'}"
-    )
-    return 0
-
-
-def pack_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mien data pack",
-        description="Make a folder that Mien reads from one npz of numpy arrays: values [N, T, C] (or values_0,"
-        " values_1, … of shape [T, C] for recordings of unequal length), person [N], label [N]; optional session [N],"
-        " start_s [N] (seconds), attribute_<name> [N]. Then complete its cohort.yaml and run `mien data check`.",
-        epilog="example: mien data pack arrays.npz my-study --rate 50 --channels x,y,z --unit g --task activity"
-        " --range -4,4 --stream acc",
-    )
-    parser.add_argument("arrays", help="the npz file; text arrays must have a plain text type, not object")
-    parser.add_argument("out", help="the folder to make; it must not exist")
-    parser.add_argument("--rate", type=float, required=True, metavar="HZ", help="samples per second")
-    parser.add_argument("--channels", required=True, metavar="A,B,…", help="names of the C channels, in order")
-    parser.add_argument("--unit", required=True, help="the unit of the values: g, m/s2, mV, uS …")
-    parser.add_argument("--task", required=True, help="what the labels are: the label column's name, e.g. activity")
-    parser.add_argument(
-        "--range",
-        metavar="LOW,HIGH",
-        help="the sensor's plausible span, from its data sheet or from physiology. Never the data's own minimum and"
-        " maximum: these would give away somebody's extremes",
-    )
-    parser.add_argument("--stream", default="signal", help="name of the stream (default: %(default)s)")
-    parser.add_argument("--gaps", choices=("refuse", "mark"), default="refuse", help="mark: rows with NaN are gaps")
-    parser.add_argument("--name", help="name of the cohort (default: the folder's)")
-    parser.add_argument("--licence", default=UNSTATED, help="under what terms you hold the data")
-    parser.add_argument("--consent", default=UNSTATED, metavar="BASIS", help="what the people signed, in words")
-    parser.add_argument(
-        "--purposes",
-        default=",".join(folder.DEFAULT_PURPOSES),
-        help=f"what they agreed to, of {', '.join(PURPOSES)} (default: %(default)s)",
-    )
-    args = parser.parse_args(_joined(argv, "--range"))
-    source = Path(args.arrays)
-    if not source.is_file():
-        raise MienError(f"no such file: {source}; save the arrays with np.savez")
-    arrays = tables.open_npz(source, str(source))
-    for needed in ("person", "label"):
-        if needed not in arrays:
-            raise MienError(
-                f"{source}: no array {needed!r} (it holds {', '.join(sorted(arrays))}); add one per recording"
-            )
-    values = _values(arrays, str(source))
-    attributes = {k.removeprefix("attribute_"): v for k, v in arrays.items() if k.startswith("attribute_")}
-    known = {"values", "person", "label", "session", "start_s"}
-    for k in arrays:
-        if k not in known and not k.startswith(("values_", "attribute_")):
-            near = difflib.get_close_matches(k, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "call private facts attribute_<name>, and drop the rest"
-            raise MienError(f"{source}: unknown array {k!r}; {hint}")
-        if not k.startswith("values") and arrays[k].ndim != 1:
-            raise MienError(f"{source}: {k!r} has shape {list(arrays[k].shape)}; give one value per recording")
-    folder.write(
-        args.out,
-        values=values,
-        persons=arrays["person"],
-        labels=arrays["label"],
-        task=args.task,
-        rate_hz=args.rate,
-        channels=[c.strip() for c in args.channels.split(",")],
-        unit=args.unit,
-        name=args.name or Path(args.out).name,
-        licence=args.licence,
-        consent=args.consent,
-        purposes=[p.strip() for p in args.purposes.split(",") if p.strip()],
-        stream=args.stream,
-        range=None if args.range is None else _span(args.range),
-        gaps=args.gaps,
-        sessions=arrays.get("session"),
-        starts=arrays.get("start_s"),
-        attributes=attributes,
-    )
-    console.say(f"{len(values)} recordings of {len(set(arrays['person'].tolist()))} persons are in {args.out}")
-    console.say(f"next: mien data check {shlex.quote(args.out)}")
-    return 0
-
-
-def _joined(argv: Sequence[str], option: str) -> list[str]:
-    """`--range -4,4` -> `--range=-4,4`: argparse takes a value that opens with a minus for an option."""
-    out: list[str] = []
-    for word in argv:
-        if out and out[-1] == option:
-            out[-1] = f"{option}={word}"
-        else:
-            out.append(word)
-    return out
-
-
-def _span(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(v) for v in text.split(","))
-    except ValueError:
-        raise MienError(f"--range is LOW,HIGH, such as -4,4; got {text!r}") from None
-    return low, high
-
-
-def _values(arrays: dict[str, np.ndarray], source: str) -> Sequence[np.ndarray] | np.ndarray:
-    parts = [k for k in arrays if k.startswith("values_")]
-    if ("values" in arrays) == bool(parts):
-        raise MienError(f"{source}: give either `values` [N, T, C] or values_0, values_1, … [T, C]")
-    if parts:
-        for i in range(len(parts)):
-            if f"values_{i}" not in arrays:
-                raise MienError(f"{source}: {len(parts)} arrays values_…, but no values_{i}; number them from 0")
-        return [arrays[f"values_{i}"] for i in range(len(parts))]
-    values = arrays["values"]
-    if values.ndim != 3:
-        raise MienError(f"{source}: `values` has shape {list(values.shape)}; it must be [recordings, time, channels]")
-    return values
-
-
-def list_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mien data list",
-        description="The data sets a recipe can name (cohort: {name: …}), with the keys each one takes.",
-        epilog="mien data describe NAME shows what is in one.",
-    )
-    parser.parse_args(argv)
-    rows = []
-    for name in plugins.names("data/datasets"):
-        module = plugins.load("data/datasets", name)
-        about = (module.__doc__ or "").strip().splitlines()
-        rows.append((name, about[0] if about else "", ", ".join(_keys(module.Config)) or "–"))
-    console.table("data sets", ["name", "what", "keys"], rows)
-    console.say("next: mien data describe NAME [key=value …]")
-    return 0
-
-
-def _keys(model: Any) -> Iterable[str]:
-    for key, about in model.model_fields.items():
-        yield f"{key}=…" if about.is_required() else f"{key}={about.get_default(call_default_factory=True)}"
-
-
-def describe_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="mien data describe",
-        description="Open a cohort and show its card: licence, consent, tasks, streams and counts.",
-        epilog="example: mien data describe folder root=my-study",
-    )
-    parser.add_argument("name", help="a data set (see `mien data list`)")
-    parser.add_argument("options", nargs="*", metavar="key=value", help="its keys")
-    args = parser.parse_args(argv)
-    options: dict[str, Any] = {}
-    for item in args.options:
-        key, mark, text = item.partition("=")
-        if not mark or not key or key == "name":
-            raise MienError(f"an option is written key=value, got {item!r}")
-        try:
-            options[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise MienError(f"option {item!r}: the value is not valid YAML") from None
-    module, config = plugins.resolve("data/datasets", Plugin(name=args.name, **options))
-    cohort = module.load(config)
-    card = cohort.card
-    rows = [("licence", card.licence), ("consent", card.consent), ("source", card.source or "–")]
-    if card.synthetic:
-        rows.append(("synthetic", card.guarantee or "no guarantee"))
-    else:
-        today = date.today()
-        for purpose in PURPOSES:
-            agreed = sum(
-                p in cohort.consents and cohort.consents[p].refusal(purpose, today) is None for p in cohort.persons
-            )
-            rows.append((f"may be used for {purpose}", f"{agreed} person(s)"))
-    console.table(card.name, ["what", "how much"], [*rows, *summary(cohort)])
-    return 0

@@ -13,9 +13,19 @@ from ..core.records import Cohort
 
 
 def open_cohort(section: Plugin, purpose: str) -> tuple[Cohort, dict[str, int]]:
-    """The cohort, without the persons who have not agreed to `purpose`; and how many were left out, by reason."""
+    """The cohort, without the persons who have not agreed to `purpose`; and how many were left out, by reason.
+
+    MienError for sharing what its licence or agreement does not let anybody pass on, whatever the persons agreed to.
+    """
     module, config = plugins.resolve("data/datasets", section, f"cohort {section.name}")
-    cohort, left_out = module.load(config).for_purpose(purpose)
+    cohort = module.load(config)
+    kept_back = {"no-redistribution", "credentialed"} & set(cohort.card.restrictions)
+    if purpose == "sharing" and kept_back:
+        raise MienError(
+            f"cohort {cohort.card.name!r} may not be shared ({min(kept_back)}): {cohort.card.licence}; whoever wants it"
+            " gets it from its holder"
+        )
+    cohort, left_out = cohort.for_purpose(purpose)
     for reason, count in left_out.items():
         console.say(f"  {count} person(s) left out: {reason}")
     return cohort, left_out

@@ -16,6 +16,9 @@ from ..core.records import CohortCard, StreamSpec
 
 RESERVED = ("recording", "person", "session", "start_s", "file", "time", "valid")
 Purpose = Literal["training", "generation", "alignment", "audit", "evaluation", "sharing"]
+Restriction = Literal[
+    "attribution", "share-alike", "non-commercial", "research-only", "no-redistribution", "credentialed"
+]
 
 
 class Problem(MienError):
@@ -77,6 +80,7 @@ class CohortFile(Section):
 
     name: str = Field(min_length=1)
     licence: str = Field(min_length=1)
+    restrictions: tuple[Restriction, ...] = ()
     consent: ConsentSection
     streams: dict[str, StreamSection] = Field(min_length=1)
     tasks: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -135,6 +139,7 @@ class CohortFile(Section):
         return CohortCard(
             name=self.name,
             licence=self.licence,
+            restrictions=self.restrictions,
             consent=self.consent.basis,
             tasks=self.tasks,
             attributes=self.attributes,

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
                 verb="attack", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
                 summary=audit.summary(len(split.train), n_out, cohort.card.name, recipe.profile),
                 inputs=inputs, data_fingerprint=inputs["cohort"], results=tuple(found.results), guarantee=guarantee,
-                consent=left_out, environment=environment(recipe.seed), not_measured=tuple(missing),
+                consent=left_out, environment=environment(recipe.seed), not_measured=tuple(missing), restrictions=cohort.card.restrictions,
                 caveats=(
                     f"With {len(split.train)} + {n_out} persons no false positive rate below {100 / n_out:.3g} % can be"
                     f" told from zero; certifying 1 % takes {intervals.certifiable(0.01)} held-out persons.",

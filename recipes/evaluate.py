@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
                     f" measured on {len(data.tables.test)} windows of {len(set(data.tables.test.person))} persons."
                 ),
                 inputs=inputs, data_fingerprint=inputs["cohort"], results=tuple(results), guarantee=guarantee,
+                restrictions=tuple(dict.fromkeys((*cohort.card.restrictions, *synthetic.card.restrictions))),
                 consent=left_out, environment=environment(recipe.seed),
                 not_measured=(
                     *(() if attack else ("No attack was run on this adapter: its leakage is unknown, not absent.",)),

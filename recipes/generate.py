@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     source = runs.find(recipe.adapter, "adapt")
     console.say(f"adapter: {source.name}")
     split = splits.Splits.read(source / "private" / "splits.json")
-    guarantee = given.UNPROTECTED if recipe.given else Report.read(source / "release" / "report.json").guarantee
+    adapter = Report.read(source / "release" / "report.json")
+    guarantee, bound = given.UNPROTECTED if recipe.given else adapter.guarantee, adapter.restrictions
     asked = runs.asked(source)["config"]
     require_consent(config.Plugin(**asked["cohort"]), split.train, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
@@ -60,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
             valid = [all(layout.grammar.accepts(d[d != PAD]) for d in row) for row in rows]
             card = CohortCard(
                 name=f"synthetic-{recipe.study}",
-                licence=f"derived from {adapted.config['cohort']['name']}: see that cohort's licence",
+                licence=f"derived from {adapted.config['cohort']['name']}: see that cohort's licence"
+                + (f", which asks of this too: {', '.join(bound)}" if bound else ""),
+                restrictions=bound,
                 consent="synthetic recordings; the persons behind the adapter are covered by their cohort's consent",
                 tasks={layout.task: layout.classes},
                 streams=layout.streams,
@@ -71,17 +74,18 @@ def main(argv: list[str] | None = None) -> int:
             )
             shutil.rmtree(place, ignore_errors=True)
             Cohort.store(sample.recordings(rows, layout, sampling.seconds), place, card=card)
-            write_report(run, recipe, sum(valid), len(rows), split, guarantee)
+            write_report(run, recipe, sum(valid), len(rows), split, card)
     console.say(f"synthetic cohort: {place}")
     if recipe.given:
         console.say(given.UNPROTECTED)
     return 0
 
 
-def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: splits.Splits, guarantee: str) -> None:
+def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: splits.Splits, card: CohortCard) -> None:
     Report(
         verb="generate", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
-        inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=guarantee,
+        inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=card.guarantee,
+        restrictions=card.restrictions,
         environment=environment(recipe.seed), caveats=(splits.WARNING,) if split.kind == "random_window" else (),
         results=(
             Result(metric="valid sequences", value=valid / n, unit="recording", note=f"{valid} of {n} sampled"),

@@ -22,7 +22,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, StreamSpec, Value
 from .. import sources
 
-VERSION = 1  # of the conversion below: a change of it makes a new cache entry
+VERSION = 2  # of the conversion below: a change of it makes a new cache entry
 SOUNDS = (
     "breathing-deep", "breathing-shallow", "cough-heavy", "cough-shallow", "counting-fast", "counting-normal", "vowel-a",
     "vowel-e", "vowel-o",
@@ -83,6 +83,7 @@ def load(config: Config) -> Cohort:
     card = CohortCard(
         name="coswara",
         licence="Coswara: CC BY 4.0, with attribution",
+        restrictions=("attribution",),
         consent="persons agreed to public release when they recorded; all purposes are assumed for each",
         tasks={"covid": ("no", "yes"), "status": tuple(STATUS)},
         attributes=(*_FACTS.values(), *(f"symptom_{s}" for s in SYMPTOMS)),

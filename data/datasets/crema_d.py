@@ -22,7 +22,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, StreamSpec
 from .. import sources
 
-VERSION = 1  # of the conversion below: a change of it makes a new cache entry
+VERSION = 2  # of the conversion below: a change of it makes a new cache entry
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness", "NEU": "neutral", "SAD": "sadness"}
 _VOTES = {e[0]: name for e, name in EMOTIONS.items()}
 LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
@@ -65,6 +65,7 @@ def load(config: Config) -> Cohort:
     card = CohortCard(
         name="crema_d",
         licence="CREMA-D: Open Database Licence 1.0; a database made from it is shared alike, with attribution",
+        restrictions=("attribution", "share-alike"),
         consent="actors of Cao et al. 2014 agreed to publication; all purposes are assumed for each",
         tasks={"emotion": tuple(EMOTIONS.values()), "level": tuple(LEVELS.values()), "sentence": SENTENCES},
         attributes=tuple(_FACTS.values()),

@@ -21,7 +21,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, StreamSpec
 from .. import sources
 
-VERSION = 1  # of the conversion below: a change of it makes a new cache entry
+VERSION = 2  # of the conversion below: a change of it makes a new cache entry
 CHANNELS = ("speech", "song")
 EMOTIONS = ("neutral", "calm", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
 INTENSITIES = ("normal", "strong")
@@ -55,6 +55,7 @@ def load(config: Config) -> Cohort:
     card = CohortCard(
         name="ravdess",
         licence="RAVDESS: CC BY-NC-SA 4.0, non-commercial and share alike; so is everything made from it",
+        restrictions=("attribution", "share-alike", "non-commercial"),
         consent="actors of Livingstone & Russo 2018 agreed to publication; all purposes are assumed for each",
         tasks={"emotion": EMOTIONS, "intensity": INTENSITIES, "statement": STATEMENTS, "channel": CHANNELS},
         attributes=("sex",),

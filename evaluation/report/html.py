@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import yaml
 
 from ...core.errors import MienError
+from ...core.records import RESTRICTIONS
 from ...core.results import Baseline, Report, Result
 
 
@@ -149,6 +150,13 @@ def _page(
         )
     else:
         parts.append(f"<p>Guarantee: {e(report.guarantee)}</p>")
+    bound = [x for x in RESTRICTIONS if any(x in r.restrictions for r in every)]
+    if bound:
+        told = "; ".join(f"{x}: {RESTRICTIONS[x]}" for x in bound)
+        parts.append(
+            "<div class='banner'><b>Bound by the licence of the recordings.</b> It holds for the adapter and what is"
+            f" sampled from it, too: {e(told)}.</div>"
+        )
     for caveat in dict.fromkeys(c for r in every for c in r.caveats if "random windows" in c):
         parts.append(f"<div class='banner stop'><b>Warning.</b> {e(caveat)}</div>")
     if versus:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mien.core.records import Cohort
+from mien.core.results import Report
+
 from .conftest import Lab, lab
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -42,6 +45,9 @@ def through(made: Lab, quick: bool) -> None:
             command + more, shell=True, cwd=made.folder, env=environment(made), capture_output=True, text=True
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}{done.stderr[-2500:]}"
+        if command.startswith("mien data pack") and quick:
+            with open(made.folder / "my-study" / "cohort.yaml", "a") as f:
+                f.write("restrictions: [non-commercial, attribution]\n")
     (run,) = (made.folder / "runs").glob("evaluate-folder-*")
     page = (run / "release" / "report.html").read_text()
     assert "TSTR accuracy" in page
@@ -51,7 +57,21 @@ def through(made: Lab, quick: bool) -> None:
 
 
 def test_your_own_arrays_to_a_report(tmp_path):
-    through(lab(tmp_path / "quick"), quick=True)
+    """And what the licence asks goes with everything made from the recordings."""
+    made = lab(tmp_path / "quick")
+    through(made, quick=True)
+    runs, asked = made.folder / "runs", ("attribution", "non-commercial")
+    for verb in ("adapt", "generate", "attack", "evaluate"):
+        (run,) = runs.glob(f"{verb}-folder-*")
+        assert Report.read(run / "release" / "report.json").restrictions == asked, verb
+    (cohort,) = runs.glob("generate-folder-*/release/cohort")
+    card = Cohort.read(cohort).card
+    assert card.restrictions == asked
+    assert "non-commercial" in card.licence
+    (notes,) = runs.glob("adapt-folder-*/release/adapter/README.md")
+    assert "**non-commercial**: no commercial use" in notes.read_text()
+    (page,) = runs.glob("evaluate-folder-*/release/report.html")
+    assert "Bound by the licence of the recordings" in page.read_text()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mien.core.errors import MienError
-from mien.data import check
+from mien.data import check, commands
 from mien.data.datasets import folder
 
 TODAY = date(2026, 6, 1)
@@ -241,7 +241,7 @@ def test_undeclared_columns_are_said_to_be_ignored(tmp_path):
 
 def test_summary(tmp_path):
     root = study(tmp_path / "d")
-    lines = dict(check.summary(folder.load(folder.Config(root=str(root)))))
+    lines = dict(commands.summary(folder.load(folder.Config(root=str(root)))))
     assert lines["persons"] == "12"
     assert lines["recordings"] == "48 (4 to 4 per person)"
     assert lines["time"].startswith("240 s")
@@ -276,7 +276,7 @@ def saved(path, **changes):
 def test_pack_check_describe_list(tmp_path, capsys):
     starts, ages = np.arange(48.0), np.repeat([30, 40], 24)
     file, out = saved(tmp_path / "a.npz", start_s=starts, attribute_age=ages), str(tmp_path / "my study")
-    assert check.pack_command([file, out, *PACK, "--licence", "internal", "--consent", "form v3"]) == 0
+    assert commands.pack_command([file, out, *PACK, "--licence", "internal", "--consent", "form v3"]) == 0
     assert f"next: mien data check '{out}'" in capsys.readouterr().out
     cohort = folder.load(folder.Config(root=out))
     assert cohort[47].start_s == 47
@@ -284,16 +284,16 @@ def test_pack_check_describe_list(tmp_path, capsys):
     assert cohort.card.streams["acc"].range == (-4, 4)
     assert cohort.card.licence == "internal"
     assert np.array_equal(cohort[5].streams["acc"].values, arrays()[0][5])
-    assert check.check_command([out]) == 0
+    assert commands.check_command([out]) == 0
     text = capsys.readouterr().out
     assert "0 error(s)" in text
     assert text.strip().endswith(f"mien adapt recipes/folder/adapt.yaml cohort.root='{out}' task=activity")
-    assert check.describe_command(["folder", f"root={out}"]) == 0
+    assert commands.describe_command(["folder", f"root={out}"]) == 0
     assert "12 person(s)" in capsys.readouterr().out
-    assert check.list_command([]) == 0
+    assert commands.list_command([]) == 0
     assert "folder" in capsys.readouterr().out
     (tmp_path / "my study" / "data" / "r00000.npz").unlink()
-    assert check.check_command([out]) == 1
+    assert commands.check_command([out]) == 1
     text = capsys.readouterr().out
     assert "1 error(s)" in text
     assert text.strip().endswith(f"mien data check '{out}'")
@@ -303,7 +303,7 @@ def test_pack_takes_recordings_of_unequal_length(tmp_path):
     values = {f"values_{i}": np.full((9 + i, 2), i) for i in range(12)}
     people = {"person": np.repeat(list("abc"), 4), "label": np.array([0, 1] * 6)}
     file = saved(tmp_path / "a.npz", values=None, **values, **people)
-    assert check.pack_command([file, str(tmp_path / "d"), *PACK]) == 0
+    assert commands.pack_command([file, str(tmp_path / "d"), *PACK]) == 0
     cohort = folder.load(folder.Config(root=str(tmp_path / "d")))
     assert [len(r.streams["acc"].values) for r in cohort] == list(range(9, 21))
     assert cohort[11].streams["acc"].values[0, 0] == 11
@@ -331,24 +331,24 @@ def test_pack_takes_recordings_of_unequal_length(tmp_path):
 def test_pack_refuses_in_one_line(tmp_path, changes, extra, words):
     file = saved(tmp_path / "a.npz", **changes)
     with pytest.raises(MienError) as caught:
-        check.pack_command([file, str(tmp_path / "d"), *PACK, *extra])
+        commands.pack_command([file, str(tmp_path / "d"), *PACK, *extra])
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.parametrize("command", ["check", "pack", "list", "describe"])
+@pytest.mark.parametrize("command", ["check", "pack", "list", "describe", "import"])
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        getattr(check, f"{command}_command")(["--help"])
+        getattr(commands, f"{command}_command")(["--help"])
     assert caught.value.code == 0
     assert f"mien data {command}" in capsys.readouterr().out
 
 
 def test_describe_names_the_nearest(tmp_path):
     with pytest.raises(MienError, match="did you mean 'folder'"):
-        check.describe_command(["foldr"])
+        commands.describe_command(["foldr"])
     with pytest.raises(MienError, match="did you mean 'root'"):
-        check.describe_command(["folder", "rot=x", "root=y"])
+        commands.describe_command(["folder", "rot=x", "root=y"])
     with pytest.raises(MienError, match="key=value"):
-        check.describe_command(["folder", "root"])
+        commands.describe_command(["folder", "root"])

@@ -133,6 +133,12 @@ def outside(root):
     (root / "Extracted_data" / "20200413" / "anna").symlink_to(root.parent / "anna")
 
 
+def sound_outside(root):
+    file = next((root / "Extracted_data" / "20200413" / "anna").glob("*.wav"))
+    shutil.move(file, root.parent / "else.wav")
+    file.symlink_to(root.parent / "else.wav")
+
+
 def doubled(root):
     with open(root / "combined_data.csv", "a") as f:
         f.write(f"anna,{ROWS['anna'][1]}\n")
@@ -155,6 +161,7 @@ def ratings(root, text):
         (packed, r"run the copy's extract_data.py"),
         (lambda root: shutil.rmtree(root / "Extracted_data"), "is it Coswara-Data, unpacked"),
         (outside, "is a link out of"),
+        (sound_outside, "is a link out of"),
         (lambda root: ratings(root, "FILENAME, QUALITY\nanna_cough-heavy,9\n"), "is not <id>_<sound> with 0, 1 or 2"),
         (lambda root: ratings(root, "FILENAME, QUALITY\nanna,1\n"), "is not <id>_<sound>"),
         (lambda root: [f.write_bytes(b"") for f in root.rglob("*.wav")], "no person of Coswara could be read"),

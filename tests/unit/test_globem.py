@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mien.core.errors import MienError
 from mien.core.records import Signal
-from mien.data import check, features
+from mien.data import commands, features
 from mien.data.datasets import globem
 
 CALL = "f_call:phone_calls_rapids_"
@@ -269,7 +269,7 @@ def test_an_id_in_two_years_is_refused(copy):
 
 
 def test_describe_tells_it(copy, capsys):
-    assert check.describe_command(["globem", f"root={copy}"]) == 0
+    assert commands.describe_command(["globem", f"root={copy}"]) == 0
     assert "no 2, yes 1" in capsys.readouterr().out
 
 

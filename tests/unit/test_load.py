@@ -10,6 +10,7 @@ import pytest
 
 from mien.core.config import Plugin
 from mien.core.errors import MienError
+from mien.core.records import CohortCard
 from mien.data.datasets import folder
 from mien.data.load import open_cohort, require_consent
 
@@ -57,3 +58,24 @@ def test_a_withdrawal_stops_generation(study):
         require_consent(section, ["a", "b"], "generation")
     before, _ = open_cohort(section, "training")
     assert before.persons == ["a", "c"]
+
+
+@pytest.mark.parametrize("asked", ["no-redistribution", "credentialed"])
+def test_what_may_not_be_passed_on_is_not_opened_for_sharing(study, asked):
+    section = Plugin(name="folder", root=str(study))  # type: ignore[call-arg]
+    say(study, a=("training;sharing", "", ""))
+    assert open_cohort(section, "sharing")[0].persons == ["a"]
+    with open(study / "cohort.yaml", "a") as f:
+        f.write(f"restrictions: [attribution, {asked}]\n")
+    assert open_cohort(section, "training")[0].card.restrictions == ("attribution", asked)
+    with pytest.raises(MienError, match=rf"'study' may not be shared \({asked}\)"):
+        open_cohort(section, "sharing")
+
+
+def test_restrictions_are_words_that_mean_something():
+    card = CohortCard(name="a", licence="b", consent="c", restrictions=("non-commercial", "attribution"))
+    assert card.restrictions == ("attribution", "non-commercial")  # in one order, whoever writes them
+    assert CohortCard.from_json(card.to_json()) == card
+    assert "restrictions" not in CohortCard(name="a", licence="b", consent="c").to_json()  # fingerprints stay
+    with pytest.raises(MienError, match="unknown restriction 'secret'"):
+        CohortCard(name="a", licence="b", consent="c", restrictions=("secret",))

@@ -235,6 +235,12 @@ def elsewhere(root):
     tone(folder / "Actor_03" / "03-01-05-02-01-02-01.wav", 100, 48000)
 
 
+def linked(root):
+    tone(root.parent / "else.wav", 100, 48000)
+    folder = root / "Audio_Speech_Actors_01-24" / "Actor_01"
+    (folder / "03-01-08-01-01-01-01.wav").symlink_to(root.parent / "else.wav")
+
+
 def differing(root):
     tone(root / "more" / "Actor_01" / "03-01-05-02-01-02-01.wav", 120, 48000)
 
@@ -244,6 +250,7 @@ def differing(root):
     [
         (elsewhere, "its name says actor 01, its folder another"),
         (differing, "have one name and differ"),
+        (linked, "is a link out of"),
         (shutil.rmtree, "no such folder"),
         (lambda root: [f.unlink() for f in root.rglob("*.wav")], "is it RAVDESS"),
         (lambda root: [f.write_bytes(b"") for f in root.rglob("*.wav")], "no clip of RAVDESS could be read: 3 damaged"),

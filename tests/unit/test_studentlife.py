@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mien.core.errors import MienError
 from mien.core.records import Events, Signal
-from mien.data import check, features
+from mien.data import commands, features
 from mien.data.datasets import studentlife
 
 T, H = 1364184000, 3600  # Monday 25 March 2013, 00:00 in Hanover
@@ -348,7 +348,7 @@ def test_weeks_need_the_survey(copy):
 
 
 def test_describe_tells_it(copy, capsys):
-    assert check.describe_command(["studentlife", f"root={copy.parent}"]) == 0
+    assert commands.describe_command(["studentlife", f"root={copy.parent}"]) == 0
     said = capsys.readouterr().out
     assert "stressed_out 1" in said
     assert "in, out, missed" in said

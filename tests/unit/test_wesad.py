@@ -154,6 +154,13 @@ def link(root):
     (root / "WESAD" / "S5" / "S5.pkl").symlink_to(outside)
 
 
+def readme_link(root):
+    (root / "secret.txt").write_text("Age: 40\n")
+    file = root / "WESAD" / "S3" / "S3_readme.txt"
+    file.unlink()
+    file.symlink_to(root / "secret.txt")
+
+
 def truncated(root):
     file = root / "WESAD" / "S3" / "S3.pkl"
     file.write_bytes(file.read_bytes()[:5000])
@@ -170,6 +177,7 @@ def hostile(root):
         (lambda root: [shutil.rmtree(root / "WESAD" / f"S{n}") for n in (2, 3, 10)], "is it WESAD's folder"),
         (twice, "S2 is there twice"),
         (link, "is a link out of"),
+        (readme_link, "is a link out of"),
         (truncated, "S3.pkl: truncated or damaged"),
         (hostile, "S3.pkl: refused, and nothing in it was run"),
         (lambda root: person(root / "WESAD", 3, wrist=lambda w: {k: v for k, v in w.items() if k != "EDA"}), "no 'signal/wrist/EDA'"),
