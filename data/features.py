@@ -77,6 +77,31 @@ def _names(stream: str, spec: StreamSpec) -> list[str]:
     return out + [f"{stream}.{spec.channels[i]}~{spec.channels[j]}" for i in range(k) for j in range(i + 1, k)]
 
 
+def spans(card: CohortCard) -> tuple[np.ndarray, np.ndarray]:
+    """(centre, half width), float64[d] each: about where `vector`'s columns lie, from the declared ranges alone, so that
+    statistics can be scaled without a look at anybody's. MienError when a signal declares no range."""
+    centre, half = [], []
+    for stream, spec in sorted(card.streams.items()):
+        n = len(spec.channels)
+        if spec.kind == "events":
+            made = [(0.0, 6.0), (0.0, 1.0), (0.0, 600.0), (0.0, 5.0)] * n
+        elif spec.kind == "text":
+            made = [(0.0, 10.0), (0.0, 3.0), (0.0, 20.0), (0.5, 0.5), (0.5, 0.5), (0.0, 10.0), *[(0.0, 0.1)] * _WORDS]
+        elif spec.range is None:
+            raise MienError(
+                f"stream {stream!r} declares no range, without which its statistics cannot be scaled publicly"
+            )
+        else:
+            low, high = spec.range
+            width = (high - low) / 8  # what a window may plausibly vary by
+            place, power = ((low + high) / 2, (high - low) / 2), (0.0, width**2)
+            one = [place, (0.0, width), *[place] * 4, *[power] * 3, (0.0, spec.rate_hz / 2)]
+            made = [*one * n, *[(0.0, 1.0)] * (n * (n - 1) // 2)]
+        centre += [c for c, _ in made]
+        half += [h for _, h in made]
+    return np.array(centre), np.array(half)
+
+
 def vector(streams: Mapping[str, Stream], card: CohortCard) -> np.ndarray:
     """float64[d]: the statistics of one window; NaN for a missing stream.
 
@@ -144,6 +169,11 @@ def _of_text(s: Text) -> np.ndarray:
     return np.concatenate([head, [gaps.mean() if len(gaps) else 0.0], bucket])
 
 
+def only(card: CohortCard, streams: Sequence[str]) -> CohortCard:
+    """The card with these streams (none named: all)."""
+    return replace(card, streams={n: s for n, s in card.streams.items() if not streams or n in streams})
+
+
 def tabulate(
     cohort: Cohort, *, seconds: float, stride_s: float, task: str, streams: Sequence[str] = (), valid: float = 1.0
 ) -> WindowTable:
@@ -164,8 +194,7 @@ def tabulate(
                 else:
                     yield r, w, parts
 
-    kept = {n: s for n, s in cohort.card.streams.items() if not streams or n in streams}
-    table = of_windows(usable(), replace(cohort.card, streams=kept), cohort.card, task)
+    table = of_windows(usable(), only(cohort.card, streams), cohort.card, task)
     if not len(table):
         raise MienError(
             f"cohort {cohort.card.name!r} has no usable window of {seconds:g} s with the label {task!r}"
