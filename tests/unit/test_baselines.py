@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mien.core.errors import MienError
-from mien.core.records import Cohort, StreamSpec
+from mien.core.records import Cohort, Signal, StreamSpec
 from mien.data import features, splits
 from mien.data.features import WindowTable
 from mien.evaluation import leave_one_out as lo
@@ -291,3 +291,27 @@ def test_public_spans_have_a_number_for_every_statistic(home):
     assert len(features.spans(card)[0]) == len(features.names(card))
     with pytest.raises(MienError, match="declares no range"):
         features.spans(replace(CARD, streams={"x": StreamSpec(channels=("x",), unit="g", rate_hz=4.0)}))
+
+
+def test_a_tone_is_loudest_in_the_mel_band_around_it(home):
+    card = replace(
+        CARD, streams={"v": StreamSpec(channels=("v",), unit="full scale", rate_hz=16000.0, range=(-1.0, 1.0))}
+    )
+    names = features.names(card)
+    middles = 700 * (10 ** (np.linspace(*(2595 * np.log10(1 + np.array([60, 8000]) / 700)), 26)[1:-1] / 2595) - 1)
+    t = np.arange(8000) / 16000
+    for hz in (300.0, 1200.0, 5000.0):
+        tone = Signal(
+            values=0.5 * np.sin(2 * np.pi * hz * t)[:, None], rate_hz=16000.0, channels=("v",), unit="full scale"
+        )
+        found = dict(zip(names, features.vector({"v": tone}, card), strict=True))
+        bands = np.array([found[f"v.v.mel{b:02d}.mean"] for b in range(24)])
+        assert abs(middles - hz)[bands.argmax()] == abs(middles - hz).min()
+        assert all(found[f"v.v.mel{b:02d}.sd"] < 0.5 for b in (bands.argmax(),))
+        quiet = replace(tone, values=tone.values / 10)
+        soft = dict(zip(names, features.vector({"v": quiet}, card), strict=True))
+        b = f"v.v.mel{bands.argmax():02d}.mean"
+        assert found[b] - soft[b] == pytest.approx(2, abs=0.01)  # a tenth of the amplitude: two orders in energy
+    gone = replace(tone, values=np.full((8000, 1), np.nan), valid=np.zeros(8000, bool))
+    assert np.isnan(features.vector({"v": gone}, card)).all()
+    assert len(features.spans(card)[0]) == len(names)
