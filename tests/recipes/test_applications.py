@@ -52,16 +52,16 @@ def wesad_copy(root: Path) -> Path:
 
 
 def globem_copy(root: Path) -> Path:
-    """Eight students with five weekly answers; who is low calls less."""
-    folder, people = root / "globem" / "INS-W_2", [f"INS-W_{300 + i}" for i in range(8)]
-    days = [globem.FIRST + timedelta(days=14 + 7 * k) for k in range(4)]
-    labels = {p: [(d, str((i + k) % 2 == 0)) for k, d in enumerate(days)] for i, p in enumerate(people)}
+    """Ten students with two answers, a fortnight apart; in the days before "low" they call less."""
+    folder, people = root / "globem" / "INS-W_2", [f"INS-W_{300 + i}" for i in range(10)]
+    low = {(p, k): (i + k) % 2 == 0 for i, p in enumerate(people) for k in (0, 1)}
+    labels = {p: [(globem.FIRST + timedelta(days=14 * (k + 1)), str(low[p, k])) for k in (0, 1)] for p in people}
     rng = np.random.default_rng(0)
 
     def change(person: str, i: int, row: dict[str, str]) -> dict[str, str]:
         if rng.random() < 0.1:
             return {}
-        n = float(rng.poisson(3 + 4 * (people.index(person) % 2)))
+        n = float(rng.poisson(2 if low[person, min(i // 14, 1)] else 8))
         of = {"count": n, "distinctcontacts": min(n, 3.0), "sumduration": 60 * n, "entropyduration": 0.5}
         both = {f"{way}_{k}": str(v) for way in ("incoming", "outgoing") for k, v in of.items()}
         return both | {"missed_count": "1.0", "missed_distinctcontacts": "1.0"}
@@ -177,7 +177,7 @@ def test_the_bar_of_a_study_in_one_command(study, tmp_path):
     folds = ["folds=4"] if study in ("depression", "affect") else []
     lab.run("baseline", f"recipes/{study}/baseline.yaml", f"cohort.root={make(tmp_path)}", *options, *folds, *SMALL)
     found = measured(lab, "baseline")
-    assert found["random forest macro-F1"] > (0.55 if study == "depression" else 0.8)  # the planted signal
+    assert found["random forest macro-F1"] > 0.8  # the planted signal
     (run,) = (tmp_path / "runs").glob("baseline-*")
     report = Report.read(run / "release" / "report.json")
     assert {b.name for b in report.results[0].baselines} == {
