@@ -20,6 +20,7 @@ verbs, in the order of the loop
 
 and around it
   demo                            the four verbs on real smart-watch recordings, about a quarter of an hour on two cores
+  baseline RECIPE [key=value …]   what classical learners reach on a cohort, on persons they have not seen: the bar
   pretrain RECIPE                 make the tiny public base (adapt does it by itself when needed)
   data list | describe | import | check | pack | touches
                                   data sets, and your copy of one; what would spoil a result; a folder from arrays; what
@@ -32,7 +33,7 @@ A recipe is YAML; keys are overridden as key=value, dots go into sections. Runs 
 ~/.cache/mien ($MIEN_CACHE). The same command again reuses a finished run and continues a stopped one.
 """
 
-VERBS = ("adapt", "generate", "attack", "evaluate", "pretrain", "demo")
+VERBS = ("adapt", "generate", "attack", "evaluate", "baseline", "pretrain", "demo")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from ..core.records import (
 _STATISTICS = ("mean", "sd", "min", "q25", "q75", "max", "power_low", "power_mid", "power_high", "peak_hz")
 _EVENT = ("per_hour", "share", "mean_s", "parties")  # of each kind of event
 _TEXT = ("utterances", "words_per_s", "words_per_utterance", "different", "share", "gap_s")  # of a transcript
+_SOUND_HZ, _MELS = 4000.0, 24  # signals from this rate on are sound, and have mel bands too
 _WORDS = 32  # buckets that words are hashed into
 
 
@@ -62,8 +64,9 @@ class WindowTable:
 
 
 def names(card: CohortCard) -> list[str]:
-    """Column names of `vector`, in order, stream by stream: of a signal ten statistics per channel, then correlations;
-    of events four per kind; of text six, then word frequencies in hashed buckets."""
+    """Column names of `vector`, in order, stream by stream: of a signal ten statistics per channel, then correlations,
+    then of sound (4 kHz and faster) mean and deviation over time of each mel band per channel; of events four per kind; of
+    text six, then word frequencies in hashed buckets."""
     return [n for stream, spec in sorted(card.streams.items()) for n in _names(stream, spec)]
 
 
@@ -74,7 +77,35 @@ def _names(stream: str, spec: StreamSpec) -> list[str]:
         return [f"{stream}.{s}" for s in _TEXT] + [f"{stream}.word_{i}" for i in range(_WORDS)]
     k = len(spec.channels)
     out = [f"{stream}.{c}.{s}" for c in spec.channels for s in _STATISTICS]
-    return out + [f"{stream}.{spec.channels[i]}~{spec.channels[j]}" for i in range(k) for j in range(i + 1, k)]
+    out += [f"{stream}.{spec.channels[i]}~{spec.channels[j]}" for i in range(k) for j in range(i + 1, k)]
+    mels = [f"mel{b:02d}.{s}" for s in ("mean", "sd") for b in range(_MELS)] if spec.rate_hz >= _SOUND_HZ else []
+    return out + [f"{stream}.{c}.{m}" for c in spec.channels for m in mels]
+
+
+def spans(card: CohortCard) -> tuple[np.ndarray, np.ndarray]:
+    """(centre, half width), float64[d] each: about where `vector`'s columns lie, from the declared ranges alone, so that
+    statistics can be scaled without a look at anybody's. MienError when a signal declares no range."""
+    centre, half = [], []
+    for stream, spec in sorted(card.streams.items()):
+        n = len(spec.channels)
+        if spec.kind == "events":
+            made = [(0.0, 6.0), (0.0, 1.0), (0.0, 600.0), (0.0, 5.0)] * n
+        elif spec.kind == "text":
+            made = [(0.0, 10.0), (0.0, 3.0), (0.0, 20.0), (0.5, 0.5), (0.5, 0.5), (0.0, 10.0), *[(0.0, 0.1)] * _WORDS]
+        elif spec.range is None:
+            raise MienError(
+                f"stream {stream!r} declares no range, without which its statistics cannot be scaled publicly"
+            )
+        else:
+            low, high = spec.range
+            width = (high - low) / 8  # what a window may plausibly vary by
+            place, power = ((low + high) / 2, (high - low) / 2), (0.0, width**2)
+            one = [place, (0.0, width), *[place] * 4, *[power] * 3, (0.0, spec.rate_hz / 2)]
+            mels = [*[(-4.0, 3.0)] * _MELS, *[(0.0, 1.5)] * _MELS] if spec.rate_hz >= _SOUND_HZ else []
+            made = [*one * n, *[(0.0, 1.0)] * (n * (n - 1) // 2), *mels * n]
+        centre += [c for c, _ in made]
+        half += [h for _, h in made]
+    return np.array(centre), np.array(half)
 
 
 def vector(streams: Mapping[str, Stream], card: CohortCard) -> np.ndarray:
@@ -106,7 +137,7 @@ def _of_signal(s: Signal) -> np.ndarray:
     if not s.complete:
         v = v[s.valid]
         if not len(v):
-            return np.full(len(_STATISTICS) * k + k * (k - 1) // 2, np.nan)
+            return np.full(len(_names("", StreamSpec(channels=s.channels, rate_hz=s.rate_hz))), np.nan)
     mean = v.mean(0)
     centred = v - mean
     if s.complete:
@@ -120,7 +151,34 @@ def _of_signal(s: Signal) -> np.ndarray:
     statistics = np.stack([mean, v.std(0), v.min(0), q[0], q[1], v.max(0), *bands], axis=1).ravel()
     sd = centred.std(0) + 1e-9
     corr = (centred / sd).T @ (centred / sd) / len(v)
-    return np.concatenate([statistics, corr[np.triu_indices(k, 1)]])
+    out = np.concatenate([statistics, corr[np.triu_indices(k, 1)]])
+    return np.concatenate([out, *(_mels(v[:, c], s.rate_hz) for c in range(k))]) if s.rate_hz >= _SOUND_HZ else out
+
+
+def _mels(v: np.ndarray, rate_hz: float) -> np.ndarray:
+    """float64[2 * 24]: mean and deviation over frames (25 ms, every 10 ms, Hann) of log10 of the energy in mel bands, from 60 Hz
+    to 8 kHz or half the rate."""
+    size, hop = round(0.025 * rate_hz), round(0.010 * rate_hz)
+    if len(v) < size:
+        return np.full(2 * _MELS, np.nan)
+    frames = np.lib.stride_tricks.sliding_window_view(v, size)[::hop] * np.hanning(size)
+    energy = np.abs(np.fft.rfft(frames, axis=1)) ** 2 / size
+    bands = np.log10(energy @ _mel_bands(rate_hz, size).T + 1e-10)
+    return np.concatenate([bands.mean(0), bands.std(0)])
+
+
+@lru_cache(maxsize=8)
+def _mel_bands(rate_hz: float, size: int) -> np.ndarray:
+    """float64[24, size // 2 + 1]: triangles, each of sum 1, equally wide on the mel scale (O'Shaughnessy's formula)."""
+    low, high = (2595 * np.log10(1 + f / 700) for f in (60.0, min(8000.0, rate_hz / 2)))
+    edges = 700 * (10 ** (np.linspace(low, high, _MELS + 2) / 2595) - 1)
+    hz = np.fft.rfftfreq(size, 1 / rate_hz)
+    rise = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
+    bands = np.clip(np.minimum(rise, fall), 0, None)
+    nearest = np.abs(hz - edges[1:-1, None]).argmin(1)
+    bands[np.arange(_MELS), nearest] += 1e-9  # a band narrower than the frame's resolution has its nearest line
+    return bands / bands.sum(1, keepdims=True)
 
 
 def _of_events(s: Events) -> np.ndarray:
@@ -144,6 +202,11 @@ def _of_text(s: Text) -> np.ndarray:
     return np.concatenate([head, [gaps.mean() if len(gaps) else 0.0], bucket])
 
 
+def only(card: CohortCard, streams: Sequence[str]) -> CohortCard:
+    """The card with these streams (none named: all)."""
+    return replace(card, streams={n: s for n, s in card.streams.items() if not streams or n in streams})
+
+
 def tabulate(
     cohort: Cohort, *, seconds: float, stride_s: float, task: str, streams: Sequence[str] = (), valid: float = 1.0
 ) -> WindowTable:
@@ -164,8 +227,7 @@ def tabulate(
                 else:
                     yield r, w, parts
 
-    kept = {n: s for n, s in cohort.card.streams.items() if not streams or n in streams}
-    table = of_windows(usable(), replace(cohort.card, streams=kept), cohort.card, task)
+    table = of_windows(usable(), only(cohort.card, streams), cohort.card, task)
     if not len(table):
         raise MienError(
             f"cohort {cohort.card.name!r} has no usable window of {seconds:g} s with the label {task!r}"

@@ -162,7 +162,10 @@ def roc_loglog(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], n_nonmembers
 
 def whiskers(result: Result, xlabel: str) -> str:
     """A result and its baselines, one dot with its interval each, from above."""
-    rows = [(result.metric.rsplit(" ", 1)[0], result), *((b.name, b) for b in result.baselines if b.value is not None)]
+    rows = [
+        (result.metric.removesuffix(f" {xlabel}"), result),
+        *((b.name, b) for b in result.baselines if b.value is not None),
+    ]
     figure, axes = _figure(PHONE, 0.3 * len(rows) + 0.6)
     axis = axes[0][0]
     for i, (_, r) in enumerate(rows):

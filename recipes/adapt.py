@@ -80,11 +80,10 @@ def main(argv: list[str] | None = None) -> int:
                     bound = cohort.card.restrictions
                     lora.write_notes(run.release / "adapter", backbone, layout.vocabulary.size, guarantee, bound)
                     layout.write(run.release / "adapter" / "layout.json")
-                    warned = (splits.WARNING,) if split.kind == "random_window" else ()
                     Report(
                         verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
                         data_fingerprint=inputs["cohort"], guarantee=guarantee, consent=left_out,
-                        environment=environment(recipe.seed), caveats=(*beside.caveats(), *warned), restrictions=bound,
+                        environment=environment(recipe.seed), caveats=(*beside.caveats(), *splits.warnings(split)), restrictions=bound,
                     ).write(run.release / "report.json")  # fmt: skip
     console.say(f"adapter: {run.release / 'adapter'}")
     return 0

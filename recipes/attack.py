@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
                 caveats=(
                     f"With {len(split.train)} + {n_out} persons no false positive rate below {100 / n_out:.3g} % can be"
                     f" told from zero; certifying 1 % takes {intervals.certifiable(0.01)} held-out persons.",
-                    *judge.doubts(found.results),
+                    *splits.warnings(split), *judge.doubts(found.results),
                     *(() if guarantee == verbs.PLAIN else (verbs.UNCOVERED,)),
                 ),
             )  # fmt: skip

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
                     "Whether rare persons are represented: coverage of outliers was not measured.",
                 ),
                 caveats=(
-                    *((splits.WARNING,) if split.kind == "random_window" else ()),
+                    *splits.warnings(split),
                     *(() if guarantee == verbs.PLAIN else (verbs.UNCOVERED,)),
                     f"Intervals are over {len(split.holdout)} held-out persons and say what other persons like these"
                     " would give; one split and one seed were used, and their own spread is not in the intervals.",

@@ -86,7 +86,7 @@ def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: spl
         verb="generate", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
         inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=card.guarantee,
         restrictions=card.restrictions,
-        environment=environment(recipe.seed), caveats=(splits.WARNING,) if split.kind == "random_window" else (),
+        environment=environment(recipe.seed), caveats=splits.warnings(split),
         results=(
             Result(metric="valid sequences", value=valid / n, unit="recording", note=f"{valid} of {n} sampled"),
         ),

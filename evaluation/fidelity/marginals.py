@@ -6,7 +6,7 @@ kurtosis (TSGBench's MDD, SD and KD, Ang et al. 2023, arXiv 2309.03755, section 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -46,26 +46,30 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
 
         rows = [
             (f"marginal distance {stream}", apart, "in standard deviations of the real samples"),
-            (
-                f"skewness difference {stream}",
-                lambda a, b: float(np.abs(skew(a) - skew(b)).mean()),
-                "mean over channels",
-            ),
-            (
-                f"kurtosis difference {stream}",
-                lambda a, b: float(np.abs(kurtosis(a) - kurtosis(b)).mean()),
-                "mean over channels",
-            ),
+            (f"skewness difference {stream}", _difference(skew), "mean over channels that vary"),
+            (f"kurtosis difference {stream}", _difference(kurtosis), "mean over channels that vary"),
         ]
         for metric, of, note in rows:
-            control = None if other is None else of(real, other)
+            control, found = None if other is None else of(real, other), of(real, made)
             out.append(
                 Result(
-                    metric=metric, value=of(real, made), unit="window", higher_is_better=False, note=note,
+                    metric=metric, value=found, unit="window", higher_is_better=False,
+                    note=note if found is not None else "not measured: no channel varies on both sides",
                     baselines=(Baseline(name="real vs real persons", value=control),),
                 )
             )  # fmt: skip
     return out
+
+
+def _difference(moment: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray, np.ndarray], float | None]:
+    """Mean absolute difference of a standardised moment, over the channels in which neither side is constant (a constant
+    has none); None when there is no such channel."""
+
+    def of(a: np.ndarray, b: np.ndarray) -> float | None:
+        varies = (a.std(0) > 1e-9) & (b.std(0) > 1e-9)
+        return float(np.abs(moment(a[:, varies]) - moment(b[:, varies])).mean()) if varies.any() else None
+
+    return of
 
 
 def pooled(windows: Sequence[Mapping[str, Stream]], stream: str, most: int) -> np.ndarray | None:

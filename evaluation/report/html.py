@@ -27,7 +27,7 @@ class Picture:
     caption: str
 
 
-TITLES = {"evaluate": "Synthetic cohort", "attack": "Attacks"}
+TITLES = {"evaluate": "Synthetic cohort", "attack": "Attacks", "baseline": "Baselines"}
 _STYLE = """
 :root{--ink:#1b1f24;--soft:#59636e;--line:#d5dae0;--paper:#fff;--band:#f4f6f8;--mark:#0b5cad;--warn:#8a4b00;
 --warnband:#fff4e0;--stop:#a40e26;--stopband:#ffecef}

@@ -154,6 +154,20 @@ def evaluation(
     _release(run, page, cohort)
 
 
+def baselines(run: runs.Run, report: Report, cohort: Cohort, main: str) -> None:
+    """`release/report.html` of a baseline run: its first two metrics as pictures, everything in the table. main: the
+    learner that the results are named for."""
+    shown = [
+        html.Picture(
+            title=f"{r.metric} beside what is simpler, and what is private",
+            svg=pictures.whiskers(r, r.metric.removeprefix(f"{main} ")),
+            caption="Tested on persons nobody trained on; bars are 95 % intervals over persons.",
+        )
+        for r in report.results[:2]
+    ]
+    _release(run, html.release_html(report, shown), cohort)
+
+
 def _frontier(points: Sequence[frontier.Point]) -> str:
     first = points[0]
     blind = next((b.value for b in first.leakage.baselines if b.name == "blind"), None)

@@ -262,6 +262,17 @@ def test_absent_streams_are_not_measured_and_say_so(sides):
     assert "KS skin temperature" in names
 
 
+def test_a_channel_that_never_varies_has_no_skewness(sides):
+    """Missed calls may be 0 on all days of a few persons."""
+    card, (train, test, other) = sides
+    flat = changed(other, lambda n, v, i: v * 0 + 1 if n == "temp" else v)
+    found = {r.metric: r for r in marginals.measure(inputs(card, train, test, flat), marginals.Config())}
+    assert found["skewness difference temp"].value is None
+    assert "no channel varies" in found["kurtosis difference temp"].note
+    assert found["marginal distance temp"].value > 0
+    assert found["skewness difference bvp"].value is not None
+
+
 def test_event_logs_are_compared_per_kind(home):
     spec = {"calls": StreamSpec(channels=("in", "out"), kind="events")}
     card = replace(simulated_card(), streams=spec)

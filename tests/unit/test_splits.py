@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -103,3 +104,86 @@ def test_a_split_comes_back_with_its_coins_and_fresh_recordings(home, tmp_path):
     s = splits.draw(Cohort.build(recordings(24), card=CARD), coins=True, fresh=1, seed=0)
     s.write(tmp_path / "splits.json")
     assert splits.Splits.read(tmp_path / "splits.json") == s
+
+
+# --- splits that are given -----------------------------------------------------------------------------------------
+
+
+def dated(days, by="date", start=None):
+    """One recording per entry (person, day): an attribute says the day."""
+    made = []
+    for i, (p, day) in enumerate(days):
+        r = recordings(p + 1, 1)[p]
+        facts = {"sex": "f"} if day is None else {"sex": "f", by: day}
+        made.append(replace(r, id=f"{i}", attributes=facts, start_s=0.0 if start is None else start[i]))
+    return Cohort.build(made, card=replace(CARD, attributes=("sex", by)))
+
+
+DAYS = [
+    (0, "2020-04-13"),
+    (1, "2020-05-01"),
+    (2, "2020-06-30"),
+    (3, "2020-12-01"),
+    (4, "2021-01-09"),
+    (5, "2021-05-01"),
+]
+
+
+@pytest.mark.parametrize(
+    ("days", "options", "late", "validation", "gone"),
+    [
+        (DAYS, {"holdout": 2}, {4, 5}, set(), set()),
+        (DAYS[::-1], {"holdout": 0.5}, {3, 4, 5}, set(), set()),
+        (DAYS, {"holdout": 2, "validation": 1}, {4, 5}, {3}, set()),
+        ([*DAYS, (4, "2020-04-14")], {"holdout": 2}, {3, 5}, set(), {4}),  # persons go by their first day
+        ([*DAYS, (2, "2021-03-01")], {"holdout": 2}, {4, 5}, set(), {2}),  # on both sides of the cut
+        ([*DAYS, (6, None)], {"holdout": 2}, {4, 5}, set(), {6}),
+        ([(p, "2021-01-09" if p > 2 else d) for p, d in DAYS], {"holdout": 1}, {3, 4, 5}, set(), set()),  # one day
+        ([(p, float(p)) for p in range(6)], {"holdout": 3}, {3, 4, 5}, set(), set()),
+    ],
+)  # fmt: skip
+def test_in_time_who_came_last_is_held_out(home, capsys, days, options, late, validation, gone):
+    cohort = dated(days)
+    s = splits.draw(cohort, kind="time", by="date", **options)
+    name = {p: f"p{p:02d}" for p in range(7)}
+    assert set(s.holdout) == {name[p] for p in late}
+    assert set(s.validation) == {name[p] for p in validation}
+    assert set(s.train) == {name[p] for p, _ in days} - {name[p] for p in late | validation | gone}
+    assert ("left out" in capsys.readouterr().out) == bool(gone)
+    assert "given (time)" in splits.warnings(s)[0]
+
+
+def test_without_a_column_time_is_the_start_of_recordings(home):
+    s = splits.draw(dated(DAYS, start=[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]), kind="time", holdout=2)
+    assert s.holdout == ("p00", "p01")
+
+
+def test_an_official_side_is_kept(home, tmp_path, capsys):
+    said = ["train", "dev", "Test", "training", " test ", None]
+    s = splits.draw(dated(list(enumerate(said)), by="side"), kind="official", by="side")
+    assert (s.train, s.validation, s.holdout) == (("p00", "p03"), ("p01",), ("p02", "p04"))
+    assert "1 person(s) left out: no side" in capsys.readouterr().out
+    s.write(tmp_path / "s.json")
+    assert splits.Splits.read(tmp_path / "s.json") == s
+
+
+@pytest.mark.parametrize(
+    ("days", "options", "says"),
+    [
+        ([(0, "train"), (1, "test"), (1, "train")], {"kind": "official", "by": "date"}, "one person into holdout and train"),
+        ([(0, "train"), (1, "fold 3")], {"kind": "official", "by": "date"}, "'fold 3'"),
+        ([(0, "train"), (1, "dev")], {"kind": "official", "by": "date"}, "0 to test on"),
+        ([(0, "train"), (1, "test")], {"kind": "official"}, "needs split.by"),
+        ([(0, "train"), (1, "test")], {"kind": "official", "by": "date", "holdout": 1}, "no holdout"),
+        ([(0, "train"), (1, "test")], {"kind": "official", "by": "when"}, "no attribute 'when'"),
+        (DAYS, {"kind": "time", "by": "date", "stratify": ["sex"]}, "nothing to draw"),
+        (DAYS, {"kind": "time", "by": "date", "coins": True}, "nothing to draw"),
+        (DAYS, {"by": "date"}, "for the kinds time and official"),
+        ([(p, "2020-04-13") for p in range(4)], {"kind": "time", "by": "date"}, "share one date"),
+        ([(0, "2020-04-13"), (1, 7.0)], {"kind": "time", "by": "date"}, "of one kind"),
+        ([(0, None), (1, None)], {"kind": "time", "by": "date"}, "0 person"),
+    ],
+)  # fmt: skip
+def test_given_splits_that_cannot_be_are_refused(home, days, options, says):
+    with pytest.raises(MienError, match=says):
+        splits.draw(dated(days), **options)
