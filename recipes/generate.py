@@ -10,8 +10,9 @@ from mien.core.records import Cohort, CohortCard
 from mien.core.results import Report, Result, environment
 from mien.data import splits
 from mien.data.load import open_cohort, require_consent
-from mien.generation import given, sample
+from mien.generation import sample
 from mien.generation.adapted import open_adapted
+from mien.generation.given import UNPROTECTED, From, sources
 from mien.generation.vocabulary import PAD
 
 
@@ -21,7 +22,7 @@ class Generate(verbs.Recipe):
 
     adapter: str
     sampling: sample.Sampling = sample.Sampling()
-    given: given.From | None = None
+    given: From | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     console.say(f"adapter: {source.name}")
     split = splits.Splits.read(source / "private" / "splits.json")
     adapter = Report.read(source / "release" / "report.json")
-    guarantee, bound = given.UNPROTECTED if recipe.given else adapter.guarantee, adapter.restrictions
+    guarantee, bound = UNPROTECTED if recipe.given else adapter.guarantee, adapter.restrictions
     asked = runs.asked(source)["config"]
     require_consent(config.Plugin(**asked["cohort"]), split.train, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
@@ -45,9 +46,9 @@ def main(argv: list[str] | None = None) -> int:
             layout, sampling = adapted.layout, recipe.sampling
             if recipe.given and cohort is not None:
                 windows = {k: asked[k] for k in ("stride_s", "valid")}
-                sources = given.sources(cohort, split, layout, recipe.given, **windows)
-                prompts = [layout.opening(s.label, s.contexts, s.given) for s in sources]
-                told = "".join(f"{sample.name(i)},{s.recording},{s.person}\n" for i, s in enumerate(sources))
+                found = sources(cohort, split, layout, recipe.given, **windows)
+                prompts = [layout.opening(s.label, s.contexts, s.given) for s in found]
+                told = "".join(f"{sample.name(i)},{s.recording},{s.person}\n" for i, s in enumerate(found))
                 runs.write_text(run.private / "given.csv", f"made,from,person\n{told}")
             else:
                 prompts = [layout.prompt(label, sampling.contexts) for label in sampling.labels(layout)]
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             write_report(run, recipe, sum(valid), len(rows), split, card)
     console.say(f"synthetic cohort: {place}")
     if recipe.given:
-        console.say(given.UNPROTECTED)
+        console.say(UNPROTECTED)
     return 0
 
 

@@ -23,7 +23,7 @@ from ...core.paths import cache_home
 from ...core.records import PURPOSES, Cohort, CohortCard, Consent, Signal, Stream, StreamSpec
 from .. import interviews, sources
 
-VERSION = 1  # of the conversion below: a change of it makes a new cache entry
+VERSION = 2  # of the conversion below: a change of it makes a new cache entry
 SESSIONS = (*range(300, 493), *range(600, 719))
 Name = Literal["transcript", "face", "presence", "gaze", "pose", "position", "sound", "egemaps", "mfcc"]
 _INTENSITIES = (
@@ -96,6 +96,7 @@ def load(config: Config) -> Cohort:
     spec = {n: _spec(n) for n in dict.fromkeys(config.streams)}
     card = CohortCard(
         name="e_daic",
+        restrictions=("research-only", "non-commercial", "no-redistribution", "credentialed"),
         licence="E-DAIC: USC ICT's end-user licence, academic and non-commercial, not to be shared; so is everything made from it",
         consent="participants agreed to research under USC ICT's licence; all purposes but sharing are assumed for each",
         tasks={"depression": ("no", "yes"), "ptsd": ("no", "yes")},

@@ -29,7 +29,7 @@ from ...core.paths import cache_home
 from ...core.records import PURPOSES, Cohort, CohortCard, Consent, Recording, Signal, StreamSpec, Value
 from .. import sources
 
-VERSION = 1  # of the conversion below: a change of it makes a new cache entry
+VERSION = 2  # of the conversion below: a change of it makes a new cache entry
 DAY_HZ = 1 / 86400
 _PURPOSES = tuple(p for p in PURPOSES if p != "sharing")  # which the licence rules out
 _YEARS = {1: 2018, 2: 2019, 3: 2020, 4: 2021}
@@ -120,6 +120,7 @@ def load(config: Config) -> Cohort:
     streams = {k: s for sensor in config.sensors for k, s in SENSORS[sensor][1].items()}
     card = CohortCard(
         name="globem",
+        restrictions=("attribution", "research-only", "no-redistribution", "credentialed"),
         licence="GLOBEM: PhysioNet credentialed health data licence; neither it nor a part of it may be shared",
         consent="students of Xu et al. 2022 took part under consent; all purposes but sharing are assumed for each",
         tasks={"depression": ("no", "yes")},

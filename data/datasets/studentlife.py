@@ -31,7 +31,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Events, Recording, Signal, Stream, StreamSpec, Value
 from .. import sources
 
-VERSION = 1  # of the conversion below: a change of it makes a new cache entry
+VERSION = 2  # of the conversion below: a change of it makes a new cache entry
 STRESS = ("great", "good", "a_little", "definitely", "stressed_out")
 _CODES = {"5": 0, "4": 1, "1": 2, "2": 3, "3": 4}  # the questionnaire's numbers are not in order of stress
 _ANSWERS = {"Not at all": 0, "Several days": 1, "More than half the days": 2, "Nearly every day": 3}
@@ -112,6 +112,7 @@ def load(config: Config) -> Cohort:
     what = f"{config.hours:g} h before each answer" if config.per == "answer" else "weeks"
     card = CohortCard(
         name="studentlife",
+        restrictions=("attribution", "research-only"),
         licence="StudentLife: an open download for research; cite Wang et al. 2014, ask its authors for anything else",
         consent="students of Wang et al. 2014 took part under consent; all purposes are assumed for each",
         tasks={"stress": STRESS, "stressed": ("no", "yes"), **depression} if config.per == "answer" else depression,

@@ -11,7 +11,7 @@ from scipy.io import wavfile
 
 from mien.core.errors import MienError
 from mien.core.records import Signal, Text
-from mien.data import check
+from mien.data import commands
 from mien.data.datasets import daic_woz
 
 HEAD = "Participant_ID,PHQ8_Binary,PHQ8_Score,Gender,PHQ8_NoInterest"
@@ -237,7 +237,7 @@ def test_it_is_read_once_and_again_when_a_file_changes(woz, monkeypatch):
 
 
 def test_it_can_be_described_and_may_not_be_shared(woz, capsys):
-    assert check.describe_command(["daic_woz", f"root={woz}"]) in (0, None)
+    assert commands.describe_command(["daic_woz", f"root={woz}"]) in (0, None)
     out = capsys.readouterr().out
     assert "label depression" in out
     assert "no 1, yes 3" in out
