@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mien.core.errors import MienError
-from mien.data import check
+from mien.data import commands
 from mien.data.datasets import e_daic
 
 from .test_daic_woz import SECONDS, TRACK, read, said, shorten, sound, spans, table
@@ -77,7 +77,7 @@ def test_e_daic_is_read_with_its_own_separators_and_labels(extended, capsys):
     assert spans(whole[1].streams["sound"]) == [(0.0, 7.0), (7.5, 10.0)]
     assert spans(whole[0].streams["sound"]) == [(0.0, 4.0), (5.0, 7.0), (7.5, 10.0)]  # cut out, and no line says so
     assert "with the interviewer's voice" in whole.card.source
-    assert check.describe_command(["e_daic", f"root={extended}", "streams=[face]"]) in (0, None)
+    assert commands.describe_command(["e_daic", f"root={extended}", "streams=[face]"]) in (0, None)
     assert "label ptsd" in capsys.readouterr().out
 
 
