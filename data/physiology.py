@@ -139,18 +139,44 @@ def coherence(times: np.ndarray, resp: np.ndarray, rate_hz: float) -> float:
     frequency; NaN where either cannot be found."""
     from scipy.signal import coherence as of
 
-    hz = breathing_hz(resp, rate_hz)
+    hz, pair = breathing_hz(resp, rate_hz), _rate_and_breath(times, resp, rate_hz)
+    if pair is None or not np.isfinite(hz):
+        return float("nan")
+    found_hz, found = of(*pair, fs=4.0, nperseg=64, noverlap=48)
+    return float(np.interp(hz, found_hz, found))
+
+
+def correlation(times: np.ndarray, resp: np.ndarray, rate_hz: float, most_s: float = 5.0) -> float:
+    """The largest absolute correlation, 0 to 1, of heart rate (from beat times [s]) and respiration, of which one may lag
+    up to `most_s` behind the other; NaN where either cannot be found."""
+    pair = _rate_and_breath(times, resp, rate_hz)
+    if pair is None:
+        return float("nan")
+    a, b = pair
+    n, lags = len(a), min(round(most_s * 4), len(a) // 2)
+    found = 0.0
+    for k in range(-lags, lags + 1):
+        x, y = a[max(0, k) : n + min(0, k)], b[max(0, -k) : n - max(0, k)]
+        x, y = x - x.mean(), y - y.mean()
+        size = np.sqrt((x @ x) * (y @ y))
+        if size > 1e-9:
+            found = max(found, abs(float(x @ y)) / size)
+    return found
+
+
+def _rate_and_breath(times: np.ndarray, resp: np.ndarray, rate_hz: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """Heart rate [beats/min] and respiration at 4 Hz over the same time, without their means; None with fewer than ten
+    plausible intervals or 16 s."""
     rr = intervals(times)
     good = np.isfinite(rr)
-    if not np.isfinite(hz) or good.sum() < 10:
-        return float("nan")
+    if good.sum() < 10:
+        return None
     grid = np.arange(times[0], times[-1], 0.25)
-    if len(grid) < 64:
-        return float("nan")
+    if len(grid) < 64 or not np.isfinite(resp).all():
+        return None
     rate = np.interp(grid, (times[:-1] + times[1:])[good] / 2, 60 / rr[good])
     breath = np.interp(grid, np.arange(len(resp)) / rate_hz, resp)
-    found_hz, found = of(rate - rate.mean(), breath - breath.mean(), fs=4.0, nperseg=64, noverlap=48)
-    return float(np.interp(hz, found_hz, found))
+    return rate - rate.mean(), breath - breath.mean()
 
 
 def responses(eda: np.ndarray, rate_hz: float, least_us: float = SCR_US) -> tuple[np.ndarray, np.ndarray]:

@@ -50,12 +50,20 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Everything a metric may look at. outliers: training persons whose attribute `outlier` is true (simulated cohorts
-    plant some): for aggregates over them, never for a list."""
+    """Everything a metric may look at; rows of the tables are the windows, in order. outliers: training persons whose
+    attribute `outlier` is true (simulated cohorts plant some): for aggregates over them, never for a list."""
 
     tables: Tables
     windows: Windows
     outliers: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for side in ("train", "test", "synthetic"):
+            n, m = len(getattr(self.tables, side)), len(getattr(self.windows, side))
+            if n != m:
+                raise MienError(
+                    f"{side}: {n} rows of statistics for {m} windows; they must be the same windows in order"
+                )
 
 
 def gather(

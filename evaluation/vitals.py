@@ -1,4 +1,4 @@
-"""Physiology of windows as a table, and window statistics on one scale: what several fidelity metrics look at."""
+"""Physiology of windows as a table: what several metrics look at, one vital sign at a time."""
 
 from __future__ import annotations
 
@@ -7,37 +7,60 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..core.errors import MienError
 from ..core.records import CohortCard, Signal, Stream
 from ..data import physiology
-from ..data.features import WindowTable
 
+UNITS = {
+    "eda": ("uS", "μS", "µS", "nS"),
+    "temp": ("degC", "°C"),
+    "acc": ("g", "m/s2", "m/s^2", "m/s²"),
+}  # where names do not say
 ROLES = {  # role -> what a stream's name holds
     "ecg": r"ecg", "pulse": r"bvp|ppg|pulse", "breath": r"resp|rsp|breath", "eda": r"eda|gsr|scl", "temp": r"temp|skt",
     "acc": r"acc|imu",
 }  # fmt: skip
 VITALS = {  # name -> (unit, what must be there)
     "HR": ("beats/min", "heart"), "RMSSD": ("ms", "heart"), "SDNN": ("ms", "heart"), "breathing": ("1/min", "breath"),
-    "HR-breath coherence": ("", "both"), "SCR rate": ("1/min", "eda"), "SCR rise": ("uS", "eda"), "tonic EDA": ("uS", "eda"),
+    "HR-breath coherence": ("", "both"),
+    "HR-breath correlation": ("", "both"), "SCR rate": ("1/min", "eda"), "SCR rise": ("uS", "eda"), "tonic EDA": ("uS", "eda"),
     "EDA slope": ("uS/min", "eda"), "skin temperature": ("degC", "temp"), "temperature slope": ("degC/min", "temp"),
     "movement": ("", "acc"),
 }  # fmt: skip
 GROUPS = {
     "heart": ("HR", "RMSSD", "SDNN"),
-    "cardiorespiratory": ("HR", "RMSSD", "SDNN", "breathing", "HR-breath coherence"),
+    "cardiorespiratory": ("HR", "RMSSD", "SDNN", "breathing", "HR-breath coherence", "HR-breath correlation"),
     "skin conductance": ("SCR rate", "SCR rise", "tonic EDA", "EDA slope"),
     "temperature": ("skin temperature", "temperature slope"),
     "movement": ("movement",),
 }
 
 
-def roles(card: CohortCard) -> dict[str, str]:
-    """Role -> the first stream of one or more channels whose name says so."""
-    found: dict[str, str] = {}
+def roles(card: CohortCard, given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Role -> stream. `given` first; then the first signal whose name says so, then the first whose unit does. MienError
+    for a role that is none, or a stream that the cohort does not have."""
+    signals = {n: spec for n, spec in card.streams.items() if spec.kind == "signal"}
+    for role, name in (given or {}).items():
+        if role not in ROLES or name not in signals:
+            raise MienError(
+                f"streams: {role}: {name} – roles are {', '.join(ROLES)}; the cohort's signals are {', '.join(signals)}"
+            )
+    found = dict(given or {})
     for role, pattern in ROLES.items():
-        for name, spec in card.streams.items():
-            if role not in found and spec.kind == "signal" and re.search(pattern, name.lower()):
+        for name in signals:
+            if role not in found and re.search(pattern, name.lower()):
+                found[role] = name
+    for role, units in UNITS.items():
+        for name, spec in signals.items():
+            if role not in found and name not in found.values() and spec.unit in units:
                 found[role] = name
     return found
+
+
+def needs(name: str) -> tuple[tuple[str, ...], ...]:
+    """The roles a vital sign is found from: one of each group must be there."""
+    heart, breath = ("pulse", "ecg"), ("breath",)
+    return {"heart": (heart,), "both": (heart, breath)}.get(VITALS[name][1], ((VITALS[name][1],),))
 
 
 def vitals(window: Mapping[str, Stream], where: Mapping[str, str]) -> np.ndarray:
@@ -56,6 +79,7 @@ def vitals(window: Mapping[str, Stream], where: Mapping[str, str]) -> np.ndarray
         out |= {"HR": found["hr"], "RMSSD": found["rmssd"], "SDNN": found["sdnn"]}
         if breath is not None and len(times):
             out["HR-breath coherence"] = physiology.coherence(times, breath.values[:, 0], breath.rate_hz)
+            out["HR-breath correlation"] = physiology.correlation(times, breath.values[:, 0], breath.rate_hz)
     if breath is not None:
         out["breathing"] = 60 * physiology.breathing_hz(breath.values[:, 0], breath.rate_hz)
     if eda is not None:
@@ -71,30 +95,6 @@ def vitals(window: Mapping[str, Stream], where: Mapping[str, str]) -> np.ndarray
     return np.array([out[n] for n in VITALS])
 
 
-def table(windows: Sequence[Mapping[str, Stream]], card: CohortCard) -> np.ndarray:
-    """float64[n, len(VITALS)]."""
-    where = roles(card)
+def table(windows: Sequence[Mapping[str, Stream]], where: Mapping[str, str]) -> np.ndarray:
+    """float64[n, len(VITALS)]. where: `roles`."""
     return np.array([vitals(w, where) for w in windows]).reshape(len(windows), len(VITALS))
-
-
-def on_one_scale(real: WindowTable, *others: WindowTable) -> list[np.ndarray]:
-    """Window statistics of each table, standardised by the real training windows' means and standard deviations; a
-    statistic that no training window has, or that never varies there, is left out, a missing one is at the mean."""
-    known = np.flatnonzero(~np.isnan(real.X).all(axis=0))
-    known = known[np.nanstd(real.X[:, known], axis=0) > 1e-12]
-    mean, sd = np.nanmean(real.X[:, known], axis=0), np.nanstd(real.X[:, known], axis=0)
-    return [
-        np.nan_to_num((t.X[:, known] - mean) / sd, nan=0.0, posinf=0.0, neginf=0.0).clip(-8, 8) for t in (real, *others)
-    ]
-
-
-def some(n: int, most: int, seed: int) -> np.ndarray:
-    """At most `most` of n row numbers, drawn without replacement, in order."""
-    rng = np.random.default_rng(seed)
-    return np.arange(n) if n <= most else np.sort(rng.permutation(n)[:most])
-
-
-def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """float64[len(a), len(b)]: Euclidean."""
-    square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.sqrt(np.clip(square, 0, None))

@@ -1,82 +1,85 @@
 """Marginals: do single samples have the values that real ones have?
 
-Per stream the Wasserstein distance of its samples in units of the real standard deviation, and the differences of skewness and
-kurtosis (TSGBench's MDD, SD and KD, Ang et al. 2023, arXiv 2309.03755, section 3, which takes histograms for the first).
+Per stream the Wasserstein distance of its samples in real standard deviations and their Kolmogorov–Smirnov distance (both the
+mean over channels), and the differences of skewness and kurtosis (TSGBench's MDD, SD and KD, Ang et al. 2023, arXiv
+2309.03755, section 3, which takes histograms for the first). The order of samples plays no part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from pydantic import Field
 
 from ...core.config import Section
-from ...core.records import Signal, Stream
-from ...core.results import Baseline, Result
+from ...core.results import Result
+from ..comparisons import OVER, Sides, compared, each_signal, ks, wasserstein
 from ..protocols import Inputs
 
 HIGHER_IS_BETTER = False
+_NAMES = ("marginal distance {}", "marginal KS {}", "skewness difference {}", "kurtosis difference {}")
 
 
 class Config(Section):
-    """samples: per channel and side, at most, evenly spaced over all windows."""
+    """samples: per channel and side, at most, evenly spaced over all windows; most: windows per side at most; seed."""
 
-    samples: int = Field(default=20000, ge=100)
+    samples: int = Field(default=4000, ge=100)
+    most: int = Field(default=600, ge=10)
+    seed: int = 0
 
 
 def measure(inputs: Inputs, config: Config) -> list[Result]:
-    from scipy.stats import kurtosis, skew, wasserstein_distance
-
-    w, out = inputs.windows, []
-    for stream in (n for n, spec in w.card.streams.items() if spec.kind == "signal"):
-        real, other, made = (pooled(x, stream, config.samples) for x in (w.train, w.test, w.synthetic))
-        if real is None or made is None:
-            why = "not measured: no such windows to compare"
-            out.append(
-                Result(
-                    metric=f"marginal distance {stream}", value=None, unit="window", higher_is_better=False, note=why
-                )
-            )
-            continue
-        sd = np.maximum(real.std(0), 1e-9)
-
-        def apart(a, b, sd=sd):
-            return float(np.mean([wasserstein_distance(a[:, c], b[:, c]) / sd[c] for c in range(a.shape[1])]))
-
-        rows = [
-            (f"marginal distance {stream}", apart, "in standard deviations of the real samples"),
-            (f"skewness difference {stream}", _difference(skew), "mean over channels that vary"),
-            (f"kurtosis difference {stream}", _difference(kurtosis), "mean over channels that vary"),
-        ]
-        for metric, of, note in rows:
-            control, found = None if other is None else of(real, other), of(real, made)
-            out.append(
-                Result(
-                    metric=metric, value=found, unit="window", higher_is_better=False,
-                    note=note if found is not None else "not measured: no channel varies on both sides",
-                    baselines=(Baseline(name="real vs real persons", value=control),),
-                )
-            )  # fmt: skip
+    out = []
+    for stream, s, absent in each_signal(inputs, _NAMES, config.most, config.seed):
+        out += absent if s is None else _of(stream, s, config)
     return out
 
 
-def _difference(moment: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray, np.ndarray], float | None]:
-    """Mean absolute difference of a standardised moment, over the channels in which neither side is constant (a constant
-    has none); None when there is no such channel."""
+def _of(stream: str, s: Sides, config: Config) -> list[Result]:
+    from scipy.stats import kurtosis, skew
 
-    def of(a: np.ndarray, b: np.ndarray) -> float | None:
-        varies = (a.std(0) > 1e-9) & (b.std(0) > 1e-9)
-        return float(np.abs(moment(a[:, varies]) - moment(b[:, varies])).mean()) if varies.any() else None
+    train, test, made = (_thin(x, config.samples) for x in (s.train, s.test, s.made))
+    sd = np.maximum(train.astype(np.float64).std((0, 1)), 1e-9)
 
-    return of
+    def over_channels(distance: Callable, scale: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
+        def mean(a: np.ndarray, b: np.ndarray) -> float:
+            return float(
+                np.mean([distance(a[..., c].ravel(), b[..., c].ravel()) / scale[c] for c in range(len(scale))])
+            )
+
+        return mean
+
+    def moment(of: Callable) -> Callable[[np.ndarray, np.ndarray], float]:
+        def gap(a: np.ndarray, b: np.ndarray) -> float:
+            one, two = (of(x.reshape(-1, x.shape[-1]).astype(np.float64)) for x in (a, b))
+            return float(np.abs(one - two).mean())
+
+        return gap
+
+    furthest = max(range(len(sd)), key=lambda c: wasserstein(train[..., c].ravel(), made[..., c].ravel()) / sd[c])
+    worst = f"furthest: {s.channels[furthest]}" if len(s.channels) > 1 else ""
+    rows = (
+        (over_channels(wasserstein, sd), "in standard deviations of the real samples", worst),
+        (over_channels(ks, np.ones(len(sd))), "share of samples", ""),
+        (moment(skew), "", ""),
+        (moment(kurtosis), "", ""),
+    )
+    return [
+        compared(
+            name.format(stream), distance, train, test, made, s.person, s.others,
+            "; ".join(x for x in (unit, more, OVER, s.note) if x),
+        )
+        for name, (distance, unit, more) in zip(_NAMES, rows, strict=True)
+    ]  # fmt: skip
 
 
-def pooled(windows: Sequence[Mapping[str, Stream]], stream: str, most: int) -> np.ndarray | None:
-    """float64[n, C]: samples of all windows, n at most `most`; None without any."""
-    parts = [s.values if s.complete else s.values[s.valid] for w in windows if isinstance(s := w.get(stream), Signal)]
-    if not sum(map(len, parts)):
-        return None
-    each = max(1, most // len(parts))
-    thin = [p[np.linspace(0, len(p) - 1, min(each, len(p))).astype(int)] for p in parts if len(p)]
-    return np.concatenate(thin).astype(np.float64)
+def _thin(values: np.ndarray, samples: int) -> np.ndarray:
+    """float32[n, k, C]: evenly spaced samples of each window, n * k about `samples` at most."""
+    n, length = values.shape[:2]
+    k = min(length, max(1, samples // max(1, n)))
+    # not all at the same times of their windows, or a common start would be all that is seen
+    at = (np.linspace(0, length, k, endpoint=False)[None] + (np.arange(n) * 0.618 % 1)[:, None] * length / k).astype(
+        int
+    )
+    return values[np.arange(n)[:, None], np.minimum(at, length - 1)]

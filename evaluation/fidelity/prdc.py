@@ -5,7 +5,8 @@ Kynkäänniemi et al. 2019 (arXiv 1904.06991, section 3) and Naeem et al. 2020 (
 standardised by the real training windows. Its control asks the same of real windows of held-out persons. Coverage is also
 told person by person: its lowest tenth, and of persons whose attribute `outlier` is true, beside the others. A generator that
 speaks for the majority only has a high mean there and a low tenth. For that every window has the median radius: with its own,
-a lonely window reaches so far that any ordinary one covers it.
+a lonely window reaches so far that any ordinary one covers it. Recall may rise when synthetic windows are copies of one
+another, for the radii of the others grow: coverage does not.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pydantic import Field
 from ...core.config import Section
 from ...core.intervals import over_persons
 from ...core.results import Baseline, Result
+from ..comparisons import REAL, baseline, distances, not_measured, numbers, on_one_scale, some, tables
 from ..protocols import Inputs
-from ..vitals import distances, on_one_scale, some
 
 HIGHER_IS_BETTER = True
 
@@ -31,65 +32,67 @@ class Config(Section):
 
 
 def measure(inputs: Inputs, config: Config) -> list[Result]:
-    t = inputs.tables
-    rows = [t.train.rows(some(len(t.train), config.most, config.seed)), t.synthetic, t.test]
-    rows[1:] = [x.rows(some(len(x), config.most, config.seed)) for x in rows[1:]]
+    train, test, made = tables(inputs, config.most, config.seed)
     # radii grow where windows are fewer, so both comparisons take equally many
-    n = min(len(rows[1]), len(rows[2]))
-    if n <= config.k or len(rows[0]) <= config.k:
-        return [
-            Result(metric="coverage", value=None, unit="window", note=f"not measured: {n} windows for k = {config.k}")
-        ]
-    real, made, other = on_one_scale(*rows)
-    made, other = made[some(len(made), n, 1)], other[some(len(other), n, 1)]
-    found, control = prdc(real, made, config.k), prdc(real, other, config.k)
+    n = min(len(made), len(test))
+    if n <= config.k or len(train) <= config.k:
+        return [not_measured("coverage", f"{min(n, len(train))} windows for k = {config.k}", higher_is_better=True)]
+    real, fake, other = on_one_scale(train, made, test)
+    if not real.shape[1]:
+        return [not_measured("coverage", "no statistic varies among the training windows", higher_is_better=True)]
+    fake, other = fake[some(len(fake), n, 1)], other[some(len(other), n, 1)]
+    found, control = prdc(real, fake, config.k), prdc(real, other, config.k)
+    of_real = {"coverage": "with a synthetic one within their radius", "recall": "within reach of a synthetic one"}
     results = []
-    for name in ("precision", "recall", "density"):
+    for name, what in of_real.items():
+        over, also = (over_persons(lambda c: float(c.mean()), train.person, x[name]) for x in (found, control))
+        results.append(
+            Result(
+                metric=name, **numbers(over), unit="window", note=f"share of training windows {what}; over their persons",
+                baselines=(baseline(REAL, also),),
+            )
+        )  # fmt: skip
+    for name in ("precision", "density"):
         results.append(
             Result(
                 metric=name, value=float(found[name].mean()), unit="window", note="one release, so no interval over persons",
-                baselines=(Baseline(name="real vs real persons", value=float(control[name].mean())),),
+                baselines=(Baseline(name=REAL, value=float(control[name].mean())),),
             )
         )  # fmt: skip
-    person = rows[0].person
-    over = over_persons(lambda c: float(c.mean()), person, found["coverage"])
-    also = over_persons(lambda c: float(c.mean()), person, control["coverage"])
-    results.append(
-        Result(
-            metric="coverage", value=over.value, low=over.low, high=over.high, n_persons=over.n_persons, unit="window",
-            note="share of training windows with a synthetic one within their radius; interval over their persons",
-            baselines=(Baseline(name="real vs real persons", value=also.value, low=also.low, high=also.high),),
-        )
-    )  # fmt: skip
-    results += _by_person(person, found["near"], control["near"], inputs.outliers)
-    return results
+    shares = {"found": found["near"], "control": control["near"], "own": found["own"]}
+    return results + _by_person(train.person, shares, inputs.outliers)
 
 
-def _by_person(person: np.ndarray, found: np.ndarray, control: np.ndarray, outliers: frozenset[str]) -> list[Result]:
+def _by_person(person: np.ndarray, covered: dict[str, np.ndarray], outliers: frozenset[str]) -> list[Result]:
     """Aggregates of the persons' own coverages (at the median radius); never a single person's."""
     names = sorted(set(person))
-    share = {s: np.array([c[person == p].mean() for p in names]) for s, c in (("found", found), ("control", control))}
-    if len(names) < 20:
-        return []
-    tenth = max(1, len(names) // 10)
+    share = {s: np.array([c[person == p].mean() for p in names]) for s, c in covered.items()}
+    least = "coverage of the least covered tenth of persons"
+    if len(names) < 20:  # a tenth of fewer is one person
+        return [not_measured(least, f"a tenth of {len(names)} persons is one of them", higher_is_better=True)]
+    tenth = len(names) // 10
     lowest = {s: float(np.sort(v)[:tenth].mean()) for s, v in share.items()}
     out = [
         Result(
-            metric="coverage of the least covered tenth of persons", value=lowest["found"], unit="person",
-            n_persons=len(names), note="whom the synthetic recordings do not speak for",
-            baselines=(Baseline(name="real vs real persons", value=lowest["control"]),),
+            metric=least, value=lowest["found"], unit="person", n_persons=len(names),
+            note="whom the synthetic recordings do not speak for", baselines=(Baseline(name=REAL, value=lowest["control"]),),
         )
     ]  # fmt: skip
     mine = np.array([p in outliers for p in names])
-    if 2 <= mine.sum() < len(names):
-        rest = float(share["found"][~mine].mean())
+    if outliers and not 2 <= mine.sum() < len(names):
+        why = f"{mine.sum()} of {len(names)} training persons are marked as outliers"
+        out.append(not_measured("coverage of planted outliers", why, higher_is_better=True))
+    elif outliers:
+        of = {s: (float(v[mine].mean()), float(v[~mine].mean())) for s, v in share.items()}
         out.append(
             Result(
-                metric="coverage of planted outliers", value=float(share["found"][mine].mean()), unit="person",
-                n_persons=int(mine.sum()), note="erased when far below the others; whether exposed too, the attacks say",
+                metric="coverage of planted outliers", value=of["found"][0], unit="person", n_persons=int(mine.sum()),
+                note="near what held-out persons cover of them: erased, as any other people would leave them; near what their"
+                " own windows do: kept, and so exposed (how much, the attacks say)",
                 baselines=(
-                    Baseline(name="the other persons", value=rest),
-                    Baseline(name="real vs real persons", value=float(share["control"][mine].mean())),
+                    Baseline(name="the other persons", value=of["found"][1]),
+                    Baseline(name=f"{REAL}, outliers", value=of["control"][0]),
+                    Baseline(name="by other training windows, outliers", value=of["own"][0]),
                 ),
             )
         )  # fmt: skip
@@ -98,7 +101,8 @@ def _by_person(person: np.ndarray, found: np.ndarray, control: np.ndarray, outli
 
 def prdc(real: np.ndarray, made: np.ndarray, k: int) -> dict[str, np.ndarray]:
     """Per made window precision and density, per real window recall and coverage: float64 each, whose means are the four
-    numbers; near: coverage at the median radius. real: float64[n, d]; made: float64[m, d]."""
+    numbers; near: coverage at the median radius; own: the same by the other real windows, themselves left out. real: float64[n,
+    d]; made: float64[m, d]."""
     own, theirs, between = distances(real, real), distances(made, made), distances(real, made)
     radius = np.sort(own, axis=1)[:, k]  # the 0th is the window itself
     reach = np.sort(theirs, axis=1)[:, min(k, len(made) - 1)]
@@ -109,4 +113,5 @@ def prdc(real: np.ndarray, made: np.ndarray, k: int) -> dict[str, np.ndarray]:
         "recall": (between < reach[None]).any(1).astype(float),
         "coverage": inside.any(1).astype(float),
         "near": (between < np.median(radius)).any(1).astype(float),
+        "own": ((own < np.median(radius)).sum(1) > 1).astype(float),
     }

@@ -51,10 +51,10 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
 
 
 def spectrum(windows: Sequence[Mapping[str, Stream]], stream: str, floor: float) -> np.ndarray | None:
-    """float64[F, C]: log10 of the mean Welch power of a stream's windows; None when no window has it."""
+    """float64[F, C]: log10 of the mean Welch power of a stream's windows; None when no window has it whole."""
     from scipy.signal import welch
 
-    parts = [s for w in windows if isinstance(s := w.get(stream), Signal)]
+    parts = [s for w in windows if isinstance(s := w.get(stream), Signal) and s.complete]
     if not parts:
         return None
     values = np.stack([p.values for p in parts]).astype(np.float64)
@@ -67,8 +67,11 @@ def _incomparable(stream: str, *sides: Sequence[Mapping[str, Stream]]) -> str:
     """Why the spectra of train, test and synthetic windows cannot be laid over each other, or "". Test may be absent."""
     train, _, made = sides
     for name, side in (("training", train), ("synthetic", made)):
-        if not any(stream in w for w in side):
-            return f"no {name} window has the stream {stream}"
+        found = [s for w in side if isinstance(s := w.get(stream), Signal)]
+        if not any(s.complete for s in found):
+            return (
+                f"every {name} window of {stream} has a gap" if found else f"no {name} window has the stream {stream}"
+            )
     kinds = {
         (s.rate_hz, len(s.values), s.channels) for side in sides for w in side if isinstance(s := w.get(stream), Signal)
     }

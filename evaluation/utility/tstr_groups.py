@@ -1,50 +1,50 @@
 """TSTR per group of signs: one trivially separable stream must not speak for all.
 
 With all statistics at once a generator whose hearts are impossible can reach a perfect TSTR through a temperature slope. Here a
-forest sees one group of vital signs (heart; heart with breath; skin conductance; temperature; movement) or one stream's
-statistics at a time; TRTR and its n-matched twin stand beside each.
+forest sees one stream's statistics at a time, those of a group of streams, or one group of vital signs (heart; heart with
+breath; skin conductance; temperature; movement); TRTR and its n-matched twin stand beside each.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 from pydantic import Field
 
 from ...core.config import Section
+from ...core.errors import MienError
 from ...core.intervals import over_persons
-from ...core.results import Baseline, Result
+from ...core.results import Result
 from ...data import features
+from ..comparisons import baseline, not_measured, numbers
 from ..protocols import Inputs
-from ..vitals import GROUPS, VITALS, table
+from ..vitals import GROUPS, VITALS, roles, table
 from .tstr import macro_f1, matched
 
 HIGHER_IS_BETTER = True
 
 
 class Config(Section):
-    """trees: of each forest; streams: a group of window statistics for each stream too; seed."""
+    """groups: name -> streams whose statistics are looked at together, such as cardiorespiratory: [bvp, resp]; streams: each
+    stream alone; vitals: groups of vital signs; trees: of each forest; seed."""
 
-    trees: int = Field(default=100, ge=1)
+    groups: dict[str, tuple[str, ...]] = {}
     streams: bool = True
+    vitals: bool = True
+    trees: int = Field(default=100, ge=1)
     seed: int = 0
 
 
 def measure(inputs: Inputs, config: Config) -> list[Result]:
-    t, w, out = inputs.tables, inputs.windows, []
-    groups = dict(_vitals(inputs))
-    columns = features.names(w.card)
-    if config.streams and len(columns) == t.train.X.shape[1]:
-        for stream in w.card.streams:
-            mine = [i for i, c in enumerate(columns) if c.startswith(f"{stream}.")]
-            groups[f"stream {stream}"] = tuple(x.X[:, mine] for x in (t.train, t.test, t.synthetic))
+    t, out = inputs.tables, []
     few = matched(t.train, t.synthetic, np.random.default_rng(config.seed))
-    for name, (train, test, made) in groups.items():
-        if (len(train), len(test), len(made)) != (len(t.train), len(t.test), len(t.synthetic)):
-            continue  # windows and tables of other numbers: their labels cannot be told
+    for name, (train, test, made) in _groups(inputs, config):
+        metric = f"TSTR macro-F1 {name}"
         known = ~np.isnan(train).all(0) & ~np.isnan(made).all(0) & ~np.isnan(test).all(0)
         if not known.any():
+            out.append(not_measured(metric, "not there, or not found, on all three sides", higher_is_better=True))
             continue
         train, test, made = train[:, known], test[:, known], made[:, known]
         predictions = {
@@ -54,24 +54,35 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
         predictions["majority"] = np.full(len(test), Counter(t.train.label).most_common(1)[0][0], dtype=object)
         found = {n: over_persons(macro_f1, t.test.person, t.test.label, p) for n, p in predictions.items()}
         main = found.pop("TSTR")
-        out.append(
-            Result(
-                metric=f"TSTR macro-F1 {name}", value=main.value, low=main.low, high=main.high, n_persons=main.n_persons,
-                unit="window", baselines=tuple(Baseline(name=n, value=f.value, low=f.low, high=f.high) for n, f in found.items()),
-            )
-        )  # fmt: skip
+        beside = tuple(baseline(n, f) for n, f in found.items())
+        out.append(Result(metric=metric, **numbers(main), unit="window", baselines=beside))
     return out
 
 
-def _vitals(inputs: Inputs):
-    """(group, training, test and synthetic windows' values) of each group of signs that all three have."""
-    w = inputs.windows
-    sides = [table(x, w.card) for x in (w.train, w.test, w.synthetic)]
-    names = list(VITALS)
-    for group, signs in GROUPS.items():
-        mine = [names.index(s) for s in signs]
-        if all(np.isfinite(s[:, mine]).any() for s in sides):
-            yield group, tuple(s[:, mine] for s in sides)
+Group = tuple[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _groups(inputs: Inputs, config: Config) -> Iterator[Group]:
+    """(group, training, test and synthetic windows' values). MienError for a group of a stream that is not there."""
+    t, w = inputs.tables, inputs.windows
+    wanted = {f"stream {s}": (s,) for s in w.card.streams} if config.streams else {}
+    columns = features.names(w.card)
+    for name, streams in (wanted | config.groups).items():
+        unknown = [s for s in streams if s not in w.card.streams]
+        if unknown or not streams:
+            raise MienError(
+                f"tstr_groups.groups: {name}: {', '.join(unknown) or 'no stream'}; the cohort's streams are"
+                f" {', '.join(w.card.streams)}"
+            )
+        mine = [i for i, c in enumerate(columns) if c.startswith(tuple(f"{s}." for s in streams))]
+        yield name, (t.train.X[:, mine], t.test.X[:, mine], t.synthetic.X[:, mine])
+    where = roles(w.card) if config.vitals else {}
+    if where:
+        sides = [table(x, where) for x in (w.train, w.test, w.synthetic)]
+        for group, signs in GROUPS.items():
+            mine = [list(VITALS).index(s) for s in signs]
+            if np.isfinite(sides[0][:, mine]).any():  # a sign that no real window has is not asked for
+                yield group, (sides[0][:, mine], sides[1][:, mine], sides[2][:, mine])
 
 
 def _predict(X: np.ndarray, y: np.ndarray, new: np.ndarray, config: Config) -> np.ndarray:

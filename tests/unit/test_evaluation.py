@@ -20,12 +20,12 @@ from mien.evaluation.utility import tstr
 from ..conftest import CARD, recordings
 
 
-def table(persons: range, seed: int, shift: float = 0.0, each: int = 24, prefix: str = "p") -> WindowTable:
+def table(persons: range, seed: int, shift: float = 0.0, each: int = 24, prefix: str = "p", d: int = 5) -> WindowTable:
     """Two classes three SD apart, persons a little different."""
     rng = np.random.default_rng(seed)
     rows = [(p, c) for p in persons for c in ("rest", "walk") for _ in range(each // 2)]
-    offset = {p: 0.3 * np.random.default_rng([7, p]).normal(size=5) for p in persons}
-    X = np.array([rng.normal(size=5) + (3 if c == "walk" else 0) * np.eye(5)[0] + offset[p] + shift for p, c in rows])
+    offset = {p: 0.3 * np.random.default_rng([7, p]).normal(size=d) for p in persons}
+    X = np.array([rng.normal(size=d) + (3 if c == "walk" else 0) * np.eye(d)[0] + offset[p] + shift for p, c in rows])
     return WindowTable(
         X=X,
         meta=rng.normal(size=(len(rows), 2)),
@@ -55,10 +55,10 @@ def inputs(synthetic: WindowTable, noise: float = 0.0, **kw) -> Inputs:
         train=table(range(0, 5), 0), test=table(range(5, 10), 1), synthetic=synthetic, classes=("rest", "walk"),
         codec=table(range(0, 5), 0),
     )  # fmt: skip
-    made = Windows(
-        train=windows(0), test=windows(1), synthetic=windows(2, noise), card=CARD, seconds=4.0, valid_sequences=1.0
-    )
-    return Inputs(tables=replace(tables, **kw), windows=made)
+    tables = replace(tables, **kw)
+    some = {name: windows(i, noise * (i == 2)) for i, name in enumerate(("train", "test", "synthetic"))}
+    rows = {name: [w[i % len(w)] for i in range(len(getattr(tables, name)))] for name, w in some.items()}
+    return Inputs(tables=tables, windows=Windows(**rows, card=CARD, seconds=4.0, valid_sequences=1.0))
 
 
 def value(results, metric: str):
@@ -70,7 +70,13 @@ def value(results, metric: str):
 
 @pytest.mark.parametrize("kind", ["utility", "fidelity"])
 def test_every_metric_conforms(kind):
-    data = inputs(table(range(20, 25), 2, prefix="s"))
+    d = len(features.names(CARD))
+    data = inputs(
+        table(range(20, 25), 2, prefix="s", d=d),
+        train=table(range(0, 5), 0, d=d),
+        test=table(range(5, 10), 1, d=d),
+        codec=table(range(0, 5), 0, d=d),
+    )
     for name in plugins.names(f"evaluation/{kind}"):
         module = plugins.load(f"evaluation/{kind}", name)
         assert isinstance(module.HIGHER_IS_BETTER, bool)

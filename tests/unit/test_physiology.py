@@ -49,6 +49,24 @@ def test_breath_responses_and_coherence_find_what_was_put_in(made):
     others = [ph.coherence(pairs[i][0], pairs[i - 1][1], 25) for i in range(len(pairs))]
     assert np.mean(own) > 0.8
     assert np.mean(others) < np.mean(own) - 0.3  # somebody else's breath
+    own = [ph.correlation(b, x, 25) for b, x in pairs]
+    others = [ph.correlation(pairs[i][0], pairs[i - 1][1], 25) for i in range(len(pairs))]
+    assert np.mean(others) < np.mean(own) - 0.2
+
+
+def test_lagged_correlation_equals_its_definition_and_finds_the_lag():
+    beats = np.cumsum(60 / (70 + 5 * np.sin(2 * np.pi * 0.2 * 0.85 * np.arange(70))))
+    t = np.arange(60 * 25) / 25
+    breath = np.interp(t - 2.0, (beats[:-1] + beats[1:]) / 2, 60 / np.diff(beats))  # follows the heart by two seconds
+    pair = ph._rate_and_breath(beats, breath, 25)
+    assert pair is not None
+    a, b = pair
+    slow = [np.corrcoef(a[k:], b[: len(b) - k])[0, 1] for k in range(21)]
+    slow += [np.corrcoef(a[: len(a) - k], b[k:])[0, 1] for k in range(1, 21)]
+    assert ph.correlation(beats, breath, 25) == pytest.approx(max(map(abs, slow)))
+    assert ph.correlation(beats, breath, 25) > 0.95 > abs(slow[0])
+    assert np.isnan(ph.correlation(beats[:5], breath, 25))
+    assert ph.correlation(beats, np.zeros(1500), 25) == 0
 
 
 def test_responses_are_counted_by_an_absolute_rise():
