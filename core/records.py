@@ -533,7 +533,7 @@ class Cohort:
         import datasets
 
         if cache is not None and key is not None:
-            folder = cache / f"{key}-{_FORMAT}"
+            folder = Cohort.place(cache, key)
             if not (folder / "cohort.json").exists():
                 with console.heard() as told:
                     Cohort.store(recordings, folder, card=card, consents=consents)
@@ -543,6 +543,11 @@ class Cohort:
         features = datasets.Features.from_arrow_schema(arrow_schema())
         data = datasets.Dataset.from_list(list(_checked(recordings, card)), features=features)
         return Cohort(card=card, rows=data, consents=consents or {}, fingerprint=_fingerprint(card, data))
+
+    @staticmethod
+    def place(cache: Path, key: str) -> Path:
+        """Where `build` keeps a cohort: another format of the files on disk is another folder."""
+        return cache / f"{key}-{_FORMAT}"
 
     @staticmethod
     def store(

@@ -52,8 +52,8 @@ def load(config: Config) -> Cohort:
             raise MienError(f"no such file: {source}; leave `path` out to use the asset (`mien assets fetch watch`)")
         digest, origin = assets.sha256(source), "own copy"
     cache, key = cache_home() / "cohorts", f"watch-v{VERSION}-{digest[:16]}"
-    if (cache / key / "cohort.json").exists():
-        return Cohort.read(cache / key)
+    if (Cohort.place(cache, key) / "cohort.json").exists():
+        return Cohort.read(Cohort.place(cache, key))
     recordings = list(_recordings(source))
     card = CohortCard(
         name="watch",
