@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -80,6 +82,41 @@ def examples(windows: Sequence[Mapping[str, Stream]], titles: Sequence[str]) -> 
     return _svg(figure)
 
 
+SOUND_HZ = 4000  # from here on a stream can be listened to
+
+
+def sounds(windows: Sequence[Mapping[str, Stream]], titles: Sequence[str], stream: str) -> tuple[str, str]:
+    """(spectrograms one below the other, players one per window) of a stream of sound. The sound is in the page: 16-bit
+    wav, at the stream's own rate."""
+    there = [(t, s) for t, w in zip(titles, windows, strict=True) if isinstance(s := w.get(stream), Signal)]
+    figure, axes = _figure(PHONE, 1.4 * len(there) + 0.4, len(there), 1, sharex=True)
+    players = []
+    for row, (title, s) in enumerate(there):
+        x, rate = s.values[:, 0].astype(np.float64), s.rate_hz
+        axis = axes[row][0]
+        n = 512 if rate >= 8000 else 256
+        if len(x) > 2 * n and np.ptp(x) > 0:
+            axis.specgram(
+                x + 1e-9 * np.cos(np.arange(len(x))), NFFT=n, Fs=rate, noverlap=n // 4, cmap="magma", vmin=-140
+            )
+        axis.set_ylim(0, min(8000, rate / 2))
+        axis.set_title(title, loc="left")
+        axis.set_ylabel("Hz")
+        if row == len(there) - 1:
+            axis.set_xlabel("seconds")
+        players.append(f"<p>{html.escape(title)}<br><audio controls preload='none' src='{_wav(x, rate)}'></audio></p>")
+    return _svg(figure), "".join(players)
+
+
+def _wav(x: np.ndarray, rate_hz: float) -> str:
+    """A data URI of one channel, full scale 1."""
+    from scipy.io import wavfile
+
+    file = io.BytesIO()
+    wavfile.write(file, round(rate_hz), np.rint(np.clip(x, -1, 1) * 32767).astype(np.int16))
+    return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode()
+
+
 def real_beside_synthetic(
     real: Sequence[Mapping[str, Stream]], synthetic: Sequence[Mapping[str, Stream]], titles: Sequence[str], stream: str
 ) -> str:
@@ -117,6 +154,12 @@ def _draw(axis: Any, signal: Stream | None) -> None:
         axis.set_xlim(0, signal.seconds)
         return
     t = np.arange(len(signal.values)) / signal.rate_hz
+    if signal.rate_hz >= SOUND_HZ:  # half a million points would make the page heavy and show the same
+        step = max(1, len(t) // 400)
+        blocks = signal.values[: len(t) // step * step, 0].reshape(-1, step)
+        axis.fill_between(t[: blocks.size : step], blocks.min(1), blocks.max(1), color=COLOURS[0], linewidth=0)
+        axis.locator_params(nbins=3)
+        return
     for c, name in enumerate(signal.channels):
         axis.plot(t, signal.values[:, c], color=COLOURS[c % 7], linestyle=LINES[c % 4], linewidth=1.2, label=name)
     axis.locator_params(nbins=3)

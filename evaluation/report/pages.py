@@ -138,6 +138,11 @@ def evaluation(
             " resemble a training recording.",
         )
     )
+    for stream in (n for n, spec in data.windows.card.streams.items() if spec.rate_hz >= pictures.SOUND_HZ):
+        if any(stream in w for w in synthetic):
+            svg, players = pictures.sounds(synthetic, names, stream)
+            what = "Spectrograms of the first synthetic window of each class, and their sound."
+            shown.append(html.Picture(title=f"Synthetic sound: {stream}", svg=svg, caption=what, players=players))
     sections = [("Attacks", attack)] if attack else []
     versus = [(protection(e.report.guarantee), e.report, e.attack) for e in every] if beside else []
     page = html.release_html(report, shown, sections, versus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from mien.core.errors import MienError
+from mien.core.records import Signal
 from mien.core.results import Baseline, Report, Result, environment
 from mien.core.verbs import PLAIN, protection, public
 from mien.evaluation import frontier, pictures
@@ -188,3 +190,27 @@ def test_side_by_side_has_a_column_per_release():
     assert "ε = 7.99 per person" in table
     assert "twin" in table
     assert "Side by side" not in html.release_html(report())
+
+
+def test_sound_can_be_heard_and_its_letters_are_no_id():
+    import base64
+    import io
+
+    from scipy.io import wavfile
+
+    t = np.arange(16000) / 16000
+    tone = Signal(
+        values=0.5 * np.sin(2 * np.pi * 220 * t)[:, None], rate_hz=16000.0, channels=("sound",), unit="full scale"
+    )
+    svg, players = pictures.sounds([{"voice": tone}, {}], ["calm", "<b>"], "voice")
+    assert "<svg" in svg
+    raw = re.search(r"base64,([A-Za-z0-9+/=]+)", players)
+    assert raw
+    rate, heard = wavfile.read(io.BytesIO(base64.b64decode(raw[1])))
+    assert rate == 16000
+    assert abs(int(np.abs(heard).max()) - 16384) < 20
+    spelled = players.replace(raw[1], f"{raw[1][:40]}+S01+{raw[1][40:]}")
+    html.assert_leak_free(spelled, {"person": ["S01"]})
+    with pytest.raises(MienError, match="person's id"):
+        html.assert_leak_free(spelled + "<p>S01</p>", {"person": ["S01"]})
+    assert len(pictures.examples([{"voice": tone}], ["calm"])) < 200_000  # an envelope, not every sample
