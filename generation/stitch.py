@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from ..core.errors import MienError
 from ..core.records import Events, Signal, Stream, Text
 from .layout import Layout
 
@@ -17,14 +18,17 @@ def join(layout: Layout, documents: Sequence[np.ndarray]) -> dict[str, Stream]:
     """Documents of consecutive windows -> streams of all their time.
 
     A codec that can say how its blocks go on (`join`) does; of the others, signals get the jump at each seam spread over
-    three seconds on both sides, events and utterances are moved to their time. A stream that one window lacks is absent
-    from the whole: a recording with holes would have to mark them, and none was asked for.
+    three seconds on both sides, events and utterances are moved to their time. A signal that some windows lack has gaps
+    there; a log or a transcript that one lacks is absent, for it cannot say when nobody looked. MienError when nothing is
+    left.
     """
     blocks = [layout.blocks_of(d) for d in documents]
-    shared = [i for i in range(len(layout.parts)) if all(i in b for b in blocks)]
     out: dict[str, Stream] = {}
-    for i in shared:
-        coder, mine = layout.coders[i], [b[i] for b in blocks]
+    for i, coder in enumerate(layout.coders):
+        if not all(i in b for b in blocks):
+            out |= _holed([coder.decode(b[i]) if i in b else {} for b in blocks])
+            continue
+        mine = [b[i] for b in blocks]
         if hasattr(coder, "join"):
             out |= coder.join(mine)
             continue
@@ -32,6 +36,25 @@ def join(layout: Layout, documents: Sequence[np.ndarray]) -> dict[str, Stream]:
         for name in parts[0]:
             if all(name in p for p in parts):
                 out[name] = _joined([p[name] for p in parts], layout)
+    if not out:
+        raise MienError(
+            "the windows of a long recording have no stream in common: the adapter has not learned to go on; train it longer, or"
+            " leave sampling.seconds out"
+        )
+    return out
+
+
+def _holed(parts: Sequence[Mapping[str, Stream]]) -> dict[str, Stream]:
+    """Signals that some windows have, with gaps where the others are."""
+    out: dict[str, Stream] = {}
+    for name in dict.fromkeys(n for p in parts for n in p):
+        known = next(s for p in parts if (s := p.get(name)) is not None)
+        if isinstance(known, Signal):
+            gap = np.full(known.values.shape, np.nan, dtype=np.float32)
+            hole = replace(known, values=gap, valid=np.zeros(len(gap), dtype=bool))
+            rows = [s if isinstance(s := p.get(name), Signal) else hole for p in parts]
+            valid = np.concatenate([np.ones(len(r.values), bool) if r.valid is None else r.valid for r in rows])
+            out[name] = replace(known, values=np.concatenate([r.values for r in rows]), valid=valid)
     return out
 
 

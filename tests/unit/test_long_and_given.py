@@ -134,11 +134,22 @@ def test_fading_meets_in_the_middle_and_leaves_the_rest_alone():
     assert all(np.isfinite(x).all() for x in short)
 
 
-def test_a_stream_that_one_window_lacks_is_absent_from_the_whole():
+def test_a_stream_that_one_window_lacks_has_a_gap_there_and_a_log_is_absent():
     lay, documents, _ = real_documents(2)
     without = lay.encode([{"eda": people(2)[0].streams["eda"].cut(0, 20)}], ["calm"])[0]
     assert without is not None
-    assert set(stitch.join(lay, [documents[0], without])) == {"eda"}
+    joined = stitch.join(lay, [documents[0], without])
+    assert set(joined) == {"bvp", "resp", "eda"}
+    assert joined["eda"].complete
+    bvp = joined["bvp"]
+    assert isinstance(bvp, Signal)
+    assert bvp.valid is not None
+    assert bvp.valid.tolist() == [True] * 1280 + [False] * 1280
+    calls, diary = (lay.encode([{n: people(2)[0].streams[n].cut(0, 20)}], ["calm"])[0] for n in ("calls", "diary"))
+    assert calls is not None
+    assert diary is not None
+    with pytest.raises(MienError, match="no stream in common"):
+        stitch.join(lay, [calls, diary])
 
 
 # --- what is asked for ------------------------------------------------------------------------------------
