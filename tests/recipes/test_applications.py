@@ -200,7 +200,7 @@ def test_an_application_from_end_to_end(study, tmp_path):
         "cohort": {"persons": 6},
     }  # fmt: skip
     if study in ("covid", "affect"):
-        small["cohort"] |= {"recordings_per_person": 8, "seconds": 8}
+        small["cohort"] |= {"seconds": 10}
     if study == "stress":
         small["seconds"] = small["stride_s"] = 8
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(small))
