@@ -11,6 +11,8 @@ another, for the radii of the others grow: coverage does not.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from pydantic import Field
 
@@ -19,6 +21,7 @@ from ...core.intervals import over_persons
 from ...core.results import Baseline, Result
 from ..comparisons import REAL, baseline, distances, not_measured, numbers, on_one_scale, some, tables
 from ..protocols import Inputs
+from ..vitals import roles, table
 
 HIGHER_IS_BETTER = True
 
@@ -32,6 +35,18 @@ class Config(Section):
 
 
 def measure(inputs: Inputs, config: Config) -> list[Result]:
+    """On window statistics, and again on vital signs alone where there are any: a codec that drops a sensor's noise fails the
+    former by that alone."""
+    out = _on(inputs, config)
+    if where := roles(inputs.windows.card):
+        t, w = inputs.tables, inputs.windows
+        sides = {k: replace(getattr(t, k), X=table(getattr(w, k), where)) for k in ("train", "test", "synthetic")}
+        signs = _on(replace(inputs, tables=replace(t, codec=None, **sides)), config)
+        out += [r.model_copy(update={"metric": f"{r.metric} (vital signs)"}) for r in signs if r.value is not None]
+    return out
+
+
+def _on(inputs: Inputs, config: Config) -> list[Result]:
     train, test, made = tables(inputs, config.most, config.seed)
     # radii grow where windows are fewer, so both comparisons take equally many
     n = min(len(made), len(test))
