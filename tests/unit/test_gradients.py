@@ -240,7 +240,9 @@ def test_quantised_bases(bits, tmp_path):
             torch.nn.init.normal_(p, std=0.2)
     ids, mask = data(4, 10)
     person = torch.tensor([0, 1, 1, 2])
-    close(fast(model, ids, mask, person), one_at_a_time(model, ids, mask, person), 1e-5)
+    # Quantised weights are unpacked to float32 by kernels whose rounding differs by batch shape and by machine (1.2e-5
+    # seen on one, 4e-6 on another); a wrong rule errs by tenths.
+    close(fast(model, ids, mask, person), one_at_a_time(model, ids, mask, person), 1e-4)
 
 
 # -- clipping ------------------------------------------------------------------------------------------------------------
