@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -31,6 +31,14 @@ class Lora(Section):
     freeze_a: bool = False
     layers: int | None = Field(default=None, ge=1)
     rows: bool = True
+
+
+class Base(Protocol):
+    """What a saved adapter says of its base, whatever kind of backbone that is."""
+
+    model: Any
+    identity: str
+    revision: str | None
 
 
 def attach(backbone: CausalBackbone, lora: Lora, rows: Sequence[int], seed: int) -> Any:
@@ -83,7 +91,7 @@ def attach(backbone: CausalBackbone, lora: Lora, rows: Sequence[int], seed: int)
     return model
 
 
-def save(model: Any, folder: Path, backbone: CausalBackbone) -> None:
+def save(model: Any, folder: Path, backbone: Base) -> None:
     """Write a plain PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`), whole or not at all.
 
     PEFT writes the local path of the base into the configuration; here it is replaced by the base's public name.
@@ -99,7 +107,7 @@ def save(model: Any, folder: Path, backbone: CausalBackbone) -> None:
         file.write_text(json.dumps(raw, indent=2, sort_keys=True))
 
 
-def restore(backbone: CausalBackbone, folder: Path) -> Any:
+def restore(backbone: Base, folder: Path) -> Any:
     """A saved adapter on its base, for sampling and attacks. MienError if files are missing or tensors do not fit."""
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors import SafetensorError
@@ -127,17 +135,14 @@ def restore(backbone: CausalBackbone, folder: Path) -> Any:
     return model
 
 
-def write_notes(
-    folder: Path, backbone: CausalBackbone, behaviour_tokens: int, guarantee: str, restrictions: Sequence[str] = ()
-) -> None:
-    """`README.md` beside the adapter: how to load it with PEFT alone, under what guarantee it was made, and what the
-    licence of its recordings (`restrictions`, of core/records.RESTRICTIONS) asks of it."""
+def write_notes(folder: Path, backbone: Base, how: str, guarantee: str, restrictions: Sequence[str] = ()) -> None:
+    """`README.md` beside the adapter: how to load it with PEFT alone (`how`, a line of Python before PEFT's), under what
+    guarantee it was made, and what the licences of its recordings and of its base (`restrictions`, of
+    core/records.RESTRICTIONS) ask of it."""
     front = json.dumps(backbone.identity)
     bound = "".join(f"- **{r}**: {RESTRICTIONS[r]}\n" for r in restrictions)
     if bound:
-        bound = (
-            f"\nThe recordings it learned from came under terms that bind this adapter and its output too:\n\n{bound}"
-        )
+        bound = f"\nWhat it was made from came under terms that bind this adapter and its output too:\n\n{bound}"
     licence = "license: other\n" if restrictions else ""
     write_text(
         folder / "README.md",
@@ -154,7 +159,7 @@ Guarantee: {guarantee}
 Load it without Mien (only grammar-constrained sampling needs Mien):
 
 ```python
-base.resize_token_embeddings({backbone.offset + behaviour_tokens})
+{how}
 model = PeftModel.from_pretrained(base, "this folder")
 ```
 """,

@@ -6,17 +6,35 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..backbones.causal_lm import CausalBackbone
 from ..core import plugins
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording
 from ..core.runs import write_text
 from ..privacy.mechanisms import adversary, perturb
+
+
+class Subject(Protocol):
+    """What is adapted, as `recipes/adapt.py` sees it: a model that writes recordings as tokens (generation/adapted.py), or
+    one that represents them (adapters/representation.py), with the windows it learns from.
+
+    persons: ids; person: int64[n] into them; width: of the states that `losses_and_states` gives beside the losses,
+    float[B, width].
+    """
+
+    @property
+    def persons(self) -> Sequence[str]: ...
+    @property
+    def person(self) -> np.ndarray: ...
+    @property
+    def width(self) -> int: ...
+    def losses(self, model: Any, batch: Any) -> Any: ...
+    def losses_and_states(self, model: Any, batch: Any) -> tuple[Any, Any]: ...
+
 
 _IN_TRAINING = ("adversary", "perturb")
 
@@ -63,20 +81,19 @@ class Protections:
         return noisy
 
     def losses(
-        self, model: Any, backbone: CausalBackbone, cohort: Cohort, documents: Any, seed: int, private: bool
+        self, model: Any, subject: Subject, cohort: Cohort, seed: int, private: bool
     ) -> Callable[[Any, Any], Any]:
-        """The backbone's per-unit loss, with the adversaries' added when there are any.
+        """The subject's per-unit loss, with the adversaries' added when there are any.
 
         Each adversary becomes a part of `model`: its tensors are trained, clipped and noised with the adapter's, and
-        left out when the adapter is saved. documents: `persons` and `person` say whose each window is. MienError when a
-        private run would take an attribute's classes from the recordings.
+        left out when the adapter is saved. MienError when a private run would take an attribute's classes from the
+        recordings.
         """
         import torch
 
         config = self.adversary
         if config is None:
-            return backbone.losses
-        width = backbone.model.get_input_embeddings().weight.shape[1]
+            return subject.losses
         torch.manual_seed(seed)
         heads, codes = torch.nn.ModuleDict(), {}
         for name in config.attributes:
@@ -86,13 +103,13 @@ class Protections:
                     f"protection adversary: the classes of {name!r} would follow from who is in the cohort, and with them"
                     f" everybody's gradient; in a private run {way}"
                 )
-            values, classes = adversary.targets(_values(cohort, documents.persons, name), config, name)
-            heads[name], codes[name] = adversary.head(width, len(classes), config), torch.as_tensor(values)
+            values, classes = adversary.targets(_values(cohort, subject.persons, name), config, name)
+            heads[name] = adversary.head(subject.width, len(classes), config)
+            codes[name] = torch.as_tensor(values)
         model.add_module("adversaries", heads)
 
         def losses(model: Any, batch: Any) -> Any:
-            loss, hidden = backbone.losses_and_states(model, batch)
-            pooled = adversary.pooled(hidden, batch.mask)
+            loss, pooled = subject.losses_and_states(model, batch)
             for name, head in heads.items():
                 loss = loss + adversary.loss(head, pooled, codes[name].to(batch.person.device)[batch.person])
             return loss

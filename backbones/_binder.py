@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ class Binder:
     adapter names as its base (a hub id or asset name, never a local path); fingerprint: of the frozen weights;
     lora_targets: names of linear layers, as PEFT's `target_modules` (the last parts of dotted names suffice); licence,
     restrictions (of core/records.RESTRICTIONS): of the weights; they bind every adapter and every figure made with them;
-    logit_scale: the temperature's inverse at which the base was bound.
+    logit_scale: the temperature's inverse at which the base was bound; negatives: a safetensors file, modality ->
+    float32[K, dim], of public recordings' embeddings to tell one's own apart from, where the base has some.
     """
 
     model: Any
@@ -53,6 +55,7 @@ class Binder:
     licence: str
     restrictions: tuple[str, ...] = ()
     logit_scale: float = 1 / 0.07
+    negatives: Path | None = None
 
     def embed(self, model: Any, modality: str, inputs: Mapping[str, Any]) -> Any:
         """float32[B, dim], of unit length. model: the binder's own, or the same inside a `PeftModel`."""

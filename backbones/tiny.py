@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..core import config, console, runs
+from ..core import config, console, plugins, runs
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.paths import runs_home
@@ -95,16 +95,17 @@ def load(options: Config, behaviour_tokens: int) -> CausalBackbone:
 
 
 def with_weights(section: Plugin) -> Plugin:
-    """A recipe's backbone section, for `tiny` with the run that holds its weights; pretrained now if need be.
+    """A recipe's backbone section, for a base that is pretrained here with the run that holds its weights; pretrained now
+    if need be.
 
     Other backbones, and a section that names weights, come back as they are. MienError when pretraining fails.
     """
-    if section.name != "tiny" or section.options.get("weights"):
+    if section.name not in ("tiny", "behaviour") or section.options.get("weights"):
         return section
-    recipe = config.parse(Config, section.options, "backbone tiny").recipe
+    recipe = plugins.resolve("backbones", section, f"backbone {section.name}")[1].recipe
     run = _pretrained(recipe)
     if run is None:
-        console.say(f"the tiny base is not pretrained yet: `mien pretrain {recipe}`, once")
+        console.say(f"the base {section.name} is not pretrained yet: `mien pretrain {recipe}`, once")
         # a process of its own, outside any launcher's world: every rank of that world waits for the one base
         launcher = (
             "RANK",
@@ -118,9 +119,9 @@ def with_weights(section: Plugin) -> Plugin:
         )
         clean = {k: v for k, v in os.environ.items() if not k.startswith(launcher)}
         if subprocess.run([sys.executable, "-m", "mien.cli", "pretrain", recipe], env=clean).returncode:
-            raise MienError(f"pretraining the tiny base did not finish; `mien pretrain {recipe}` continues it")
+            raise MienError(f"pretraining the base did not finish; `mien pretrain {recipe}` continues it")
         run = _pretrained(recipe)
-    return Plugin(name="tiny", recipe=recipe, weights=run)  # type: ignore[call-arg]
+    return Plugin(name=section.name, recipe=recipe, weights=run)  # type: ignore[call-arg]
 
 
 def _pretrained(recipe: str) -> str | None:

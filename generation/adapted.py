@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..adapters import lora
 from ..backbones.causal_lm import CausalBackbone
 from ..core import plugins, runs
 from ..core.config import Plugin
 from ..core.errors import MienError
+from ..core.records import Cohort, CohortCard, Recording, Window
+from ..privacy.mechanisms import adversary
 from .grammar import constrain
 from .layout import Layout
+from .tokens import Documents
 from .vocabulary import FIRST_CODEC, LABEL_0
 
 
@@ -29,6 +35,75 @@ class Adapted:
     @property
     def fingerprint(self) -> str:
         return runs.fingerprint(self.folder)
+
+
+class Writing:
+    """A base that learns to write recordings as tokens, and the documents it learns from: what `recipes/adapt.py` adapts.
+
+    recipe: an `Adapt` (generation/tokens.Written, with `backbone`, `lora`, `seed`); card: of the cohort.
+    """
+
+    documents: Documents
+
+    def __init__(self, recipe: Any, card: CohortCard):
+        self.recipe, self.layout = recipe, recipe.layout(card)
+        self.base = open_base(recipe.backbone, self.layout)
+        self.restrictions: tuple[str, ...] = ()
+
+    def encode(
+        self, cohort: Cohort, keep: Callable[[Window], bool], change: Callable[[Recording], Recording], quiet: bool
+    ) -> None:
+        """Read the windows for which `keep` holds. MienError when there are none, or none of some class."""
+        r = self.recipe
+        self.documents = Documents.encode(
+            cohort, self.layout, stride_s=r.stride_s, keep=keep, quiet=quiet, change=change, condition=r.condition,
+            valid=r.valid, seed=r.seed,
+        )  # fmt: skip
+        self.documents.require_every_class()
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @property
+    def persons(self) -> Sequence[str]:
+        return self.documents.persons
+
+    @property
+    def person(self) -> np.ndarray:
+        return self.documents.person
+
+    @property
+    def recording(self) -> np.ndarray:
+        return self.documents.recording
+
+    @property
+    def width(self) -> int:
+        return self.base.model.get_input_embeddings().weight.shape[1]
+
+    def attach(self, card: CohortCard, private: Any) -> Any:
+        """The `PeftModel` to train."""
+        return lora.attach(self.base, self.recipe.lora, rows_to_train(self.layout, self.base), self.recipe.seed)
+
+    def losses(self, model: Any, batch: Any) -> Any:
+        return self.base.losses(model, batch)
+
+    def losses_and_states(self, model: Any, batch: Any) -> tuple[Any, Any]:
+        loss, hidden = self.base.losses_and_states(model, batch)
+        return loss, adversary.pooled(hidden, batch.mask)
+
+    def batch(self, rows: np.ndarray, device: Any) -> Any:
+        documents = [self.documents[i] for i in rows]
+        prompt = self.layout.prompt_length
+        return self.base.batch(documents, prompt=prompt, persons=self.documents.person[rows], device=device)
+
+    def probes(self, device: Any) -> list[Any]:
+        return self.base.probes(self.documents.some(3), prompt=self.layout.prompt_length, device=device)
+
+    def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
+        lora.save(model, folder, self.base)
+        how = f"base.resize_token_embeddings({self.base.offset + self.layout.vocabulary.size})"
+        lora.write_notes(folder, self.base, how, guarantee, restrictions)
+        self.layout.write(folder / "layout.json")
 
 
 def open_base(section: Plugin, layout: Layout) -> CausalBackbone:

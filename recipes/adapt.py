@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from mien.adapters import budget, lora, training, world
+from mien.adapters import budget, training, world
 from mien.adapters.lora import Lora
 from mien.adapters.protections import Protections
+from mien.adapters.representation import Represent, Representing
 from mien.backbones import tiny
 from mien.core import config, console, runs, verbs
 from mien.core.results import Report, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort
-from mien.generation.adapted import open_base, rows_to_train
-from mien.generation.tokens import Documents, Written
+from mien.generation.adapted import Writing
+from mien.generation.tokens import Written
 from mien.privacy.plan import PrivacySpec
 
 
 class Adapt(Written):
-    """backbone: the frozen base; privacy: what to guarantee (left out: a plain run, ε = ∞); protections: others beside
-    it (privacy/mechanisms/); the rest as in `generation/tokens.Written`."""
+    """backbone: the frozen base; represent: learn to represent recordings, not to write them; privacy: what to guarantee
+    (left out: a plain run, ε = ∞); protections: others beside it; the rest as in `generation/tokens.Written`."""
 
     backbone: config.Plugin
+    represent: Represent | None = None
     split: splits.Split = splits.Split()
     lora: Lora = Lora()
     train: training.Train = training.Train()
@@ -35,10 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(recipe.cohort, "training")
         recipe = recipe.model_copy(update={"backbone": tiny.with_weights(recipe.backbone)})
-    layout = recipe.layout(cohort.card)
     split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
-    backbone = open_base(recipe.backbone, layout)
-    inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": backbone.fingerprint}
+    subject = (Representing if recipe.represent else Writing)(recipe, cohort.card)
+    bound = tuple(dict.fromkeys((*cohort.card.restrictions, *subject.restrictions)))
+    inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": subject.base.fingerprint}
     if recipe.split.same_as:
         inputs["split"] = runs.fingerprint(runs.find(recipe.split.same_as, "adapt"))
     asked = recipe.model_dump(mode="json")
@@ -49,37 +51,27 @@ def main(argv: list[str] | None = None) -> int:
                 split = splits.kept(run.private / "splits.json", split)
                 change = beside.change(cohort.card, run.private)
             plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps, recipe.cohort.name == "folder")
-            documents = Documents.encode(
-                cohort, layout, stride_s=recipe.stride_s, keep=lambda w: split.side(w) == "train", quiet=not main,
-                change=change, condition=recipe.condition, valid=recipe.valid, seed=recipe.seed,
-            )  # fmt: skip
-            documents.require_every_class()
-            model = lora.attach(backbone, recipe.lora, rows_to_train(layout, backbone), recipe.seed)
-            losses = beside.losses(model, backbone, cohort, documents, recipe.seed, plan is not None)
-            prompt, device = layout.prompt_length, accelerator.device
+            subject.encode(cohort, lambda w: split.side(w) == "train", change, not main)
+            model = subject.attach(cohort.card, plan)
+            losses = beside.losses(model, subject, cohort, recipe.seed, plan is not None)
+            device = accelerator.device
             private = plan and training.Private(
-                plan=plan, units=budget.units_of(plan, documents.person, documents.recording),
-                probes=lambda: backbone.probes(documents.some(3), prompt=prompt, device=device),
+                plan=plan, units=budget.units_of(plan, subject.person, subject.recording),
+                probes=lambda: subject.probes(device),
             )  # fmt: skip
             source = ledger_source(recipe.cohort, cohort)
             cap = recipe.privacy and recipe.privacy.cap
             with budget.Entry(run, source, split.train, plan, cap, main) as entry:
                 everyone()  # nobody computes a gradient before the ledger has the charge
                 training.fit(
-                    model, losses,
-                    lambda rows: backbone.batch(
-                        [documents[i] for i in rows], prompt=prompt, persons=documents.person[rows], device=device
-                    ),
-                    len(documents), recipe.train, seed=recipe.seed, folder=run.private, accelerator=accelerator,
-                    private=private, label=f"adapting on {len(documents)} windows of {len(documents.persons)} persons",
+                    model, losses, lambda rows: subject.batch(rows, device), len(subject), recipe.train, seed=recipe.seed,
+                    folder=run.private, accelerator=accelerator, private=private,
+                    label=f"adapting on {len(subject)} windows of {len(subject.persons)} persons",
                 )  # fmt: skip
                 if main:
                     guarantee = entry.close()
-                    lora.save(model, run.release / "adapter", backbone)
+                    subject.save(model, run.release / "adapter", guarantee, bound)
                     entry.write()
-                    bound = cohort.card.restrictions
-                    lora.write_notes(run.release / "adapter", backbone, layout.vocabulary.size, guarantee, bound)
-                    layout.write(run.release / "adapter" / "layout.json")
                     Report(
                         verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
                         data_fingerprint=inputs["cohort"], guarantee=guarantee, consent=left_out,

@@ -1,12 +1,14 @@
-"""Pretrain the tiny base on simulated, public recordings. It never sees a person."""
+"""Pretrain a small base on simulated, public recordings: one that writes, or towers that represent. No person is seen."""
 
 from __future__ import annotations
 
 from mien.adapters import training, world
-from mien.backbones import tiny
+from mien.adapters.pretraining import Pretraining
+from mien.backbones import behaviour, tiny
 from mien.backbones.causal_lm import CausalBackbone, linear_names
 from mien.core import console, runs, verbs
 from mien.core.errors import MienError
+from mien.core.records import Cohort
 from mien.core.results import Report, environment
 from mien.data.load import open_cohort, simulated
 from mien.generation.grammar import constrain
@@ -14,10 +16,42 @@ from mien.generation.tokens import Documents, Written
 
 
 class Pretrain(Written):
-    """cohort: a *simulated* data set; shape: of the model; the rest as in adapt."""
+    """cohort: a *simulated* data set; shape: of the model that writes; represent: the shape of towers, to make those instead;
+    the rest as in adapt."""
 
     shape: tiny.Shape = tiny.Shape()
+    represent: behaviour.Shape | None = None
     train: training.Train = training.Train()
+
+
+class Speaking:
+    """A fresh tiny base over the layout's tokens, and the documents it learns from."""
+
+    def __init__(self, recipe: Pretrain, cohort: Cohort):
+        self.layout = layout = recipe.layout(cohort.card)
+        self.documents = Documents.encode(
+            cohort, layout, stride_s=recipe.stride_s, condition=recipe.condition, valid=recipe.valid, seed=recipe.seed
+        )
+        fresh = tiny.fresh(recipe.shape, layout.vocabulary.size, recipe.seed)
+        fresh.config.behaviour_vocabulary = layout.vocabulary.digest
+        self.trained = constrain(fresh, layout.grammar, 0, layout.never)
+        self.base = CausalBackbone(
+            model=self.trained, identity="", revision=None, fingerprint="", offset=0,
+            lora_targets=linear_names(self.trained), speaks_behaviour=True,
+        )  # fmt: skip
+        self.losses = self.base.losses
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def batch(self, rows, device):
+        return self.base.batch(
+            [self.documents[i] for i in rows], prompt=self.layout.prompt_length, persons=self.documents.person[rows],
+            device=device,
+        )  # fmt: skip
+
+    def save(self, folder) -> None:
+        self.trained.save_pretrained(folder, safe_serialization=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,34 +67,14 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     with run:
         if not run.reused:
-            layout = recipe.layout(cohort.card)
-            documents = Documents.encode(
-                cohort,
-                layout,
-                stride_s=recipe.stride_s,
-                condition=recipe.condition,
-                valid=recipe.valid,
-                seed=recipe.seed,
-            )
-            fresh_model = tiny.fresh(recipe.shape, layout.vocabulary.size, recipe.seed)
-            fresh_model.config.behaviour_vocabulary = layout.vocabulary.digest
-            model = constrain(fresh_model, layout.grammar, 0, layout.never)
-            base = CausalBackbone(
-                model=model, identity="", revision=None, fingerprint="", offset=0,
-                lora_targets=linear_names(model), speaks_behaviour=True,
-            )  # fmt: skip
+            made = Pretraining(recipe, cohort) if recipe.represent else Speaking(recipe, cohort)
             training.fit(
-                model, base.losses,
-                lambda rows: base.batch(
-                    [documents[i] for i in rows], prompt=layout.prompt_length,
-                    persons=documents.person[rows], device=accelerator.device,
-                ),
-                len(documents), recipe.train, seed=recipe.seed, folder=run.private, accelerator=accelerator,
-                label="pretraining the tiny base",
+                made.trained, made.losses, lambda rows: made.batch(rows, accelerator.device), len(made), recipe.train,
+                seed=recipe.seed, folder=run.private, accelerator=accelerator, label="pretraining the base",
             )  # fmt: skip
             if accelerator.is_main_process:
                 with runs.whole_folder(run.release / "base") as part:
-                    model.save_pretrained(part, safe_serialization=True)
+                    made.save(part)
                 Report(
                     verb="pretrain", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
                     data_fingerprint=run.inputs["cohort"], guarantee="none needed: simulated recordings only",

@@ -16,6 +16,7 @@ from mien.adapters.private import Begun
 from mien.adapters.protections import Protections
 from mien.core.config import Plugin
 from mien.core.errors import MienError
+from mien.generation.adapted import Writing
 from mien.generation.layout import Layout
 from mien.generation.tokens import Documents
 from mien.generation.vocabulary import LABEL_0
@@ -39,7 +40,9 @@ def fit(setting, folder: Path, *, steps=4, losses=None, protections=(), lora_opt
     options = lora.Lora(rank=2, alpha=4, **(lora_options or {}))
     model = lora.attach(backbone, options, [LABEL_0, LABEL_0 + 1], 0)
     folder.mkdir(parents=True, exist_ok=True)
-    made = Protections.of([Plugin(**p) for p in protections]).losses(model, backbone, cohort, docs, 0, True)
+    subject = Writing.__new__(Writing)  # without a recipe: base and documents are made here
+    subject.base, subject.documents, subject.layout = backbone, docs, layout
+    made = Protections.of([Plugin(**p) for p in protections]).losses(model, subject, cohort, 0, True)
     spec = {"noise_multiplier": 1.0, "delta": 1e-5, "batch": 2, "rows": 4, **spec}
     log = training.fit(
         model, losses(made) if losses else made,
