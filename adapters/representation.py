@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +25,15 @@ import numpy as np
 from pydantic import Field
 
 from ..backbones._binder import Arrays, Binder, collate
-from ..core import console, plugins
+from ..core import console, plugins, runs
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording, Window, cut, recording_windows
 from ..core.runs import write_text
+from ..data import features
+from ..data.features import WindowTable
+from ..data.load import open_cohort
+from ..data.splits import Splits
 from . import lora
 
 HEADS = "heads.safetensors"
@@ -85,6 +89,15 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.arrays)
+
+    def rows(self, keep: np.ndarray) -> Windows:
+        """Those at the indices `keep`."""
+        return Windows(
+            modalities=self.modalities, arrays=[self.arrays[i] for i in keep], persons=self.persons,
+            recordings=self.recordings, person=self.person[keep], recording=self.recording[keep],
+            session=self.session[keep], start_s=self.start_s[keep], labels={t: v[keep] for t, v in self.labels.items()},
+            skipped=self.skipped,
+        )  # fmt: skip
 
     @cached_property
     def present(self) -> np.ndarray:
@@ -687,3 +700,91 @@ def open_binder(section: Plugin) -> Binder:
             " imagebind, open_clip, clap, dinov2_minilm)"
         )
     return module.load(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A finished representation run with the windows of *all* its cohort's persons, for later verbs.
+
+    Z: float32[n, width], the adapted representation; frozen: the base's without the adapter; table: window statistics of the
+    same n windows; y: int64[n] classes of `task`, in `classes`; train: bool[n], of persons the adapter learned from; loss:
+    float64[n], of the heads; slices: modality -> its columns; session: str[n].
+    """
+
+    made: Representer
+    config: dict[str, Any]
+    cohort: Cohort
+    left_out: dict[str, int]
+    split: Splits
+    task: str
+    classes: tuple[str, ...]
+    Z: np.ndarray
+    frozen: np.ndarray
+    table: WindowTable
+    y: np.ndarray
+    train: np.ndarray
+    loss: np.ndarray
+    session: np.ndarray
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        d = self.made.binder.dim
+        return {m: slice(i * d, (i + 1) * d) for i, m in enumerate(self.made.modalities)}
+
+
+def opened(folder: Path, purpose: str) -> Opened:
+    """MienError when the run is of a model that writes, its base has changed, or its task is no classification."""
+    import torch
+
+    asked = runs.asked(folder)
+    config = asked["config"]
+    if asked["verb"] != "adapt" or not config.get("represent"):
+        raise MienError(f"{folder.name} is no representation run: its recipe has no `represent:` section")
+    binder = open_binder(Plugin(**config["backbone"]))
+    if binder.fingerprint != asked["inputs"]["base"]:
+        raise MienError(f"the base of {folder.name} has changed since: adapt again, or restore the old base")
+    made, raw = restore(binder, folder / "release" / "adapter")
+    cohort, left_out = open_cohort(Plugin(**config["cohort"]), purpose)
+    split = Splits.read(folder / "private" / "splits.json")
+    task = config["task"]
+    classes = tuple(map(str, cohort.card.tasks.get(task, ())))
+    if len(classes) < 2:
+        raise MienError(f"task: {task!r} has no classes in cohort {cohort.card.name!r}; there is nothing to probe for")
+    known = {**made.classes, task: classes}
+    windows = encode(
+        cohort, binder, raw["streams"], known, seconds=raw["seconds"], stride_s=config["stride_s"], valid=config["valid"],
+        keep=lambda w: split.side(w) is not None,
+    )  # fmt: skip
+    table = features.tabulate(
+        cohort, seconds=raw["seconds"], stride_s=config["stride_s"], task=task, streams=tuple(raw["streams"]),
+        valid=config["valid"],
+    )  # fmt: skip
+    names = np.array(windows.recordings, object)[windows.recording]
+    place = {
+        (r, round(float(s), 6)): i for i, (r, s) in enumerate(zip(table.recording, table.meta[:, -1], strict=True))
+    }
+    at = [place.get((r, round(float(s), 6))) for r, s in zip(names, windows.start_s, strict=True)]
+    keep = np.array([i for i, j in enumerate(at) if j is not None], dtype=int)
+    windows = windows.rows(keep)
+    table = table.rows(np.array([at[i] for i in keep], dtype=int))
+    made.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Opened(
+        made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes,
+        Z=represented(made, windows), frozen=frozen(made, windows), table=table,
+        y=windows.labels[task].astype(np.int64), session=windows.session, loss=_losses(made, windows),
+        train=np.isin(table.person, split.train),
+    )  # fmt: skip
+
+
+def _losses(made: Representer, windows: Windows, size: int = 256) -> np.ndarray:
+    """float64[n]: the heads' losses alone, of each window."""
+    import torch
+
+    plain = replace(made, options=Represent(heads={}, bind="none"))
+    device, parts = next(made.binder.model.parameters()).device, []
+    made.heads.to(device)
+    with torch.no_grad():
+        for at in range(0, len(windows), size):
+            batch = plain.batch(windows, np.arange(at, min(at + size, len(windows))), device)
+            parts.append(plain.losses(made.model, batch).double().cpu().numpy())
+    return np.concatenate(parts)

@@ -18,8 +18,8 @@ class Point:
     leakage: Result
 
 
-def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None) -> str:
-    """SVG: x leakage (membership AUC, 0.5 = nothing), y utility; horizontal lines: TRTR, majority and the like.
+def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None, nothing: float = 0.5) -> str:
+    """SVG: x leakage (`nothing`: where an attacker learns nothing), y utility; horizontal lines: TRTR, majority and the like.
 
     A point without a measured leakage stands hollow at the right edge: unknown is not private. One without a measured
     utility has no place and is left out.
@@ -29,7 +29,7 @@ def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None
     for i, r in enumerate(r for r in lines if r.value is not None):
         axis.axhline(r.value, color="0.45", linestyle=pictures.LINES[1 + i % 3], linewidth=1)
         axis.text(0.01, r.value, r.name, ha="left", va="bottom", fontsize=9, color="0.3")
-    axis.axvline(0.5, color="0.8", linewidth=1)
+    axis.axvline(nothing, color="0.8", linewidth=1)
     if blind is not None:
         axis.axvline(blind, color=pictures.COLOURS[4], linestyle=":", linewidth=1.4)
         axis.text(blind + 0.01, 0.03, "blind attack", rotation=90, va="bottom", ha="left", fontsize=9, color="0.3")

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..core import console, plugins
+from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Stream, cut, recording_windows
+from ..core.results import Result
 from ..data.features import WindowTable, of_windows
 from ..data.splits import Splits
 
@@ -113,3 +116,15 @@ def gather(
         ),
         outliers=frozenset(r.person for r, *_ in train if r.attributes.get("outlier") is True),
     )  # fmt: skip
+
+
+def measured(data: Inputs, utility: Sequence[Plugin], fidelity: Sequence[Plugin]) -> list[Result]:
+    """The metrics a recipe names, in order, with a progress bar."""
+    out: list[Result] = []
+    metrics = [("utility", s) for s in utility] + [("fidelity", s) for s in fidelity]
+    with console.progress("measuring", len(metrics)) as bar:
+        for kind, section in metrics:
+            module, options = plugins.resolve(f"evaluation/{kind}", section)
+            out += module.measure(data, options)
+            bar.step(note=section.name)
+    return out

@@ -1,22 +1,32 @@
-"""What a synthetic cohort is worth: utility on held-out persons, fidelity, and utility beside leakage."""
+"""What a synthetic cohort, or a representation, is worth on held-out persons, beside what it gives away."""
 
 from __future__ import annotations
 
-from mien.core import config, console, plugins, runs, verbs
+from typing import Literal
+
+from mien.adapters.representation import opened
+from mien.attacks import represented as attacked
+from mien.core import config, console, runs, verbs
+from mien.core.errors import MienError
 from mien.core.records import Cohort
-from mien.core.results import Report, Result, environment
+from mien.core.results import Report
 from mien.data import splits
 from mien.data.load import open_cohort
-from mien.evaluation.protocols import gather
+from mien.evaluation import reports, represented
+from mien.evaluation.protocols import gather, measured
 from mien.evaluation.report import html, pages
 from mien.generation.layout import Layout
 
 
 class Evaluate(verbs.Recipe):
-    """synthetic: a generate run; attack: an attack run on the same adapter (or null); utility, fidelity: metrics;
-    leakage: the attack's metric on the privacy-utility picture; beside: other evaluate runs to show side by side."""
+    """synthetic: a generate run; represented: or an adapt run of a representation (average: of macro-F1, over persons or
+    windows; dimension: that all are attacked in); attack: an attack run on the same adapter (or null); utility, fidelity:
+    metrics; leakage: the attack's metric on the privacy-utility picture; beside: other evaluate runs, side by side."""
 
-    synthetic: str
+    synthetic: str | None = None
+    represented: str | None = None
+    average: Literal["person", "window"] = "window"
+    dimension: int = 16
     attack: str | None = None
     utility: tuple[config.Plugin, ...] = (config.Plugin(name="tstr"),)
     fidelity: tuple[config.Plugin, ...] = tuple(config.Plugin(name=n) for n in ("c2st", "spectra", "validity"))
@@ -26,7 +36,24 @@ class Evaluate(verbs.Recipe):
 
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("evaluate", __doc__ or "", Evaluate, argv)
-    release = runs.find(recipe.synthetic, "generate")
+    if (recipe.synthetic is None) == (recipe.represented is None):
+        raise MienError("name either a generate run (synthetic) or an adapt run of a representation (represented)")
+    run = of_synthetic(recipe, fresh) if recipe.synthetic else of_representation(recipe, fresh)
+    shown = Report.read(run.release / "report.json").results
+    console.table(
+        f"evaluation of {recipe.study}", ["measure", "value", "95 % over persons", "persons", *(["beside"] if recipe.represented else [])],
+        [[r.metric, html.value(r), html.interval(r), r.n_persons or "", *([html.beside(r)] if recipe.represented else [])] for r in shown],
+    )  # fmt: skip
+    if recipe.beside:
+        console.say("side by side with " + ", ".join(recipe.beside) + ": in the report")
+    if recipe.synthetic:
+        console.say(f"with real recordings beside, not to be shared: {run.private / 'report.html'}")
+    console.say(f"report: {run.release / 'report.html'}")
+    return 0
+
+
+def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
+    release = runs.find(str(recipe.synthetic), "generate")
     made_from = runs.asked(release)["inputs"]["adapter"]
     source = runs.by_hash(made_from)
     asked = runs.asked(source)["config"]
@@ -49,51 +76,39 @@ def main(argv: list[str] | None = None) -> int:
                 through=layout.round_trip, valid=asked["valid"],
                 valid_sequences=Report.read(release / "release" / "report.json").results[0].value or 0.0,
             )  # fmt: skip
-            results: list[Result] = []
-            metrics = [("utility", s) for s in recipe.utility] + [("fidelity", s) for s in recipe.fidelity]
-            with console.progress("measuring", len(metrics)) as bar:
-                for kind, section in metrics:
-                    module, options = plugins.resolve(f"evaluation/{kind}", section)
-                    results += module.measure(data, options)
-                    bar.step(note=section.name)
-            report = Report(
-                verb="evaluate", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
-                summary=(
-                    f"A frozen base ({asked['backbone'].get('model', asked['backbone']['name'])}) was LoRA-adapted to"
-                    f" recordings of {len(split.train)} persons of the cohort {cohort.card.name}, licence {cohort.card.licence};"
-                    f" {len(synthetic)} synthetic recordings of {layout.seconds:g} s were sampled from it. Utility is"
-                    f" measured on {len(data.tables.test)} windows of {len(set(data.tables.test.person))} persons."
-                ),
-                inputs=inputs, data_fingerprint=inputs["cohort"], results=tuple(results), guarantee=guarantee,
-                restrictions=tuple(dict.fromkeys((*cohort.card.restrictions, *synthetic.card.restrictions))),
-                consent=left_out, environment=environment(recipe.seed),
-                not_measured=(
-                    *(() if attack else ("No attack was run on this adapter: its leakage is unknown, not absent.",)),
-                    "Whether the synthetic recordings serve any task but this one, or any other group of people.",
-                    "Whether rare persons are represented: coverage of outliers was not measured.",
-                ),
-                caveats=(
-                    *splits.warnings(split),
-                    *(() if guarantee == verbs.PLAIN else (verbs.UNCOVERED,)),
-                    f"Intervals are over {len(split.holdout)} held-out persons and say what other persons like these"
-                    " would give; one split and one seed were used, and their own spread is not in the intervals.",
-                ),
+            results = measured(data, recipe.utility, recipe.fidelity)
+            report = reports.of_synthetic(
+                run, recipe, inputs, results, guarantee, cohort, synthetic, data, split, asked["backbone"], left_out, attack is not None
             )  # fmt: skip
             found = None if attack is None else Report.read(attack / "release" / "report.json")
             pages.evaluation(
                 run, report, data, found, recipe.leakage, cohort, [pages.Evaluated.read(o) for o in others]
             )
             report.write(run.release / "report.json")
-    shown = Report.read(run.release / "report.json").results
-    console.table(
-        f"evaluation of {recipe.study}", ["measure", "value", "95 % over persons", "persons"],
-        [[r.metric, html.value(r), html.interval(r), r.n_persons or ""] for r in shown],
-    )  # fmt: skip
-    if recipe.beside:
-        console.say("side by side with " + ", ".join(recipe.beside) + ": in the report")
-    console.say(f"with real recordings beside, not to be shared: {run.private / 'report.html'}")
-    console.say(f"report: {run.release / 'report.html'}")
-    return 0
+    return run
+
+
+def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
+    source = runs.find(str(recipe.represented), "adapt")
+    inputs = {"adapter": runs.fingerprint(source)}
+    others = [runs.find(name, "evaluate") for name in recipe.beside]
+    inputs |= {f"beside {i}": runs.fingerprint(other) for i, other in enumerate(others)}
+    run = runs.Run.start("evaluate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
+    with run:
+        if not run.reused:
+            o = opened(source, "evaluation")
+            results = [
+                *represented.results(o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=recipe.average),
+                *attacked.all_of(
+                    {"adapted": o.Z, "frozen base": o.frozen, "window statistics": o.table.X}, o.table.person,
+                    o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=recipe.dimension,
+                ),
+            ]  # fmt: skip
+            adapted = Report.read(source / "release" / "report.json")
+            report = reports.of_representation(run, recipe, inputs, results, adapted, o)
+            pages.represented(run, report, o.cohort, [Report.read(p / "release" / "report.json") for p in others])
+            report.write(run.release / "report.json")
+    return run
 
 
 if __name__ == "__main__":

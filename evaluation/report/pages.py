@@ -159,6 +159,48 @@ def evaluation(
     _release(run, page, cohort)
 
 
+def represented(run: runs.Run, report: Report, cohort: Cohort, beside: Sequence[Report] = ()) -> None:
+    """`release/report.html` of an evaluate run of a representation: what it is worth against whom it gives away. beside:
+    other representations' reports."""
+    points = []
+    for r in (report, *beside):
+        named = {x.metric: x for x in r.results}
+        useful, known = named.get("adapted macro-F1"), named.get("identity.adapted.recognised (forest)")
+        if useful is None or known is None:
+            continue
+        points.append(frontier.Point(label=_protected(r), utility=useful, leakage=known))
+        if r is report:
+            for name, bar in (("frozen base", "frozen base"), ("window statistics", "classical (forest)")):
+                at = next((b for b in useful.baselines if b.name == bar), None)
+                leak = named.get(f"identity.{name}.recognised (forest)")
+                if at is not None and leak is not None:
+                    worth = useful.model_copy(update={"value": at.value, "low": at.low, "high": at.high})
+                    points.append(frontier.Point(label=name, utility=worth, leakage=leak))
+    shown = []
+    if points:
+        chance = next((b.value for b in points[0].leakage.baselines if b.name == "chance"), None)
+        lines = [b for b in points[0].utility.baselines if b.name == "majority"]
+        shown.append(
+            html.Picture(
+                title="What it is worth, and whom it gives away",
+                svg=frontier.draw(points, lines, None, nothing=chance or 0.0),
+                caption="Up is useful, right is recognisable: the line is guessing. Persons nobody trained on, enrolled by"
+                " other recordings; bars are 95 % intervals over persons.",
+            )
+        )
+    for name in ("adapted macro-F1", "identity.adapted.recognised (forest)"):
+        if r := next((x for x in report.results if x.metric == name), None):
+            shown.append(
+                html.Picture(title=r.metric, svg=pictures.whiskers(r, r.metric), caption="95 % intervals over persons.")
+            )
+    _release(run, html.release_html(report, shown), cohort)
+
+
+def _protected(report: Report) -> str:
+    hidden = [c.split(":")[0].removeprefix("Protection ") for c in report.caveats if c.startswith("Protection ")]
+    return " + ".join([protection(report.guarantee), *hidden])
+
+
 def baselines(run: runs.Run, report: Report, cohort: Cohort, main: str) -> None:
     """`release/report.html` of a baseline run: its first two metrics as pictures, everything in the table. main: the
     learner that the results are named for."""

@@ -1,0 +1,74 @@
+"""What an evaluate run says of itself: the report's words around its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.records import Cohort
+from ..core.results import Report, Result, environment
+from ..core.runs import Run
+from ..core.verbs import PLAIN, UNCOVERED, public
+from ..data import splits
+from .protocols import Inputs
+
+
+def of_synthetic(
+    run: Run, recipe: Any, inputs: Mapping[str, str], results: Sequence[Result], guarantee: str, cohort: Cohort,
+    synthetic: Cohort, data: Inputs, split: splits.Splits, backbone: Mapping[str, Any], left_out: dict[str, int], attacked: bool,
+) -> Report:  # fmt: skip
+    """Of a synthetic cohort. recipe: the Evaluate; backbone: its adapter's, as configured; attacked: whether an attack is
+    shown beside."""
+    layout_seconds = data.seconds
+    return Report(
+        verb="evaluate", run=run.name, study=recipe.study, config=public(recipe.model_dump(mode="json")),
+        summary=(
+            f"A frozen base ({backbone.get('model', backbone['name'])}) was LoRA-adapted to"
+            f" recordings of {len(split.train)} persons of the cohort {cohort.card.name}, licence {cohort.card.licence};"
+            f" {len(synthetic)} synthetic recordings of {layout_seconds:g} s were sampled from it. Utility is"
+            f" measured on {len(data.tables.test)} windows of {len(set(data.tables.test.person))} persons."
+        ),
+        inputs=dict(inputs), data_fingerprint=inputs["cohort"], results=tuple(results), guarantee=guarantee,
+        restrictions=tuple(dict.fromkeys((*cohort.card.restrictions, *synthetic.card.restrictions))),
+        consent=left_out, environment=environment(recipe.seed),
+        not_measured=(
+            *(() if attacked else ("No attack was run on this adapter: its leakage is unknown, not absent.",)),
+            "Whether the synthetic recordings serve any task but this one, or any other group of people.",
+            "Whether rare persons are represented: coverage of outliers was not measured.",
+        ),
+        caveats=(
+            *splits.warnings(split),
+            *(() if guarantee == PLAIN else (UNCOVERED,)),
+            f"Intervals are over {len(split.holdout)} held-out persons and say what other persons like these"
+            " would give; one split and one seed were used, and their own spread is not in the intervals.",
+        ),
+    )  # fmt: skip
+
+
+def of_representation(
+    run: Run, recipe: Any, inputs: Mapping[str, str], results: Sequence[Result], adapted: Report, o: Any
+) -> Report:
+    """Of a representation. adapted: the adapt run's report; o: the run opened (adapters/representation.Opened)."""
+    card = o.cohort.card
+    return Report(
+        verb="evaluate", run=run.name, study=recipe.study, config=public(recipe.model_dump(mode="json")),
+        summary=(
+            f"The towers {', '.join(o.slices)} of a frozen base ({o.config['backbone']['name']}) were LoRA-adapted to"
+            f" recordings of {len(o.split.train)} persons of the cohort {card.name}, licence {card.licence}. Probes were fitted"
+            f" on their {int(o.train.sum())} windows and judged on {int((~o.train).sum())} windows of"
+            f" {len(set(o.table.person[~o.train]))} others."
+        ),
+        inputs=dict(inputs), data_fingerprint=adapted.data_fingerprint, results=tuple(results), guarantee=adapted.guarantee,
+        restrictions=adapted.restrictions, consent=o.left_out, environment=environment(recipe.seed),
+        not_measured=(
+            "Attackers with more persons to learn from, or with the persons' other records: what is found here is a lower bound.",
+            "Whether the representation serves any task but this one, or any other group of people.",
+        ),
+        caveats=(
+            *adapted.caveats, *(() if adapted.guarantee == PLAIN else (UNCOVERED,)),
+            "A representation of a person is that person's data, whatever protected the adapter: ε bounds what the weights"
+            " tell about those who trained it, not what a vector tells about whom it was computed from.",
+            f"Intervals are over {len(set(o.table.person[~o.train]))} held-out persons; one split and one seed were used, and"
+            " their own spread is not in the intervals.",
+        ),
+    )  # fmt: skip
