@@ -16,6 +16,7 @@ from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording
 from ..core.runs import write_text
 from ..privacy.mechanisms import adversary, perturb
+from ..privacy.mechanisms.adversary import pooled as pooled
 
 
 class Subject(Protocol):

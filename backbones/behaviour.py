@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 KIND = "binder"
 EVENTS = 64  # of a window, at most; the counts are of all of them
-FASTEST_HZ = 64  # faster signals are averaged down to it; sound has its own towers
+FASTEST_HZ = 64  # faster signals are averaged down to it
+SOUND_HZ, MELS, FRAMES_HZ = (
+    4000,
+    24,
+    50,
+)  # from that rate on a signal is sound: shown as mel bands, so many frames a second
 NEGATIVES = "negatives.safetensors"
 
 
@@ -69,11 +74,13 @@ def shaped(card: CohortCard, shape: Shape, seconds: float, streams: Sequence[str
         elif spec.range is None:
             raise MienError(f"stream {name!r} declares no range, without which its tower cannot scale it publicly")
         else:
-            rate = min(spec.rate_hz, FASTEST_HZ)
+            sound = spec.rate_hz >= SOUND_HZ
+            rate = FRAMES_HZ if sound else min(spec.rate_hz, FASTEST_HZ)
             size = max(1, round(rate * seconds / shape.patches))  # samples of a patch
+            low, high = (-7.0, 1.0) if sound else spec.range  # of sound: the logarithm of a band's energy
             made[name] = {
-                "kind": "signal", "channels": len(spec.channels), "low": float(spec.range[0]),
-                "high": float(spec.range[1]), "rate_hz": size * shape.patches / seconds, "patch": size,
+                "kind": "signal", "channels": MELS if sound else len(spec.channels), "low": float(low),
+                "high": float(high), "rate_hz": size * shape.patches / seconds, "patch": size, "sound": sound,
             }  # fmt: skip
     if not made:
         raise MienError(f"cohort {card.name!r} has neither a signal nor events")
@@ -92,6 +99,8 @@ def prepared_signal(signal: Any, name: str, spec: Mapping[str, Any], seconds: fl
 
     if not isinstance(signal, Signal):
         raise MienError(f"{name}: this tower takes a signal, not {type(signal).__name__.lower()}")
+    if spec.get("sound"):
+        signal = mel(signal, name)
     if signal.values.shape[1] != spec["channels"]:
         raise MienError(
             f"{name}: {signal.values.shape[1]} channels, and its tower was made for {spec['channels']}; pretrain one for"
@@ -103,6 +112,35 @@ def prepared_signal(signal: Any, name: str, spec: Mapping[str, Any], seconds: fl
     values, there = resampled(signal, spec["rate_hz"], length)
     scaled = np.clip((values - spec["low"]) / (spec["high"] - spec["low"]) * 2 - 1, -1.5, 1.5)
     return {"values": np.where(there[:, None], scaled, 0).astype(np.float32), "there": there.astype(np.float32)}
+
+
+def mel(signal: Signal, name: str) -> Signal:
+    """Sound as MELS bands, 60 Hz to 2 kHz, equally wide on the mel scale (O'Shaughnessy's formula): log10 of the energy in
+    frames of 25 ms, FRAMES_HZ a second. Channels are averaged first: what a microphone array or 5.1 adds is where a sound
+    comes from. MienError below SOUND_HZ, where there are no such bands."""
+    if signal.rate_hz < SOUND_HZ:
+        raise MienError(f"{name}: {signal.rate_hz:g} Hz; this tower takes sound of {SOUND_HZ} Hz or more")
+    x, size = signal.values.mean(1), round(0.025 * signal.rate_hz)
+    if signal.valid is not None:
+        x = np.where(signal.valid, x, 0)
+    n = max(1, round(signal.seconds * FRAMES_HZ))
+    centres = ((np.arange(n) + 0.5) * len(x) / n).astype(int)
+    padded = np.pad(x, size)
+    frames = padded[(centres + size - size // 2)[:, None] + np.arange(size)] * np.hanning(size)
+    energy = np.abs(np.fft.rfft(frames, axis=1)) ** 2 / size
+    low, high = (2595 * np.log10(1 + f / 700) for f in (60.0, 2000.0))
+    edges = 700 * (10 ** (np.linspace(low, high, MELS + 2) / 2595) - 1)
+    hz = np.fft.rfftfreq(size, 1 / signal.rate_hz)
+    rise = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
+    bands = np.clip(np.minimum(rise, fall), 0, None)
+    bands[np.arange(MELS), np.abs(hz - edges[1:-1, None]).argmin(1)] += 1e-9  # a narrow band has its nearest line
+    bands /= bands.sum(1, keepdims=True)
+    valid = None if signal.valid is None else signal.valid[centres]
+    return Signal(
+        values=np.log10(energy @ bands.T + 1e-7), rate_hz=n / signal.seconds, channels=tuple(f"mel{i}" for i in range(MELS)),
+        unit="log10", valid=valid,
+    )  # fmt: skip
 
 
 def prepared_events(events: Any, name: str, spec: Mapping[str, Any], seconds: float) -> Arrays:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..adapters import lora
+from ..adapters.protections import pooled
 from ..backbones.causal_lm import CausalBackbone
 from ..core import plugins, runs
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording, Window
-from ..privacy.mechanisms import adversary
 from .grammar import constrain
 from .layout import Layout
 from .tokens import Documents
@@ -89,7 +89,7 @@ class Writing:
 
     def losses_and_states(self, model: Any, batch: Any) -> tuple[Any, Any]:
         loss, hidden = self.base.losses_and_states(model, batch)
-        return loss, adversary.pooled(hidden, batch.mask)
+        return loss, pooled(hidden, batch.mask)
 
     def batch(self, rows: np.ndarray, device: Any) -> Any:
         documents = [self.documents[i] for i in rows]

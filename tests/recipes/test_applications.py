@@ -138,11 +138,11 @@ COPIES: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
 def test_every_part_of_every_recipe_is_known(study):
     """To the files of its plug-ins, not only to the verb: their own keys too."""
     found = sorted((RECIPES / study).glob("*.yaml"))
-    assert {f.stem for f in found} >= {"adapt", "attack", "baseline", "evaluate", "generate"}
+    assert {f.stem for f in found} >= {"adapt", "attack", "baseline", "evaluate", "generate", "represent"}
     for file in found:
-        module = import_module(f"mien.recipes.{file.stem}")
-        recipe = config.load(file, getattr(module, file.stem.capitalize()))
-        assert recipe.study == study
+        verb = {"represent": "adapt"}.get(file.stem, file.stem.removesuffix("_represent"))
+        recipe = config.load(file, getattr(import_module(f"mien.recipes.{verb}"), verb.capitalize()))
+        assert recipe.study in (study, f"{study}_represent")
         for kind, sections in {
             "data/datasets": [getattr(recipe, "cohort", None)],
             "generation/codecs": [getattr(recipe, "codec", None), *getattr(recipe, "codecs", ())],
@@ -215,3 +215,32 @@ def test_an_application_from_end_to_end(study, tmp_path):
     assert measured(lab, "evaluate")["TSTR accuracy"] is not None
     assert measured(lab, "attack")
     shutil.rmtree(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("study", ["mood", *(pytest.param(s, marks=pytest.mark.slow) for s in STUDIES if s != "mood")])
+def test_an_application_represented(study, tmp_path):
+    """Towers, an adapter, a private twin and their worth, as shipped, but for the copy and the number of steps."""
+    make, options = COPIES[study]
+    lab, root = Lab(tmp_path), make(tmp_path)
+    small = {
+        "extends": str(RECIPES / study / "pretrain_represent.yaml"), "study": f"{study}-base", "cohort": {"persons": 6},
+        "represent": {"width": 16, "layers": 1, "heads": 2, "dim": 8}, "train": {"max_steps": 4, "threads": 1, "batch": 8},
+    }  # fmt: skip
+    if study in ("covid", "affect"):
+        small["cohort"] |= {"seconds": 10}
+    if study == "stress":
+        small["seconds"] = small["stride_s"] = 8
+    if study == "depression":
+        small["seconds"] = small["stride_s"] = 1209600
+        small["cohort"] |= {"hours": 336}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(small))
+    lab.run("pretrain", "base.yaml")
+    given = [
+        f"cohort.root={root}", "backbone.recipe=base.yaml", "train.max_steps=6", "train.batch=8", "train.threads=1", *options,
+        *(["split.holdout=3"] if study == "stress" else []),
+    ]  # fmt: skip
+    lab.run("adapt", f"recipes/{study}/represent.yaml", *given)
+    private = ["study=twin", "privacy={epsilon: 8, batch: 2, rows: 4}", "train.max_steps=2"]
+    lab.run("adapt", f"recipes/{study}/represent.yaml", *given, *(private if study != "covid" else []))
+    lab.run("evaluate", f"recipes/{study}/evaluate_represent.yaml")
+    assert measured(lab, "evaluate")["adapted macro-F1"] is not None

@@ -1,0 +1,131 @@
+"""Representations through the verbs: pretrained towers, a plain, a private and an adversarial adapter, and what they are worth."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from .conftest import lab
+
+TRAIN = {"max_steps": 12, "batch": 8, "checkpoint_every": 4, "log_every": 4, "threads": 1}
+COHORT = {"name": "motion", "persons": 8, "recordings_per_person": 8, "seconds": 6}
+RECIPES = {
+    "pretrain_represent": {
+        "study": "toy_represent", "cohort": {**COHORT, "seed": 3}, "task": "movement", "seconds": 2, "stride_s": 2,
+        "represent": {"width": 16, "layers": 1, "heads": 2, "patches": 4, "dim": 8}, "train": TRAIN,
+    },
+    "represent": {
+        "study": "toy_represent", "cohort": COHORT, "task": "movement", "seconds": 2, "stride_s": 2,
+        "backbone": {"name": "behaviour", "recipe": "pretrain_represent.yaml"}, "represent": {"bind": "public"},
+        "split": {"holdout": 3}, "lora": {"rank": 2, "alpha": 4}, "train": TRAIN,
+    },
+    "evaluate_represent": {"study": "toy_represent", "represented": "adapt-toy_represent", "dimension": 4},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    made = lab(tmp_path_factory.mktemp("represent") / "toy")
+    for name, recipe in RECIPES.items():
+        (made.folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    made.run("adapt", "represent.yaml")
+    return made
+
+
+def only(toy, pattern):
+    (one,) = (toy.folder / "runs").glob(pattern)
+    return one
+
+
+def test_adapt_leaves_a_plain_adapter_with_heads(toy):
+    adapter = only(toy, "adapt-toy_represent-*") / "release" / "adapter"
+    assert {f.name for f in adapter.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "heads.safetensors", "represent.json", "README.md",
+    }  # fmt: skip
+    raw = json.loads((adapter / "adapter_config.json").read_text())
+    assert raw["base_model_name_or_path"].startswith("mien/behaviour-")
+    assert str(toy.folder) not in "".join(f.read_text(errors="replace") for f in adapter.iterdir())
+
+
+def test_evaluate_prints_worth_and_leakage(toy):
+    out = toy.run("evaluate", "evaluate_represent.yaml").stdout
+    assert "adapted macro-F1" in out
+    run = only(toy, "evaluate-toy_represent-*")
+    report = json.loads((run / "release" / "report.json").read_text())
+    named = {r["metric"]: r for r in report["results"]}
+    assert {b["name"] for b in named["adapted macro-F1"]["baselines"]} >= {
+        "frozen base", "classical (forest)", "majority", "metadata only",
+    }  # fmt: skip
+    for kind in ("linear", "forest"):
+        assert named[f"identity.adapted.recognised ({kind})"]["low"] is not None
+    assert any(m.startswith("acc missing at test") for m in named)
+    assert "motion-0" not in (run / "release" / "report.html").read_text()
+
+
+def test_a_private_twin_is_charged_and_says_its_guarantee(toy):
+    options = ["study=toy_private", "privacy={epsilon: 8, batch: 2, rows: 4}", "train.max_steps=4"]
+    out = toy.run("adapt", "represent.yaml", *options).stdout
+    assert "ledger entry" in out
+    report = json.loads((only(toy, "adapt-toy_private-*") / "release" / "report.json").read_text())
+    assert "differential privacy for each person" in report["guarantee"]
+
+
+def test_an_adversarial_twin_promises_nothing(toy):
+    toy.run("adapt", "represent.yaml", "study=toy_adversary", "protections=[{name: adversary, attributes: [identity]}]")
+    report = json.loads((only(toy, "adapt-toy_adversary-*") / "release" / "report.json").read_text())
+    assert any("adversary: none" in c for c in report["caveats"])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["privacy={epsilon: 8, batch: 2}", "represent={bind: batch}"], "no ε would follow"),
+        (["represent={streams: {acc: thermal}}"], "no tower 'thermal'"),
+        (["represent={streams: {ecg: acc}}"], "no stream 'ecg'"),
+        (["backbone={name: tiny, recipe: pretrain.yaml, weights: x}"], "no towers to represent"),
+        (["represent={heads: {mood: {}}}"], "declares 0 classes"),
+        (["lora={layers: 9}"], "has 1"),
+        (["represent={bynd: public}"], "did you mean 'bind'"),
+    ],
+)
+def test_recipes_that_cannot_be(toy, options, says):
+    done = toy.run("adapt", "represent.yaml", *options, ok=False)
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["synthetic=generate-toy"], "name either a generate run"),
+        (["represented=adapt-nothing"], "no finished run"),
+    ],
+)
+def test_evaluations_that_cannot_be(toy, options, says):
+    done = toy.run("evaluate", "evaluate_represent.yaml", *options, ok=False)
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.split())
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_make_one_adapter(toy):
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        "launch/ddp.yaml",
+        "--num_processes",
+        "2",
+    ]
+    from mien.core.plugins import ROOT
+
+    command = [*launch, str(ROOT / "recipes" / "adapt.py"), str(toy.folder / "represent.yaml"), "study=toy_two"]
+    env = {**toy.env, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,96 @@
+"""A person's own adapter: what it learns from, what it leaves alone, where it is kept, and that it goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mien.adapters import personal, representation
+from mien.adapters.personal import Personalise
+from mien.core.errors import MienError
+from mien.core.plugins import ROOT
+
+from .test_representation import made_of, people  # noqa: F401 - a fixture
+
+OPTIONS = Personalise(per_class=2, steps=10)
+
+
+@pytest.fixture
+def fitted(people, home):  # noqa: F811
+    made, windows = made_of(people, bind="none")
+    windows.start_s = windows.start_s + 100.0 * np.array([int(windows.recordings[r][-1]) for r in windows.recording])
+    rows, rest = personal.first(windows, "p01", "activity", 2)
+    return made, windows, rows, rest
+
+
+def test_the_first_windows_in_time_and_what_comes_after(fitted):
+    _, windows, rows, rest = fitted
+    y = windows.labels["activity"]
+    assert sorted(y[rows].tolist()) == [0, 0, 1, 1]
+    assert windows.start_s[rest].min() > windows.start_s[rows].max()
+    mine = windows.person == windows.persons.index("p01")
+    for c in (0, 1):  # no earlier window of a class was passed over
+        assert windows.start_s[rows[y[rows] == c]].max() <= np.sort(windows.start_s[mine & (y == c)])[1]
+
+
+def test_it_learns_and_the_shared_adapter_does_not_move(fitted):
+    made, windows, rows, _ = fitted
+    before = {n: p.clone() for n, p in made.model.named_parameters()}
+    Z = representation.represented(made, windows)
+    start = float(made.losses(made.model, made.batch(windows, rows)).mean())
+    mine = personal.fit(made, windows, rows, OPTIONS)
+    assert float(mine.losses(mine.model, mine.batch(windows, rows)).mean()) < start
+    assert not np.allclose(representation.represented(mine, windows), Z, atol=1e-3)
+    personal.drop(made)
+    assert np.array_equal(representation.represented(made, windows), Z)
+    assert all((p == before[n]).all() for n, p in made.model.named_parameters())
+
+
+def test_what_is_kept_comes_back_and_is_forgotten(fitted):
+    made, windows, rows, _ = fitted
+    mine = personal.fit(made, windows, rows, OPTIONS)
+    want = representation.represented(mine, windows)
+    place = personal.save(mine, "p01", "a" * 64)
+    assert place.stat().st_mode & 0o077 == 0
+    assert "p01" not in str(place)
+    personal.drop(made)
+    back = personal.load(made, "p01", "a" * 64)
+    assert np.allclose(representation.represented(back, windows), want, atol=1e-6)
+    assert (back.heads["activity"].weight == mine.heads["activity"].weight).all()
+    personal.drop(made)
+    with pytest.raises(MienError, match="no personal adapter"):
+        personal.load(made, "p02", "a" * 64)
+    assert personal.forget("p01") == 1
+    assert not place.exists()
+    assert personal.forget("p01") == 0
+
+
+def test_it_is_never_shared(fitted, tmp_path):
+    made, windows, rows, _ = fitted
+    place = personal.save(personal.fit(made, windows, rows, OPTIONS), "p01", "b" * 64)
+    with pytest.raises(MienError, match="one person's data"):
+        personal.refuse_to_share(place.parent)
+    representation.save(made, tmp_path / "adapter", seconds=4.0, chosen={m: m for m in made.modalities})
+    personal.refuse_to_share(tmp_path / "adapter")
+    from safetensors.torch import load_file
+
+    kept = load_file(
+        tmp_path / "adapter" / "adapter_model.safetensors"
+    )  # the shared one alone, with a personal one on top
+    assert not [k for k in kept if "personal" in k]
+    assert (ROOT / "adapters" / "personal.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("person", "per_class", "says"),
+    [("p99", 1, "no window here"), ("p01", 50, "lower per_class"), ("p01", 6, "comes after|lower per_class")],
+)
+def test_persons_who_cannot_be_personalised(fitted, person, per_class, says):
+    with pytest.raises(MienError, match=says):
+        personal.first(fitted[1], person, "activity", per_class)
+
+
+def test_two_persons_do_not_share_one(fitted):
+    made, windows, _, _ = fitted
+    with pytest.raises(MienError, match="one person"):
+        personal.fit(made, windows, [0, len(windows) - 1], OPTIONS)

@@ -1,0 +1,123 @@
+"""What a representation is worth and gives away, on representations of which that is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mien.attacks import represented as attacked
+from mien.core.errors import MienError
+from mien.data.features import WindowTable
+from mien.evaluation import represented
+
+PEOPLE, EACH, RECORDINGS = 12, 16, 4
+
+
+@pytest.fixture
+def world():
+    rng = np.random.default_rng(0)
+    person = np.repeat([f"p{i:02d}" for i in range(PEOPLE)], EACH).astype(object)
+    y = np.tile(np.arange(EACH) % 2, PEOPLE)
+    part = np.tile(np.arange(EACH) // (EACH // RECORDINGS), PEOPLE)
+    recording = np.array([f"{p}-{k}" for p, k in zip(person, part, strict=True)], object)
+    n = len(person)
+    table = WindowTable(
+        X=rng.normal(size=(n, 6)), meta=rng.normal(size=(n, 3)), label=np.array(["a", "b"], object)[y], person=person,
+        recording=recording, skipped={},
+    )  # fmt: skip
+    train = np.isin(person, sorted(set(person))[: PEOPLE // 2])
+    return rng, table, y, train
+
+
+def results(world, Z, slices=None):
+    _, table, y, train = world
+    found = represented.results(
+        Z, Z * 0 + 1, table, y, train, ("a", "b"), slices or {"one": slice(0, Z.shape[1])}, trees=10, seeds=1
+    )
+    return {r.metric: r for r in found}
+
+
+def test_a_planted_label_is_found_and_noise_is_not(world):
+    rng, table, y, _ = world
+    Z = rng.normal(size=(len(y), 4))
+    Z[:, 2] += 6 * y
+    assert results(world, Z)["adapted macro-F1"].value > 0.95
+    r = results(world, rng.normal(size=(len(y), 4)))["adapted macro-F1"]
+    assert r.low < 0.5 < r.high + 0.1
+
+
+def test_a_missing_stream_costs_no_more_than_never_having_had_it(world):
+    rng, _, y, _ = world
+    Z = rng.normal(size=(len(y), 6))
+    Z[:, 0] += 5 * y
+    Z[:, 4] += 2 * y
+    found = results(world, Z, {"a": slice(0, 3), "b": slice(3, 6)})
+    lost = found["a missing at test − trained without it, macro-F1"]
+    assert lost.high >= 0
+    assert {b.name for b in lost.baselines} == {"missing at test", "trained without", "with all"}
+
+
+def test_the_best_single_stream_is_chosen_without_the_judges(world):
+    rng, table, y, train = world
+    Z = rng.normal(size=(len(y), 4))
+    Z[train, 0] += 6 * y[train]  # a is best in training …
+    Z[~train, 2] += 6 * y[~train]  # … and b on the held-out persons
+    found = results(world, Z, {"a": slice(0, 2), "b": slice(2, 4)})
+    assert "adapted − a alone macro-F1" in found
+    assert "adapted − b alone macro-F1" not in found
+
+
+def test_a_person_on_both_sides_is_refused(world):
+    _, table, y, train = world
+    mixed = train.copy()
+    mixed[0] = not mixed[0]
+    with pytest.raises(MienError, match=r"1 person\(s\) are in training and in test"):
+        represented.results(np.ones((len(y), 2)), np.ones((len(y), 2)), table, y, mixed, ("a", "b"), {"m": slice(0, 2)})
+
+
+def test_attackers_find_who_it_is_where_that_is_planted(world):
+    rng, table, y, train = world
+    who = np.unique(table.person, return_inverse=True)[1]
+    leaky = rng.normal(size=(len(y), 8)) + 3 * rng.normal(size=(PEOPLE, 8))[who]
+    mute = rng.normal(size=(len(y), 8))
+    found = attacked.recognised({"leaky": leaky, "mute": mute}, table.person, table.recording, train, trees=30)
+    by = {r.metric: r for r in found}
+    for kind in ("linear", "forest"):
+        assert by[f"identity.leaky.recognised ({kind})"].value > 0.8
+        assert (
+            by[f"identity.mute.recognised ({kind})"].low < 1 / 6 < by[f"identity.mute.recognised ({kind})"].high + 0.05
+        )
+    open_ = {
+        r.metric: r for r in attacked.identity({"leaky": leaky, "mute": leaky}, table.person, table.recording, train)
+    }
+    assert open_["identity.leaky.eer"].value < 0.2
+
+
+def test_a_curved_leak_is_found_by_the_forest_alone(world):
+    rng, table, y, train = world
+    who = np.unique(table.person, return_inverse=True)[1]
+    sign = rng.choice([-1, 1], len(y))
+    ring = sign * (1 + who % 6) + 0.05 * rng.normal(size=len(y))  # |x| tells the person, x does not
+    X = np.stack([ring, rng.normal(size=len(y))], 1)
+    by = {r.metric: r.value for r in attacked.recognised({"ring": X}, table.person, table.recording, train, trees=50)}
+    assert by["identity.ring.recognised (forest)"] > by["identity.ring.recognised (linear)"] + 0.1
+
+
+def test_attacks_that_cannot_run_say_why(world):
+    _, table, y, train = world
+    one = np.array([str(p) for p in table.person], object)  # one recording a person
+    found = attacked.recognised({"x": np.ones((len(y), 3))}, table.person, one, train)
+    assert found[0].value is None
+    assert "two recordings" in found[0].note
+
+
+def test_membership_of_a_model_that_memorised(world):
+    rng, table, y, train = world
+    assert attacked.membership(np.where(train, 0.1, 1.0), table.person, train).value == 1.0
+    r = attacked.membership(rng.random(len(y)), table.person, train)
+    assert r.low < 0.5 < r.high
+
+
+def test_attributes_that_change_or_are_numbers_are_left_out():
+    said = [{"sex": "f", "arm": "l", "age": 3}, {"sex": "f", "arm": "r", "age": 3}, {"sex": "m", "arm": "l", "age": 4}]
+    assert attacked.constant(["a", "a", "b"], said, ["sex", "arm", "age"]) == {"sex": {"a": "f", "b": "m"}}
