@@ -223,9 +223,9 @@ def _ordinal(Z: np.ndarray, y: np.ndarray, k: int, strength: float) -> Callable[
 
     above: list[Callable[[np.ndarray], np.ndarray]] = []
     for c in range(k - 1):
-        higher = y > c
-        if higher.all() or not higher.any():
-            above.append(lambda new, p=float(higher.all()): np.full(len(new), p))
+        higher, share = y > c, float((y > c).mean())
+        if share in (0.0, 1.0):
+            above.append(lambda new, p=share: np.full(len(new), p))
         else:
             one = LogisticRegression(C=1 / strength, class_weight="balanced", max_iter=1000).fit(Z, higher)
             above.append(lambda new, m=one: m.predict_proba(new)[:, 1])
