@@ -96,7 +96,7 @@ def shapley(players: Sequence[str], value: Value, draws: int | None = None, seed
     else:
         rng, pairs = np.random.default_rng([seed, 0x5A]), {p: [] for p in players}
         for _ in range(draws):
-            order = [players[i] for i in rng.permutation(len(players))]
+            order: list[str] = [str(players[int(i)]) for i in rng.permutation(len(players))]
             both = [_marginal(order, worth), _marginal(order[::-1], worth)]
             for p in players:
                 pairs[p].append((both[0][p] + both[1][p]) / 2)
@@ -279,7 +279,7 @@ def rank_correlation(one: Explained, other: Explained, side: Literal["use", "lea
     a, b = (np.concatenate([e.map(side, m).ravel() for m in one.use]) for e in (one, other))
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return float(np.asarray(spearmanr(a, b).statistic))
+    return float(np.asarray(spearmanr(a, b))[0])
 
 
 def sanity(trained: Explained, random: Sequence[Explained], side: Literal["use", "leakage"]) -> Result:

@@ -202,7 +202,8 @@ def compare(
     wanted = sorted(set(data.person[kept]))
     shots = {k: first(data, task, k) for k in ks}
     blank = np.full(len(data), None, object) if task in data.classes else np.full(len(data), np.nan)
-    hidden = replace(data, labels={task: blank})  # of tail and calibration no method can read a label
+    classes = {t: c for t, c in data.classes.items() if t == task}
+    hidden = replace(data, labels={task: blank}, classes=classes)  # of tail and calibration no method can read a label
     found: dict[tuple[str, int], Predicted] = {}
     for name, method in methods.items():
         for k in (0,) if name in LABEL_FREE else ks:

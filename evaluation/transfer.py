@@ -64,6 +64,8 @@ class Represented:
             if x.ndim != 2 or np.isinf(x).any():
                 raise MienError(f"representations: {name} is no finite matrix; one row per window, NaN where missing")
         for task, names in self.classes.items():
+            if task not in self.labels:
+                raise MienError(f"task {task} has classes and no labels; give both, or neither")
             lost = sorted({str(v) for v in self.labels[task] if v is not None} - set(names))
             if lost:
                 raise MienError(f"task {task}: the label {lost[0]!r} is not among its classes {', '.join(names)}")
