@@ -209,17 +209,27 @@ def recognition(embed: Callable[..., Any], enrolled: Any, temperature: float = 0
 
 
 def randomised(model: Any, seed: int = 0) -> Any:
-    """A copy whose weights are permuted within each tensor: same sizes, same values, nothing learnt (Adebayo et al. 2018)."""
+    """A copy whose weights are permuted within each tensor: same sizes, same values, nothing learnt (Adebayo et al. 2018).
+
+    For leakage permute the enrolled persons too (`permuted`): a random network whose gallery is enrolled anew still
+    recognises people, as any random projection does, and then the map of its leakage rightly survives."""
     import copy
 
     import torch
 
-    other, draw = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    other = copy.deepcopy(model)
     with torch.no_grad():
-        for p in other.parameters():
-            flat = p.flatten()
-            p.copy_(flat[torch.randperm(len(flat), generator=draw).to(flat.device)].view_as(p))
+        for i, p in enumerate(other.parameters()):
+            p.copy_(permuted(p, seed * 10_007 + i))
     return other
+
+
+def permuted(tensor: Any, seed: int = 0) -> Any:
+    """The tensor with its entries in another order."""
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    return tensor.flatten()[torch.randperm(tensor.numel(), generator=draw).to(tensor.device)].view_as(tensor)
 
 
 # --- use beside leakage --------------------------------------------------------------------------------------------

@@ -134,13 +134,15 @@ PERSONS = 12
 
 
 def windows(seed: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """The class is in acc's channel 1, in the first half of the window; the person is in eda's channel 0, throughout."""
+    """The class is in acc's channel 1, in the first half of the window; the person is in eda's channel 0, throughout. All
+    channels have about unit variance: what is larger gets more of the attribution from any weights."""
     rng = np.random.default_rng(seed)
     person = np.repeat(np.arange(PERSONS), 8)
     y = np.tile([0, 1], len(person) // 2)
     acc, eda = rng.normal(size=(len(y), 16, 3)), rng.normal(size=(len(y), 8, 2))
-    acc[:, :8, 1] += 2.0 * (2 * y[:, None] - 1)
-    eda[:, :, 0] += 0.6 * (person - PERSONS / 2)[:, None]
+    acc[:, :8, 1] = 0.6 * acc[:, :8, 1] + 1.0 * (2 * y[:, None] - 1)
+    level = np.linspace(-1.6, 1.6, PERSONS)
+    eda[:, :, 0] = 0.3 * eda[:, :, 0] + level[person][:, None]
     return (
         {"acc": torch.tensor(acc).float(), "eda": torch.tensor(eda).float()}, torch.tensor(y), torch.tensor(person)
     )  # fmt: skip
@@ -160,12 +162,14 @@ def trained() -> Towers:
     return model.eval()
 
 
-def both(model: Towers) -> Explained:
-    """Use and leakage of fresh windows; the gallery is of the first recordings."""
+def both(model: Towers, seed: int | None = None) -> Explained:
+    """Use and leakage of fresh windows; the gallery is of the first recordings. seed: of randomised weights and gallery."""
+    model = model if seed is None else explain.randomised(model, seed)
     enrolled, _, person = windows(0)
     with torch.no_grad():
         of = model.embed(*enrolled.values())
         gallery = torch.stack([of[person == p].mean(0) for p in range(PERSONS)])
+        gallery = gallery if seed is None else explain.permuted(gallery, seed)
     x, y, person = windows(1)
     use = explain.gradients(model, x, y)
     leakage = explain.gradients(explain.recognition(model.embed, gallery), x, person)
@@ -214,12 +218,12 @@ def test_planted_channels_and_moments_are_found(explained):
     assert max(leakage, key=lambda c: leakage[c].value) == "eda.tonic"
     assert explained.aggregated("use")["acc"].value > explained.aggregated("leakage")["acc"].value
     when = explained.map("use", "acc")[:, 1]
-    assert when[:8].sum() > 2 * when[8:].sum()
+    assert when[:8].sum() > 1.2 * when[8:].sum()
     assert sum(i.value for i in use.values()) == pytest.approx(1.0)
 
 
 def test_randomised_weights_destroy_the_explanation(model, explained):
-    random = [both(explain.randomised(model, seed)) for seed in range(3)]
+    random = [both(model, seed) for seed in range(4)]
     for side in ("use", "leakage"):
         found = explain.sanity(explained, random, side)
         assert found.value is not None

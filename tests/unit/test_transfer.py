@@ -90,7 +90,7 @@ def test_the_bootstrap_resamples_persons_not_windows():
 def test_nested_selection_never_sees_the_test_persons(monkeypatch):
     """Every fit is recorded: none holds a person of its own fold's test side, and turning the test persons' modality around
     changes no choice."""
-    data, fits = cohort(), []
+    data, fits = cohort(4, 10), []
     kept = Probe.fit
 
     def watched(self, train, task):
@@ -99,9 +99,9 @@ def test_nested_selection_never_sees_the_test_persons(monkeypatch):
 
     monkeypatch.setattr(Probe, "fit", watched)
     found, count = transfer.best_single(data, "mood", Probe(), inner=2)
-    assert count == {"a": 6, "b": 0, "c": 0}
+    assert count == {"a": 4, "b": 0, "c": 0}
     assert found.y.tolist() == data.truth("mood").tolist()
-    assert max(map(len, fits)) == 5  # never all six
+    assert max(map(len, fits)) == 3  # never all four
     monkeypatch.undo()
     spoilt = replace(data, labels={**data.labels, "mood": data.labels["mood"].copy()})
     mine = data.person == data.persons[0]
