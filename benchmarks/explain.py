@@ -34,7 +34,8 @@ STUDIES = {
 def load(study: str) -> Represented:
     task, seconds, groups = STUDIES[study]
     if study == "simulated":
-        made = simulated.load(simulated.Config(persons=60, sessions=8, seconds=60.0, label_effect=0.7))
+        size = {"persons": 60, "sessions": 8, "seconds": 60.0, "label_effect": 0.7}
+        made = simulated.load(simulated.Config.model_validate(size))
         return transfer.statistics(made, seconds=seconds, stride_s=seconds, groups=groups)
     data = transfer.statistics(watch.load(watch.Config()), seconds=seconds, stride_s=seconds)
     order = np.unique(data.recording.astype(str), return_inverse=True)[1]
@@ -54,7 +55,9 @@ def recognised(data: Represented) -> dict[str, float]:
     for half in (0, 1):
         judged = np.isin(every.person, np.array(data.persons)[turn == half])
         sides = reidentify.Sides(
-            probes=every.rows(judged & (place == 0)), gallery=every.rows(judged & (place == 1)), background=every.rows(~judged)
+            probes=every.rows(judged & (place == 0)),
+            gallery=every.rows(judged & (place == 1)),
+            background=every.rows(~judged),
         )
         found = reidentify.score(sides, sides, reidentify.Config()).attackers["semi_informed"]
         assert isinstance(found, reidentify.Attacked)
@@ -97,7 +100,8 @@ def main() -> None:
     use, nothing = explain.predicting(task, probe, k=k), explain.unseen(data, task, k=k)
     chance = dict.fromkeys(nothing, 2 / len(data.persons))
     sides = tuple(
-        explain.shapley(list(data.X), explain.subsets(data, of, none)) for of, none in ((use, nothing), (recognised, chance))
+        explain.shapley(list(data.X), explain.subsets(data, of, none))
+        for of, none in ((use, nothing), (recognised, chance))
     )
     for side, s in zip(("task", "re-identification"), sides, strict=True):
         print(f"  {side}: {s.empty.mean():.3f} with nothing, {s.full.mean():.3f} with all; " + "; ".join(

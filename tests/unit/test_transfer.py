@@ -90,7 +90,7 @@ def test_the_bootstrap_resamples_persons_not_windows():
 def test_nested_selection_never_sees_the_test_persons(monkeypatch):
     """Every fit is recorded: none holds a person of its own fold's test side, and turning the test persons' modality around
     changes no choice."""
-    data, fits = cohort(4, 10), []
+    data, fits = cohort(4, 12, a=4.0), []
     kept = Probe.fit
 
     def watched(self, train, task):
