@@ -27,14 +27,14 @@ from mien.evaluation.transfer import Probe, Represented
 
 STUDIES = {
     "simulated": ("stress", 30.0, ("sex",)),
-    "watch": ("exercise", 5.0, ()),
+    "watch": ("exercise", 3.0, ()),
 }
 
 
 def load(study: str) -> Represented:
     task, seconds, groups = STUDIES[study]
     if study == "simulated":
-        size = {"persons": 60, "sessions": 8, "seconds": 60.0, "label_effect": 0.7}
+        size = {"persons": 40, "sessions": 16, "seconds": 60.0, "label_effect": 0.7}
         made = simulated.load(simulated.Config.model_validate(size))
         return transfer.statistics(made, seconds=seconds, stride_s=seconds, groups=groups)
     data = transfer.statistics(watch.load(watch.Config()), seconds=seconds, stride_s=seconds)
@@ -113,9 +113,9 @@ def main() -> None:
         print(f"    {name}: utility lost {said(utility)}, leakage lost {said(leakage)}")
     print(f"  {advice.sentence}")
     if args.study == "simulated":
-        found = personal.compare(data, task, probe, (1, 3))
+        found = personal.compare(data, task, probe, (1, 3, 5))
     else:
-        found = personal.compare(data, task, probe, (1, 3), calibration=1, tail="class", apart=True)
+        found = personal.compare(data, task, probe, (1, 3, 5), calibration=1, tail="class", apart=True)
     print(f"  personal: {len(set(found.found['generic', 0].person))} persons; {found.note}")
     for (name, shots), g in found.gains.items():
         mean = np.mean(list(found.found[name, shots].each("macro-F1").values()))

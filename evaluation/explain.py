@@ -163,15 +163,17 @@ def gradients(
     baseline: Mapping[str, Any] | None = None,
     extra: Sequence[Any] = (),
     steps: int = 64,
+    batch: int = 32,
     tolerance: float = 0.05,
 ) -> dict[str, np.ndarray]:
     """Integrated gradients (Sundararajan et al. 2017, eq. 3) of forward(*inputs, *extra)[i, target[i]], by captum.
 
-    inputs: modality -> tensor[n, …], in the order forward takes them; extra: tensors (masks) that are not explained; target:
+    inputs: modality -> float tensor[n, …], in the order forward takes them (of text, its embeddings), each channel at about
+    unit variance: what is larger gets more from any weights; extra: tensors[n, …] (masks) that are not explained; target:
     int64[n], a class or an enrolled person; baseline: modality -> tensor[n or 1, …], what "nothing" looks like (default:
-    zeros). Returns modality -> float64 of the inputs' shape; over all modalities they sum to forward(inputs) −
-    forward(baseline) for each row. MienError where they miss that by more than `tolerance` of the typical difference, or
-    without captum.
+    zeros); batch: rows at a time, `steps` copies of each. Returns modality -> float64 of the inputs' shape; over all
+    modalities they sum to forward(inputs) − forward(baseline) for each row. MienError where they miss that by more than
+    `tolerance` of the typical difference, or without captum.
     """
     try:
         from captum.attr import IntegratedGradients
@@ -179,23 +181,31 @@ def gradients(
         raise MienError("integrated gradients need captum; install the extra: pip install 'mien[explain]'") from None
     import torch
 
-    names = list(inputs)
-    given = tuple(inputs[m] for m in names)
-    zero = tuple(torch.zeros_like(x) if baseline is None else baseline[m].expand_as(x) for m, x in inputs.items())
-    with torch.enable_grad():
-        found = IntegratedGradients(forward).attribute(
-            given, baselines=zero, target=target, additional_forward_args=tuple(extra) or None, n_steps=steps
-        )
-    with torch.no_grad():
-        rows = torch.arange(len(target))
-        moved = forward(*given, *extra)[rows, target] - forward(*zero, *extra)[rows, target]
-    total = sum(a.flatten(1).sum(1) for a in found)
+    names, n = list(inputs), len(target)
+    if wrong := [m for m, x in inputs.items() if not x.is_floating_point() or len(x) != n]:
+        raise MienError(f"{wrong[0]} is no float tensor of {n} rows; explain what enters the tower, not indices")
+    zero = {m: torch.zeros_like(x) if baseline is None else baseline[m].expand_as(x) for m, x in inputs.items()}
+    method, parts, totals, moves = IntegratedGradients(forward), [], [], []
+    for start in range(0, n, batch):
+        rows = slice(start, start + batch)
+        one, none = (tuple(v[m][rows] for m in names) for v in (inputs, zero))
+        more, aim = tuple(e[rows] for e in extra), target[rows]
+        with torch.enable_grad():
+            found = method.attribute(
+                one, baselines=none, target=aim, additional_forward_args=more or None, n_steps=steps
+            )
+        with torch.no_grad():
+            at = torch.arange(len(aim))
+            moves.append(forward(*one, *more)[at, aim] - forward(*none, *more)[at, aim])
+        totals.append(sum(a.flatten(1).sum(1) for a in found))
+        parts.append([a.detach().double().cpu().numpy() for a in found])
+    total, moved = torch.cat(totals), torch.cat(moves)
     gap, size = float((total - moved).abs().mean()), float(moved.abs().mean())
     if not gap <= tolerance * size + 1e-5:
         raise MienError(
             f"integrated gradients miss the model's change by {gap:.3g} of {size:.3g}; take more steps (now {steps})"
         )
-    return {m: a.detach().double().cpu().numpy() for m, a in zip(names, found, strict=True)}
+    return {m: np.concatenate([p[i] for p in parts]) for i, m in enumerate(names)}
 
 
 def recognition(embed: Callable[..., Any], enrolled: Any, temperature: float = 0.1) -> Callable[..., Any]:
@@ -360,7 +370,8 @@ def advise(data: Represented, tried: Mapping[str, Remedy], use: Each, leak: Each
     """Each remedy, with probe and attacker learnt anew on what is left; recommended is the one that takes most leakage, if it
     surely takes some and surely costs no more than `bearable` in utility.
 
-    The remedy is chosen among all on the persons it is reported on; so the intervals are widened until all of them hold at
+    use, leak: as `predicting`; an attacker must be learnt anew from the changed representation, on other persons than those
+    recognised. The remedy is chosen among all on the persons it is reported on; so the intervals are widened until all of them hold at
     once at 95 %, and the recommended one's with them.
     """
     if not tried:
@@ -448,7 +459,9 @@ def write(found: Findings, private: Path, release: Path, least: int = LEAST) -> 
     own: dict[str, Any] = {"shapley": {}, "shares": {}}
     shown: dict[str, Any] = {
         "note": f"Aggregates over {least} persons or more, computed from recordings; no ε covers them.",
-        "shapley": {}, "shares": {}, "checks": [c.model_dump(mode="json") for c in found.checks], "advice": {}, "withheld": [],
+        "shapley": {}, "shares": {}, "advice": {},
+        "checks": [c.model_dump(mode="json") for c in found.checks if c.n_persons >= least],
+        "withheld": [f"{c.metric}: {c.n_persons} persons" for c in found.checks if c.n_persons < least],
     }  # fmt: skip
     drawings: dict[str, str] = {}
     for i, (task, sides) in enumerate(found.shapley.items()):

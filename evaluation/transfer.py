@@ -335,8 +335,11 @@ def measured(found: Predicted, beside: Mapping[str, Predicted] | None = None, le
     out, beside = [], beside or {}
     for name in found.metrics:
         main = _overall(found, name)
-        others = {n: _overall(p, name) for n, p in beside.items()}
-        out.append(_result(name, main, found.note, others))
+        others = {n: i for n, p in beside.items() if (i := _overall(p, name))}
+        if main:
+            out.append(_result(name, main, found.note, others))
+        else:
+            out.append(_absent(name, "the windows do not define it (one class, or a constant)"))
     first = next(iter(found.metrics))
     each = found.each(first)
     if each:
@@ -353,15 +356,14 @@ def worst_group(found: Predicted, attribute: str, name: str, least: int = CELL) 
     of, value = found.metric(name), found.groups[attribute].astype(str)
     size = {g: len(set(found.person[value == g])) for g in sorted(set(value)) if g}
     judged = {g: value == g for g, n in size.items() if n >= least}
+    values = {g: v for g, rows in judged.items() if np.isfinite(v := of(found.y[rows], found.given[rows]))}
     metric = f"{name} of the worst group by {attribute}"
     small = sum(n < least for n in size.values())
     more = f"; {small} group(s) of fewer than {least} persons not judged" if small else ""
-    if len(judged) < 2:
-        note = f"not measured: {len(judged)} group(s) of {least} persons or more, and it takes two{more}"
-        return Result(metric=metric, value=None, unit="window", higher_is_better=name not in LOWER, note=note)
+    if len(values) < 2:
+        return _absent(metric, f"{len(values)} group(s) of {least} persons or more, and it takes two{more}", name)
     sign = -1 if name in LOWER else 1
-    values = {g: of(found.y[rows], found.given[rows]) for g, rows in judged.items()}
-    worst = min((g for g in values if np.isfinite(values[g])), key=lambda g: sign * values[g])
+    worst = min(values, key=lambda g: sign * values[g])
     rows = judged[worst]
     interval = over_persons(
         of, found.person[rows], found.y[rows], found.given[rows], bounds=BOUNDS.get(name, (0.0, 1.0))
@@ -370,15 +372,22 @@ def worst_group(found: Predicted, attribute: str, name: str, least: int = CELL) 
     return _result(
         metric,
         interval,
-        f"{worst}: the lowest of {len(judged)}, picked by its own value{more}",
+        f"{worst}: the lowest of {len(values)}, picked by its own value{more}",
         others,
         name not in LOWER,
     )
 
 
-def _overall(found: Predicted, name: str) -> Interval:
-    bounds = BOUNDS.get(name, (0.0, 1.0))
-    return over_persons(found.metric(name), found.person, found.y, found.given, bounds=bounds)
+def _overall(found: Predicted, name: str) -> Interval | None:
+    of = found.metric(name)
+    if not np.isfinite(of(found.y, found.given)):
+        return None
+    return over_persons(of, found.person, found.y, found.given, bounds=BOUNDS.get(name, (0.0, 1.0)))
+
+
+def _absent(metric: str, why: str, name: str = "") -> Result:
+    up = (name or metric) not in LOWER
+    return Result(metric=metric, value=None, unit="window", higher_is_better=up, note=f"not measured: {why}")
 
 
 def _result(name: str, main: Interval, note: str, beside: Mapping[str, Interval], up: bool | None = None) -> Result:

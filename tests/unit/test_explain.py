@@ -202,6 +202,13 @@ def test_integrated_gradients_are_complete(model):
         explain.gradients(lambda a, e: 1e3 * torch.relu(model(a, e) - 0.37), x, y, steps=1, tolerance=1e-4)
 
 
+def test_batches_change_nothing(model):
+    x, y, _ = windows(1)
+    mask = torch.ones(len(y), 1)
+    whole, parts = (explain.gradients(lambda a, e, m: model(a, e) * m, x, y, extra=[mask], batch=b) for b in (200, 7))
+    assert all(np.allclose(whole[m], parts[m], atol=1e-6) for m in x)
+
+
 def test_of_a_linear_model_they_are_weight_times_input():
     x = {"acc": torch.randn(5, 4, 2)}
     w = torch.randn(8, 3)
@@ -334,6 +341,9 @@ BAD = {
     "no remedy": lambda e: explain.advise(cohort(4), {}, use, leak),
     "attributions of shape": lambda e: replace(e, seconds=1.0, channels={"acc": ("x",), "eda": ("tonic", "phasic")}),
     "two at least": lambda e: explain.sanity(e, [e], "use"),
+    "no float tensor": lambda e: explain.gradients(
+        lambda a: a, {"text": torch.zeros(3, 2, dtype=torch.long)}, torch.zeros(3, dtype=torch.long)
+    ),
     "some modalities only": lambda e: explain.shapley(
         ["a"], explain.subsets(cohort(4), lambda d: {"P-000": 1.0}, dict.fromkeys(cohort(4).persons, 0.0))
     ),

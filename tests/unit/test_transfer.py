@@ -184,6 +184,14 @@ def test_probes_of_classes(kind):
     assert results["macro-F1"].n_persons == 6
 
 
+def test_what_windows_do_not_define_is_not_measured():
+    found = Predicted(y=np.zeros(8, int), given=np.tile([0.9, 0.1], (8, 1)), person=np.repeat(list("abcd"), 2))
+    results = {r.metric: r for r in transfer.measured(found)}
+    assert results["AUROC"].value is None
+    assert "not measured" in results["AUROC"].note
+    assert results["macro-F1"].value == 1.0
+
+
 def test_ridge_and_its_metrics():
     found = transfer.held_out(cohort(a=3.0), "level", Probe(kind="ridge"), k=3)
     assert {r.metric for r in transfer.measured(found)} >= {"CCC", "MAE"}
