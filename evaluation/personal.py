@@ -1,8 +1,8 @@
 """Is a model of one's own worth it? Generic, pooled, personal and personal-only probes on the same later tail of each person.
 
 Of everybody, the first k labelled windows of each class *in time* are there to adapt from, and what comes later is the tail
-that all methods and all k are judged on; no method sees its labels, or learns from a window of it. Label-free calibration uses the person's
-first windows without a look at their labels; they are no part of the tail either.
+that all methods and all k are judged on: no method sees its labels, or learns from a window of it. Label-free calibration
+uses the person's first windows without a look at their labels; they are no part of the tail either.
 """
 
 from __future__ import annotations
@@ -71,8 +71,12 @@ def personal(p: Person) -> np.ndarray:
 
 def normalised(p: Person) -> np.ndarray:
     """The generic probe on windows less the mean of their person's calibration windows: no label of theirs is used."""
-    others, own = _centred(p.others, p.early), _mean(p.calibration)
-    return p.probe.fit(others, p.task)(replace(p.tail, X={m: x - own[m] for m, x in p.tail.X.items()}))
+    return generic(_calibrated(p))
+
+
+def personal_normalised(p: Person) -> np.ndarray:
+    """The personal probe on such windows."""
+    return personal(_calibrated(p))
 
 
 def retrieval(p: Person, share: float = 0.5) -> np.ndarray:
@@ -82,9 +86,8 @@ def retrieval(p: Person, share: float = 0.5) -> np.ndarray:
     own, sd = _flat(_mean(p.calibration)), np.nanstd(means, 0) + 1e-9
     far = np.nan_to_num(((means - own) / sd) ** 2).mean(1)
     order, y = np.argsort(far, kind="stable"), p.others.truth(p.task)
-    for n in range(
-        max(2, round(share * len(names))), len(names) + 1
-    ):  # more, until all classes of the others are there
+    least = max(2, round(share * len(names)))
+    for n in range(least, len(names) + 1):  # more, until all classes of the others are there
         mine = np.isin(p.others.person, [names[i] for i in order[:n]])
         if p.task not in p.others.classes or set(y[mine]) >= set(y[y >= 0]):
             return p.probe.fit(p.others.rows(mine), p.task)(p.tail)
@@ -93,7 +96,7 @@ def retrieval(p: Person, share: float = 0.5) -> np.ndarray:
 
 METHODS: dict[str, Method] = {
     "generic": generic, "pooled": pooled, "personal": personal, "personal-only": personal_only,
-    "baseline normalised": normalised, "retrieval": retrieval,
+    "baseline normalised": normalised, "personal, baseline normalised": personal_normalised, "retrieval": retrieval,
 }  # fmt: skip
 LABEL_FREE = ("generic", "baseline normalised", "retrieval")  # the same for every k
 
@@ -258,13 +261,14 @@ def _flat(mean: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(list(mean.values()))
 
 
-def _centred(data: Represented, early: np.ndarray) -> Represented:
-    X = {m: x.copy() for m, x in data.X.items()}
-    for p in data.persons:
-        mine = data.person == p
-        for m, mean in _mean(data.rows(mine & early)).items():
+def _calibrated(p: Person) -> Person:
+    X, own = {m: x.copy() for m, x in p.others.X.items()}, _mean(p.calibration)
+    for n in p.others.persons:
+        mine = p.others.person == n
+        for m, mean in _mean(p.others.rows(mine & p.early)).items():
             X[m][mine] -= mean
-    return replace(data, X=X)
+    less: Callable[[Represented], Represented] = lambda d: replace(d, X={m: x - own[m] for m, x in d.X.items()})  # noqa: E731
+    return replace(p, others=replace(p.others, X=X), shots=less(p.shots), tail=less(p.tail))
 
 
 def _wide(model: Fitted, data: Represented) -> np.ndarray:
