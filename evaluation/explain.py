@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
@@ -290,6 +290,35 @@ class Explained:
     def map(self, side: Literal["use", "leakage"], modality: str) -> np.ndarray:
         """float64[T, C]: mean absolute attribution, each person counting once."""
         return _by_person(self.person, np.abs(getattr(self, side)[modality]))[1].mean(0)
+
+
+def side_by_side(
+    task: str,
+    forward: Callable[..., Any],
+    embed: Callable[..., Any],
+    enrolled: Any,
+    inputs: Mapping[str, Any],
+    target: Any,
+    owner: Any,
+    *,
+    channels: Mapping[str, tuple[str, ...]],
+    person: np.ndarray,
+    recording: np.ndarray,
+    enrolled_recordings: Collection[str],
+    seconds: float,
+    **options: Any,
+) -> Explained:
+    """Both explanations of the same windows. forward(*inputs) -> float[n, classes], of whose `target`, int64[n], is asked;
+    embed, enrolled: as in `recognition`, owner: int64[n], whose row of `enrolled` is the window's person; inputs: modality ->
+    float[n, T, C]; options: of `gradients`. MienError where an explained recording is among `enrolled_recordings`: what finds
+    itself shows what a recording is, not who."""
+    if both := set(recording.tolist()) & set(enrolled_recordings):
+        raise MienError(f"{len(both)} recordings are enrolled and explained; enrol the persons with other ones")
+    return Explained(
+        task=task, use=gradients(forward, inputs, target, **options),
+        leakage=gradients(recognition(embed, enrolled), inputs, owner, **options),
+        channels=channels, person=person, recording=recording, seconds=seconds,
+    )  # fmt: skip
 
 
 def rank_correlation(one: Explained, other: Explained, side: Literal["use", "leakage"]) -> float:

@@ -24,6 +24,7 @@ from .utility.tstr import macro_f1
 
 EXACT = 20  # persons up to which all 2^n signs are tried
 DRAWS = 100_000  # signs drawn where there are more
+AGES = (18, 30, 45, 60)  # years at which a band of ages begins
 CELL = 5  # persons a group needs before it is judged
 
 
@@ -123,7 +124,7 @@ def statistics(
 ) -> Represented:
     """Classical window statistics (data/features.py), a modality per stream: what a learnt representation must beat.
 
-    groups: constant attributes to keep. A window's time is its recording's start plus its own."""
+    groups: constant attributes to keep, age in bands. A window's time is its recording's start plus its own."""
     card = cohort.card
     X: dict[str, list] = {s: [] for s in card.streams}
     kept: list[tuple[str, str, float, dict, dict]] = []
@@ -146,8 +147,15 @@ def statistics(
         labels={
             t: np.array([v.get(t) for v in labels], dtype=object if t in named else np.float64) for t in card.tasks
         },
-        groups={g: np.array([str(a.get(g, "")) for a in attributes], dtype=object) for g in groups},
+        groups={g: np.array([_group(g, a.get(g)) for a in attributes], dtype=object) for g in groups},
     )  # fmt: skip
+
+
+def _group(name: str, value: Any) -> str:
+    if name == "age" and isinstance(value, int | float):
+        at = int(np.searchsorted(AGES, value, "right"))
+        return f"{AGES[at - 1] if at else 0}–{AGES[at] - 1 if at < len(AGES) else ''}"
+    return "" if value is None else str(value)
 
 
 # --- the probe -----------------------------------------------------------------------------------------------------
@@ -343,7 +351,7 @@ def measured(found: Predicted, beside: Mapping[str, Predicted] | None = None, le
     first = next(iter(found.metrics))
     each = found.each(first)
     if each:
-        worst = {n: min(p.each(first).values()) for n, p in beside.items()}
+        worst = {n: min(e.values()) for n, p in beside.items() if (e := p.each(first))}
         out.append(Result(
             metric=f"{first} of the worst person", value=min(each.values()), n_persons=len(each), unit="window",
             baselines=tuple(Baseline(name=n, value=v) for n, v in worst.items()), note="the lowest of many: no interval",

@@ -162,7 +162,7 @@ def trained() -> Towers:
     return model.eval()
 
 
-def both(model: Towers, seed: int | None = None) -> Explained:
+def both(model: Towers, seed: int | None = None, enrolled_names: tuple[str, ...] = ()) -> Explained:
     """Use and leakage of fresh windows; the gallery is of the first recordings. seed: of randomised weights and gallery."""
     model = model if seed is None else explain.randomised(model, seed)
     enrolled, _, person = windows(0)
@@ -171,12 +171,11 @@ def both(model: Towers, seed: int | None = None) -> Explained:
         gallery = torch.stack([of[person == p].mean(0) for p in range(PERSONS)])
         gallery = gallery if seed is None else explain.permuted(gallery, seed)
     x, y, person = windows(1)
-    use = explain.gradients(model, x, y)
-    leakage = explain.gradients(explain.recognition(model.embed, gallery), x, person)
     ids = np.array([f"P-{p:03d}" for p in person], dtype=object)
-    return Explained(
-        task="mood", use=use, leakage=leakage, channels={"acc": ("x", "y", "z"), "eda": ("tonic", "phasic")}, person=ids,
-        recording=np.array([f"{p}-second" for p in ids], dtype=object), seconds=4.0,
+    return explain.side_by_side(
+        "mood", model, model.embed, gallery, x, y, person, channels={"acc": ("x", "y", "z"), "eda": ("tonic", "phasic")},
+        person=ids, recording=np.array([f"{p}-second" for p in ids], dtype=object), seconds=4.0,
+        enrolled_recordings=enrolled_names or [f"{p}-first" for p in ids],
     )  # fmt: skip
 
 
@@ -341,6 +340,7 @@ BAD = {
     "no remedy": lambda e: explain.advise(cohort(4), {}, use, leak),
     "attributions of shape": lambda e: replace(e, seconds=1.0, channels={"acc": ("x",), "eda": ("tonic", "phasic")}),
     "two at least": lambda e: explain.sanity(e, [e], "use"),
+    "1 recordings are enrolled and explained": lambda e: both(Towers(), enrolled_names=("P-001-second", "P-001-first")),
     "no float tensor": lambda e: explain.gradients(
         lambda a: a, {"text": torch.zeros(3, 2, dtype=torch.long)}, torch.zeros(3, dtype=torch.long)
     ),

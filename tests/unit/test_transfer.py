@@ -259,8 +259,9 @@ def test_unlabelled_windows_are_not_learnt_from_and_not_judged():
 
 def test_window_statistics_become_modalities():
     made = simulated.load(simulated.Config(persons=4, sessions=2, seconds=20.0))
-    data = transfer.statistics(made, seconds=10.0, stride_s=10.0, groups=("sex",))
+    data = transfer.statistics(made, seconds=10.0, stride_s=10.0, groups=("sex", "age"))
     assert set(data.X) == set(simulated.STREAMS)
     assert len(data) == 4 * 2 * 2
     assert set(data.groups["sex"]) <= {"f", "m"}
     assert len(set(data.time_s)) > 8
+    assert set(data.groups["age"]) <= {"18–29", "30–44", "45–59", "60–"}
