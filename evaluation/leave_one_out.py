@@ -57,13 +57,7 @@ def folds(
     if split is not None:
         sides = [(np.isin(table.person, (*split.train, *split.validation)), np.isin(table.person, split.holdout))]
     else:
-        if k is not None and not 2 <= k <= len(persons):
-            raise MienError(
-                f"folds: {k} of {len(persons)} persons; 2 to {len(persons)}, or leave it out for each alone"
-            )
-        order = persons if k is None else list(np.random.default_rng([seed, 0xF0]).permutation(persons))
-        parts = [order[i :: k or len(persons)] for i in range(k or len(persons))]
-        sides = [(~(held := np.isin(table.person, part)), held) for part in parts]
+        sides = apart(table.person, k, seed)
     made = []
     for train, test in sides:
         if not train.any() or not test.any():
@@ -81,6 +75,17 @@ def folds(
             Fold(table=table, train=np.flatnonzero(train), test=np.flatnonzero(test), y=y, classes=len(classes))
         )
     return made
+
+
+def apart(person: np.ndarray, k: int | None = None, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(train, test) as bool[n] each: one pair per person, or per one of k groups of persons, drawn. person: str[n].
+    MienError where k is not between 2 and the number of persons."""
+    persons = sorted(set(person))
+    if k is not None and not 2 <= k <= len(persons):
+        raise MienError(f"folds: {k} of {len(persons)} persons; 2 to {len(persons)}, or leave it out for each alone")
+    order = persons if k is None else list(np.random.default_rng([seed, 0xF0]).permutation(persons))
+    parts = [order[i :: k or len(persons)] for i in range(k or len(persons))]
+    return [(~(held := np.isin(person, part)), held) for part in parts]
 
 
 def standardised(table: WindowTable) -> WindowTable:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.intervals import Interval
 from ..core.records import Events, Signal, Stream, Text
 from ..core.results import Result
 
@@ -220,6 +221,48 @@ def whiskers(result: Result, xlabel: str) -> str:
     axis.invert_yaxis()
     axis.set(xlim=(0, 1), xlabel=xlabel)
     axis.grid(axis="x", color="0.9")
+    return _svg(figure)
+
+
+def use_and_leakage(use: Mapping[str, Interval], leakage: Mapping[str, Interval]) -> str:
+    """What each modality is worth to the task and to re-identification: two bars each, with their intervals over persons."""
+    figure, axes = _figure(PHONE, 0.5 * len(use) + 1.1)
+    axis, height = axes[0][0], 0.36
+    for side, (name, found, hatch) in enumerate((("the task", use, ""), ("re-identification", leakage, "///"))):
+        for i, m in enumerate(use):
+            y, one = i + (side - 0.5) * height, found[m]
+            axis.barh(
+                y,
+                one.value,
+                height,
+                color=COLOURS[side],
+                hatch=hatch,
+                edgecolor="white",
+                label=name if i == 0 else None,
+            )
+            if one.low is not None:
+                axis.plot([one.low, one.high], [y, y], color="black", linewidth=1)
+    axis.axvline(0, color="0.4", linewidth=0.8)
+    axis.set_yticks(range(len(use)), list(use))
+    axis.invert_yaxis()
+    axis.set(xlabel="Shapley value of the modality")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _svg(figure)
+
+
+def moments(maps: Mapping[str, np.ndarray], channels: Sequence[str], seconds: float, title: str) -> str:
+    """Channel by moment, one map per side (use, leakage) in its own scale, float64[T, C]: darker is more. For the private half
+    only."""
+    figure, axes = _figure(PHONE, (0.25 * len(channels) + 0.7) * len(maps) + 0.3, len(maps), 1, sharex=True)
+    for row, (side, values) in enumerate(maps.items()):
+        axis = axes[row][0]
+        axis.imshow(
+            values.T, aspect="auto", cmap="Greys", vmin=0, vmax=float(values.max()) or 1.0,
+            extent=(0.0, seconds, len(channels) - 0.5, -0.5), interpolation="nearest",
+        )  # fmt: skip
+        axis.set_yticks(range(len(channels)), list(channels))
+        axis.set_title(f"{title}: {side}", loc="left")
+    axes[-1][0].set_xlabel("seconds")
     return _svg(figure)
 
 
