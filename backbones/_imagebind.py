@@ -172,7 +172,7 @@ class Scale(nn.Module):
             self.register_buffer("log_logit_scale", value)
 
     def forward(self, x: Any) -> Any:
-        return x * self.log_logit_scale.float().exp().clamp(max=_MOST)
+        return x * self.log_logit_scale.to(x.dtype).exp().clamp(max=_MOST)
 
 
 class ImageBind(nn.Module):
@@ -202,7 +202,7 @@ class ImageBind(nn.Module):
             out = head["proj"](states[torch.arange(len(x), device=x.device), end])
         else:
             out = head(self.modality_trunks[modality](inputs(x.to(inputs.cls_token.dtype)))[:, 0])
-        out = nn.functional.normalize(out.float(), dim=-1)
+        out = nn.functional.normalize(out.to(torch.promote_types(out.dtype, torch.float32)), dim=-1)
         return self.modality_postprocessors[modality]["1"](out) if modality in _SCALES else out
 
     def clips(self, modality: str, x: Any, there: Any) -> Any:

@@ -9,7 +9,6 @@ numpy, scipy, pillow and torch alone; where nothing was published (depth, therma
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -116,22 +115,29 @@ def read(path: Path, wanted: Mapping[str, tuple[int, ...]], keep: Iterable[str])
 
     if not path.is_file():
         raise MienError(f"backbone.weights: no file {path}; fetch {SOURCE}")
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
                 found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118 - no mapping
                 _compare(path, wanted, found)
                 return {k: file.get_tensor(k) for k in keep}
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(path, error) from None
+    try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise MienError(
-            f"backbone.weights: {path} is no readable file of tensors ({str(error).splitlines()[0]}); give the released"
-            " .pth, or .safetensors"
-        ) from None
+    except Exception as error:  # a damaged pickle fails in any way there is
+        raise _unreadable(path, error) from None
     if not isinstance(tensors, Mapping) or not all(torch.is_tensor(t) for t in tensors.values()):
         raise MienError(f"backbone.weights: {path} holds something else than tensors by name, as the release does")
     _compare(path, wanted, {k: tuple(t.shape) for k, t in tensors.items()})
     return {k: tensors[k] for k in keep}
+
+
+def _unreadable(path: Path, error: Exception) -> MienError:
+    why = (str(error) or type(error).__name__).splitlines()[0]
+    return MienError(
+        f"backbone.weights: {path} is no readable file of tensors ({why}); give the released .pth, or .safetensors"
+    )
 
 
 def _compare(path: Path, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
