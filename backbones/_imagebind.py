@@ -195,7 +195,9 @@ class ImageBind(nn.Module):
         x: vision float[B, 3, T, 224, 224], T = 1 or 2; text int64[B, 77]; audio float[B, 1, 128, 204]; depth and thermal
         float[B, 1, 224, 224]; imu float[B, 6, 2000].
         """
-        inputs, head = self.modality_preprocessors[modality], self.modality_heads[modality]
+        inputs: Any = self.modality_preprocessors[modality]
+        head: Any = self.modality_heads[modality]
+        after: Any = self.modality_postprocessors
         if modality == "text":  # the end's id is the largest there is
             end, mask = x.argmax(-1), inputs.mask
             states = self.modality_trunks[modality](inputs(x), mask.to(inputs.pos_embed.dtype))
@@ -203,7 +205,7 @@ class ImageBind(nn.Module):
         else:
             out = head(self.modality_trunks[modality](inputs(x.to(inputs.cls_token.dtype)))[:, 0])
         out = nn.functional.normalize(out.to(torch.promote_types(out.dtype, torch.float32)), dim=-1)
-        return self.modality_postprocessors[modality]["1"](out) if modality in _SCALES else out
+        return after[modality]["1"](out) if modality in _SCALES else out
 
     def clips(self, modality: str, x: Any, there: Any) -> Any:
         """float32[B, dim]: the mean over a window's clips, as published. x: [B, S, …]; there: bool[B, S], which ones there

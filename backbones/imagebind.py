@@ -93,7 +93,8 @@ def load(config: Config) -> Binder:
         model.load_state_dict(tensors, assign=True)
         licence, restrictions = LICENCE, RESTRICTIONS
     model = model.to(getattr(torch, config.dtype)).eval().requires_grad_(False)
-    scale = float(model.modality_postprocessors["text"]["1"].log_logit_scale.exp()) if "text" in names else 1 / 0.07
+    scales: Any = model.modality_postprocessors
+    scale = float(scales["text"]["1"].log_logit_scale.exp()) if "text" in names else 1 / 0.07
     return Binder(
         model=model,
         towers={m: _tower(m, shape.towers[m].layers, config) for m in names},
