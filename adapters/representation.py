@@ -125,6 +125,7 @@ def encode(
     a window needs one stream at least, and one label where any is asked for. MienError when nothing is left, for a label
     outside its declared classes, and where a tower cannot take a stream: naming the stream, never the person."""
     made = Windows(modalities=tuple(dict.fromkeys(chosen.values())))
+    takes = {m: [s for s, n in chosen.items() if n == m] for m in made.modalities}
     codes: dict[str, list[float]] = {t: [] for t in tasks}
     persons: dict[str, int] = {}
     person, recording, session, start = [], [], [], []
@@ -140,7 +141,9 @@ def encode(
                 if not keep(w):
                     continue
                 parts, why = cut(r, w, valid)
-                arrays = {m: binder.towers[m].prepare(parts[s]) for s, m in chosen.items() if s in parts}
+                arrays = {
+                    m: binder.towers[m].prepare(_of(parts, ss)) for m, ss in takes.items() if set(ss) <= parts.keys()
+                }
                 if not arrays:
                     made.skipped[why or "none of the chosen streams"] += 1
                     continue
@@ -168,6 +171,11 @@ def encode(
     made.session, made.start_s = np.array(session, object), np.array(start)
     made.labels = {t: np.array(v) for t, v in codes.items()}
     return made
+
+
+def _of(parts: Mapping[str, Any], streams: Sequence[str]) -> Any:
+    """The stream, or several by name (backbones/_binder.py: Tower.joins)."""
+    return parts[streams[0]] if len(streams) == 1 else {s: parts[s] for s in streams}
 
 
 def _code(value: Any, task: str, classes: Sequence[str]) -> float:
@@ -199,8 +207,8 @@ def towers_of(card: CohortCard, binder: Binder, asked: Mapping[str, str], only: 
             )
         if modality not in binder.towers:
             raise MienError(f"represent.streams: no tower {modality!r}; {known}")
-    if len(set(chosen.values())) < len(chosen):
-        raise MienError("represent.streams: two streams for one tower; give each its own, or leave one out")
+    if twice := [m for m, n in Counter(chosen.values()).items() if n > 1 and not binder.towers[m].joins]:
+        raise MienError(f"represent.streams: two streams for the tower {twice[0]!r}; leave one out")
     return chosen
 
 

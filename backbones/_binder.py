@@ -25,7 +25,8 @@ class Tower:
     binder's model; layers: dotted names of its blocks, from input to output (late ones can be adapted alone);
     prepare(stream) -> named arrays of one window, without the model and without a batch axis; MienError where the stream
     is none it can take, naming what is wrong; embed(model, inputs: dict of Tensor[B, ...]) -> float32[B, dim], of unit
-    length, each row from its own inputs alone.
+    length, each row from its own inputs alone; joins: whether `prepare` also takes several streams at once, by name (a
+    sensor whose axes a cohort holds apart).
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Tower:
     layers: tuple[str, ...]
     prepare: Callable[[Any], Arrays]
     embed: Callable[[Any, Mapping[str, Any]], Any]
+    joins: bool = False
 
 
 @dataclass(kw_only=True)

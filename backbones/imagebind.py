@@ -36,10 +36,12 @@ _KINDS = {"vision": "video", "text": "text", "audio": "signal", "depth": "video"
 SIDE, CONTEXT = 224, 77
 _MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)  # CLIP's, of pictures
 _STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
+_DISPARITY_PX, _DISPARITY_MEAN, _DISPARITY_STD = 75.0, 0.0418, 0.0295  # Omnivore's, of depth (arXiv 2201.08377)
 AUDIO_HZ, AUDIO_CLIP_S, MELS, AUDIO_FRAMES = 16_000, 2, 128, 204
 _AUDIO_MEAN, _AUDIO_STD = -4.268, 9.138
 VIDEO_CLIP_S = 2
 IMU_STEPS, IMU_CLIP_S = 2000, 5
+_SI = {"g": 9.80665, "deg/s": math.pi / 180, "dps": math.pi / 180}
 IMU = ("acc x", "acc y", "acc z", "gyro x", "gyro y", "gyro z")
 _START, _END = 49406, 49407
 
@@ -179,7 +181,7 @@ def _tower(modality: str, layers: int, config: Config) -> Tower:
     trunk = f"modality_trunks.{modality}"
     return Tower(
         kind=_KINDS[modality], module=trunk, layers=tuple(f"{trunk}.blocks.{i}" for i in range(layers)),
-        prepare=prepare[modality], embed=embed,
+        prepare=prepare[modality], embed=embed, joins=modality == "imu",
     )  # fmt: skip
 
 
@@ -305,9 +307,9 @@ def prepare_map(stream: Any, modality: str, *, clips: int = 5) -> Arrays:
     """values: float32[S, 1, 224, 224] of depth or thermal pictures: short side to 224 (bicubic), the centre; of a film,
     `clips` frames spread over it.
 
-    How the towers' training pictures were scaled was not published. Values must lie in 0 … 1 (uint8 is divided by 255): of
-    depth the *disparity*, that is 1 / distance over the largest one can meet; of heat a fixed span of the camera's. A span
-    taken from each picture would differ between a person's windows. MienError for others.
+    Values must lie in 0 … 1 (uint8 is divided by 255). No code for them was published. Of depth the paper takes disparity,
+    after Omnivore: give what `disparity` makes, and it is standardised as there. Of heat a fixed span of the camera's,
+    which is left as it is; a span taken from each picture would differ between a person's windows. MienError for others.
     """
     from PIL import Image
 
@@ -317,13 +319,23 @@ def prepare_map(stream: Any, modality: str, *, clips: int = 5) -> Arrays:
     if not (np.isfinite(scaled).all() and scaled.min() >= 0 and scaled.max() <= 1):
         raise MienError(
             f"{modality}: values must lie in 0 … 1, or be uint8"
-            + (": give disparity, 1 / distance, over a fixed largest one" if modality == "depth" else "")
+            + (": give disparity, not distance (imagebind.disparity)" if modality == "depth" else "")
         )
     out = []
     for frame in scaled:
         picture = Image.fromarray(frame).resize(_short(frame.shape[1], frame.shape[0]), Image.Resampling.BICUBIC)
-        out.append(np.clip(np.asarray(_centre(picture)), 0, 1)[None])
+        made = np.clip(np.asarray(_centre(picture)), 0, 1)
+        out.append(((made - _DISPARITY_MEAN) / _DISPARITY_STD if modality == "depth" else made)[None])
     return _clips(out)
+
+
+def disparity(distance_m: np.ndarray, focal_px: float, baseline_m: float = 0.075) -> np.ndarray:
+    """float32 in 0 … 1, as the depth tower takes it: of distances in metres, what a pair of cameras of this focal length
+    in pixels, baseline_m apart (a Kinect's), sees things shifted by, over 75 pixels. 0 where the distance is unknown (0)."""
+    seen = np.divide(
+        baseline_m * focal_px, distance_m, out=np.zeros(np.shape(distance_m)), where=np.asarray(distance_m) > 0
+    )
+    return (np.minimum(seen, _DISPARITY_PX) / _DISPARITY_PX).astype(np.float32)
 
 
 # sound
@@ -394,22 +406,32 @@ def _triangles() -> np.ndarray:
 
 
 def prepare_imu(stream: Any) -> Arrays:
-    """values: float32[S, 6, 2000]: 5 s of acceleration and turning rate, resampled to 2,000 steps.
+    """values: float32[S, 6, 2000]: 5 s of acceleration in m/s² and turning rate in rad/s, resampled to 2,000 steps (400 Hz).
 
-    The paper says no more (appendix B; the code has no function for it): values stay in the stream's own units. A shorter
-    window holds its last value, of a longer one three clips of 5 s are taken. Gaps become lines. MienError for a missing
-    axis: the six are found by name.
+    stream: a signal with all six axes, or several by name, as {"acc": …, "gyro": …}. The paper says no more than length and
+    steps (appendix B), and no code was published; g and degrees become SI units, other units stay. A shorter window holds
+    its last value, of a longer one three clips of 5 s are taken. Gaps become lines. MienError for a missing axis: the six
+    are found by name.
     """
-    signal = _need(stream, Signal, "imu")
-    order = imu_order(signal.channels)
-    values = _filled(signal, "imu")[:, order]
-    values = at_rate(values, signal.rate_hz, IMU_STEPS / IMU_CLIP_S, "line")
+    parts = dict(stream) if isinstance(stream, Mapping) else {"": stream}
+    names = [
+        (part, i, f"{part} {c}".strip())
+        for part, s in parts.items()
+        for i, c in enumerate(_need(s, Signal, "imu").channels)
+    ]
+    places = [names[i][:2] for i in imu_order([n for _, _, n in names])]
+    steps = {
+        part: at_rate(_filled(s, "imu") * _SI.get(s.unit, 1.0), s.rate_hz, IMU_STEPS / IMU_CLIP_S, "line")
+        for part, s in parts.items() if any(part == p for p, _ in places)
+    }  # fmt: skip
+    length = min(map(len, steps.values()))
+    values = np.stack([steps[part][:length, i] for part, i in places])
+    longer = length > IMU_STEPS * 1.01  # a window cut to 5 s may have a sample more
     out = []
-    longer = signal.seconds > IMU_CLIP_S + 1 / signal.rate_hz
-    for start in starts(signal.seconds, IMU_CLIP_S, 3 if longer else 1):
+    for start in starts(length * IMU_CLIP_S / IMU_STEPS, IMU_CLIP_S, 3 if longer else 1):
         first = int(start * IMU_STEPS / IMU_CLIP_S + 1e-6)
-        part = values[first : first + IMU_STEPS]
-        out.append(np.pad(part, ((0, IMU_STEPS - len(part)), (0, 0)), mode="edge").T)
+        clip = values[:, first : first + IMU_STEPS]
+        out.append(np.pad(clip, ((0, 0), (0, IMU_STEPS - clip.shape[1])), mode="edge"))
     return _clips(out)
 
 
@@ -417,8 +439,9 @@ def imu_order(channels: Sequence[str]) -> list[int]:
     """Where acc x, y, z and gyro x, y, z are among the channels. MienError naming what is missing."""
     found: dict[str, int] = {}
     for i, name in enumerate(channels):
-        if match := re.fullmatch(r"(a|acc\w*?|g|w|gyr\w*?|rot\w*?)[ _.-]?([xyz])", name.lower()):
-            found.setdefault(f"{'acc' if match[1][0] == 'a' else 'gyro'} {match[2]}", i)
+        if match := re.fullmatch(r"(?:.*?(acc|gyr|rot)\w*?|([agw]))[ _.-]?([xyz])", name.lower()):
+            sensor = "acc" if (match[1] or match[2])[0] == "a" else "gyro"
+            found.setdefault(f"{sensor} {match[3]}", i)
     if lost := [axis for axis in IMU if axis not in found]:
         raise MienError(
             f"imu: no channel for {', '.join(lost)} among {', '.join(channels)}; the tower needs acceleration and turning rate"

@@ -446,7 +446,10 @@ def test_two_channels_are_averaged_and_gaps_are_silent():
     assert np.array_equal(imagebind.prepare_audio(gap)["values"], imagebind.prepare_audio(silent)["values"])
 
 
-@given(order=st.permutations(range(6)), style=st.sampled_from(["a{}/w{}", "acc_{}/gyro_{}", "Accel {}/Gyroscope {}"]))
+@given(
+    order=st.permutations(range(6)),
+    style=st.sampled_from(["a{}/w{}", "acc_{}/gyro_{}", "Accel {}/Gyroscope {}", "imu_acc {}/wrist.rot-{}"]),
+)
 @settings(max_examples=30, deadline=None)
 def test_axes_are_found_by_name(order, style):
     names = [style.split("/")[k].format(axis) for k in (0, 1) for axis in "xyz"]
@@ -467,6 +470,28 @@ def test_movement_keeps_its_values_at_any_rate(rate):
     grid = np.arange(2000) / 400
     known = np.stack([np.sin(2 * np.pi * f * grid) for f in (0.3, 0.5, 0.7, 0.9, 1.1, 2.0)])
     assert np.abs(made[0] - known)[:, 100:1900].max() < 0.06
+
+
+def test_sensors_that_are_held_apart_are_joined_in_si_units():
+    six = moves(rate=100.0)
+    acc = Signal(values=six.values[:, :3] / 9.80665, rate_hz=100, channels=("x", "y", "z"), unit="g")
+    turn = Signal(values=np.degrees(six.values[::2, 3:]), rate_hz=50, channels=("x", "y", "z"), unit="deg/s")
+    joint = imagebind.prepare_imu({"imu_gyro": turn, "imu_acc": acc})["values"]
+    assert joint.shape == (1, 6, 2000)
+    assert np.allclose(joint[:, :3], imagebind.prepare_imu(six)["values"][:, :3], atol=1e-4)
+    half = Signal(values=six.values[::2], rate_hz=50, channels=six.channels, unit="")
+    assert np.allclose(joint[:, 3:], imagebind.prepare_imu(half)["values"][:, 3:], atol=1e-4)
+    with pytest.raises(MienError, match="no channel for gyro x"):
+        imagebind.prepare_imu({"acc": acc})
+    with pytest.raises(MienError, match="takes a signal"):
+        imagebind.prepare_imu({"acc": acc, "gyro": "text"})
+
+
+def test_distances_become_disparities():
+    found = imagebind.disparity(np.array([[0.0, 0.01, 1.0, 2.0]]), focal_px=525)
+    assert np.allclose(found, [[0, 1, 0.075 * 525 / 75, 0.075 * 525 / 150]])
+    same = imagebind.prepare_map(np.full((30, 40), 0.0418), "depth")["values"]
+    assert np.abs(same).max() < 1e-4  # standardised by Omnivore's mean
 
 
 def test_a_short_movement_holds_its_last_value_and_a_long_one_has_three_clips():
