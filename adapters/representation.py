@@ -695,7 +695,7 @@ class Representing:
 
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
         save(self.made, folder, seconds=self.recipe.seconds, chosen=self.chosen)
-        how = "# base: the towers, as `mien.backbones` opens them"
+        how = f"# base: the towers, as `mien.backbones` opens them (licence of the weights: {self.base.licence})"
         lora.write_notes(folder, self.base, how, guarantee, restrictions)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,14 +18,17 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
+from mien.adapters import representation
 from mien.backbones import _imagebind as inside
 from mien.backbones import imagebind
 from mien.backbones._binder import collate
 from mien.core import config, console
 from mien.core.errors import MienError
-from mien.core.records import RESTRICTIONS, Signal, Text
+from mien.core.records import RESTRICTIONS, Cohort, Consent, Recording, Signal, StreamSpec, Text
 from mien.privacy.flat import Flat
 from mien.privacy.gradients import PersonGradients
+
+from ..conftest import CARD
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 KEYS = json.loads((REFERENCE / "imagebind_keys.json").read_text())
@@ -319,11 +323,6 @@ def test_streams_that_are_refused(tiny, modality, stream, says):
         tiny.towers[modality].prepare(stream)
 
 
-def test_a_modality_it_does_not_know():
-    with pytest.raises(MienError):
-        config.parse(imagebind.Config, {"size": "tiny", "modalities": ["smell"]}, "backbone imagebind")
-
-
 @pytest.mark.parametrize("size", [(50, 70), (70, 50), (224, 224), (300, 301), (1, 5)])
 def test_pictures_are_cut_as_torchvision_does(size):
     from PIL import Image
@@ -513,6 +512,29 @@ def test_words_are_the_references_tokens():
 def test_a_folder_that_is_no_clip_tokenizer(tmp_path):
     with pytest.raises(MienError, match="no CLIP tokenizer|numbers its tokens otherwise"):
         imagebind.prepare_text("a dog", str(tmp_path))
+
+
+def test_two_streams_of_a_cohort_for_one_tower(home, tiny):
+    spec = StreamSpec(channels=("x", "y", "z"), unit="g", rate_hz=50.0, range=(-4.0, 4.0))
+    card = replace(CARD, streams={"acc": spec, "gyro": spec, "sound": replace(spec, channels=("c",), rate_hz=16_000.0)})
+    six = moves(12.0)
+    halves = {
+        n: replace(six, values=six.values[:, at], channels=("x", "y", "z"), unit="g")
+        for n, at in (("acc", slice(3)), ("gyro", slice(3, 6)))
+    }
+    recordings = [
+        Recording(id="both", person="p00", streams=halves, labels={"activity": "walk"}),
+        Recording(id="one", person="p01", streams={"acc": halves["acc"]}, labels={"activity": "rest"}),
+    ]
+    cohort = Cohort.build(recordings, card=card, consents={"p00": Consent(), "p01": Consent()})
+    chosen = representation.towers_of(card, tiny, {"acc": "imu", "gyro": "imu"})
+    windows = representation.encode(cohort, tiny, chosen, {}, seconds=5, stride_s=5, quiet=True)
+    assert windows.recordings == ["both"]  # one sensor alone is a missing stream, not zeros
+    assert [a["imu"]["values"].shape for a in windows.arrays] == [(1, 6, 2000)] * 2
+    with pytest.raises(MienError, match="two streams for the tower 'audio'"):
+        representation.towers_of(card, tiny, {"acc": "audio", "sound": "audio"})
+    with pytest.raises(MienError, match="no tower 'smell'"):
+        representation.towers_of(card, tiny, {"acc": "smell"})
 
 
 # --- adapting -------------------------------------------------------------------------------------------------------
