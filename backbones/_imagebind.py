@@ -17,13 +17,12 @@ import torch
 from torch import nn
 
 from ._binder import attention
+from .imagebind import AUDIO_FRAMES, CONTEXT, IMU, IMU_STEPS, MELS, MODALITIES, SIDE
 
-MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
-SIDE, PATCH, FRAMES = 224, 14, 2  # of a picture, its patch, and the frames a patch spans
-COARSE = 16  # the patch of depth, thermal and audio pictures; audio's overlap, by a stride of AUDIO_STRIDE
-MELS, AUDIO_FRAMES, AUDIO_STRIDE = 128, 204, 10
-WORDS, CONTEXT = 49408, 77  # CLIP's vocabulary and length
-IMU_CHANNELS, IMU_STEPS, IMU_PATCH = 6, 2000, 8
+PATCH, FRAMES = 14, 2  # of a picture: the patch's side, and the frames it spans
+COARSE, AUDIO_STRIDE = 16, 10  # the patch of depth, thermal and audio pictures; audio's overlap
+WORDS = 49408  # CLIP's vocabulary
+IMU_PATCH = 8
 _SCALES = {"text": 1 / 0.07, "audio": 20.0, "depth": 5.0, "thermal": 10.0, "imu": 5.0}
 _MOST = 100.0  # that a scale may reach
 
@@ -227,7 +226,7 @@ def _inputs(modality: str, width: int) -> nn.Module:
         conv = nn.Conv2d(1, width, COARSE, stride=AUDIO_STRIDE, bias=False)
         return Tokens("rgbt_stem", Stem(conv, width, True), rows * columns, width)
     if modality == "imu":
-        stem = Stem(nn.Linear(IMU_CHANNELS * IMU_PATCH, width, bias=False), width, True)
+        stem = Stem(nn.Linear(len(IMU) * IMU_PATCH, width, bias=False), width, True)
         return Samples("imu_stem", stem, IMU_STEPS // IMU_PATCH, width, nested=False)
     conv = nn.Conv2d(1, width, COARSE, stride=COARSE, bias=False)
     name = "depth_stem" if modality == "depth" else "rgbt_stem"

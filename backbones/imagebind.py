@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +31,7 @@ LICENCE = "CC BY-NC-SA 4.0"
 RESTRICTIONS = ("attribution", "share-alike", "non-commercial")
 SOURCE = "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth"
 Modality = Literal["vision", "text", "audio", "depth", "thermal", "imu"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
 _KINDS = {"vision": "video", "text": "text", "audio": "signal", "depth": "video", "thermal": "video", "imu": "signal"}
 
 SIDE, CONTEXT = 224, 77
@@ -54,7 +55,7 @@ class Config(Section):
 
     weights: str | None = None
     size: Literal["huge", "tiny"] = "huge"
-    modalities: tuple[Modality, ...] = ("vision", "text", "audio", "depth", "thermal", "imu")
+    modalities: tuple[Modality, ...] = MODALITIES
     dtype: Literal["float32", "bfloat16"] = "float32"
     tokenizer: str | None = None
     video_clips: int = Field(default=5, ge=1)
@@ -74,8 +75,8 @@ def load(config: Config) -> Binder:
 
     shape = inside.HUGE if config.size == "huge" else inside.TINY
     if not config.modalities:
-        raise MienError("backbone.modalities: name at least one of " + ", ".join(inside.MODALITIES))
-    names = tuple(m for m in inside.MODALITIES if m in config.modalities)
+        raise MienError("backbone.modalities: name at least one of " + ", ".join(MODALITIES))
+    names = tuple(m for m in MODALITIES if m in config.modalities)
     if config.weights is None:
         if config.size == "huge":
             raise MienError(

@@ -273,7 +273,7 @@ STREAMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("modality", inside.MODALITIES)
+@pytest.mark.parametrize("modality", imagebind.MODALITIES)
 def test_every_window_is_embedded_by_itself(tiny, modality):
     """Of unit length; neither the others nor the padding of a shorter window move it."""
     tower = tiny.towers[modality]
@@ -389,6 +389,7 @@ def test_mel_energies_are_kaldis(scale):
     assert np.allclose(imagebind.fbank(wave), slow_fbank(wave), atol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:At least one mel filter")
 def test_mel_energies_are_those_of_the_audio_spectrogram_transformer():
     from transformers import ASTFeatureExtractor
 
@@ -507,6 +508,19 @@ def test_words_are_the_references_tokens():
         assert ids[: len(known)].tolist() == known
         assert not ids[len(known) :].any()
     assert np.array_equal(imagebind.prepare_text(utterance("a", "dog"))["ids"], imagebind.prepare_text("a dog")["ids"])
+
+
+def test_a_folder_of_tokenizer_files_gives_the_same_tokens(tmp_path):
+    clip = pytest.importorskip("open_clip.tokenizer").SimpleTokenizer()
+    ids = {
+        w.replace("<start_of_text>", "<|startoftext|>").replace("<end_of_text>", "<|endoftext|>"): i
+        for w, i in clip.encoder.items()
+    }
+    (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    merges = sorted(clip.bpe_ranks, key=clip.bpe_ranks.get)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
+    for text in ("a dog", "I did not sleep well", "word " * 100):
+        assert np.array_equal(imagebind.prepare_text(text, str(tmp_path))["ids"], imagebind.prepare_text(text)["ids"])
 
 
 def test_a_folder_that_is_no_clip_tokenizer(tmp_path):
