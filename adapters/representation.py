@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ..backbones._binder import Arrays, Binder, collate
+from ..backbones._binder import Absent, Arrays, Binder, Tower, collate
 from ..core import console, plugins, runs
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
@@ -141,9 +141,8 @@ def encode(
                 if not keep(w):
                     continue
                 parts, why = cut(r, w, valid)
-                arrays = {
-                    m: binder.towers[m].prepare(_of(parts, ss)) for m, ss in takes.items() if set(ss) <= parts.keys()
-                }
+                made_of = {m: _prepared(binder.towers[m], parts, ss) for m, ss in takes.items()}
+                arrays = {m: a for m, a in made_of.items() if a is not None}
                 if not arrays:
                     made.skipped[why or "none of the chosen streams"] += 1
                     continue
@@ -173,9 +172,14 @@ def encode(
     return made
 
 
-def _of(parts: Mapping[str, Any], streams: Sequence[str]) -> Any:
-    """The stream, or several by name (backbones/_binder.py: Tower.joins)."""
-    return parts[streams[0]] if len(streams) == 1 else {s: parts[s] for s in streams}
+def _prepared(tower: Tower, parts: Mapping[str, Any], streams: Sequence[str]) -> Arrays | None:
+    """What a tower takes of a window's stream, or of its several (`Tower.joins`); None where one is missing or empty."""
+    if not set(streams) <= parts.keys():
+        return None
+    try:
+        return tower.prepare(parts[streams[0]] if len(streams) == 1 else {s: parts[s] for s in streams})
+    except Absent:
+        return None
 
 
 def _code(value: Any, task: str, classes: Sequence[str]) -> float:

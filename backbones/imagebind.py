@@ -23,7 +23,7 @@ from ..core import console
 from ..core.config import Section
 from ..core.errors import MienError
 from ..core.records import Signal, Text
-from ._binder import Arrays, Binder, Tower
+from ._binder import Absent, Arrays, Binder, Tower
 from .causal_lm import weights_digest
 
 KIND = "binder"
@@ -42,7 +42,7 @@ AUDIO_HZ, AUDIO_CLIP_S, MELS, AUDIO_FRAMES = 16_000, 2, 128, 204
 _AUDIO_MEAN, _AUDIO_STD = -4.268, 9.138
 VIDEO_CLIP_S = 2
 IMU_STEPS, IMU_CLIP_S = 2000, 5
-_SI = {"g": 9.80665, "deg/s": math.pi / 180, "dps": math.pi / 180}
+_SI = {("acc", "g"): 9.80665, ("gyro", "deg/s"): math.pi / 180}
 IMU = ("acc x", "acc y", "acc z", "gyro x", "gyro y", "gyro z")
 _START, _END = 49406, 49407
 
@@ -209,7 +209,7 @@ def _filled(signal: Signal, modality: str) -> np.ndarray:
     values = signal.values.astype(np.float64)
     good = np.ones(len(values), bool) if signal.valid is None else signal.valid
     if not good.any():
-        raise MienError(f"{modality}: the window is empty: no sample was measured in it")
+        raise Absent(f"{modality}: the window is empty: no sample was measured in it")
     if good.all():
         return values
     at = np.arange(len(values))
@@ -357,7 +357,7 @@ def prepare_audio(stream: Any, *, clips: int = 3) -> Arrays:
         )
     good = np.ones(len(signal.values), bool) if signal.valid is None else signal.valid
     if not good.any():
-        raise MienError("audio: the window is empty: no sample was measured in it")
+        raise Absent("audio: the window is empty: no sample was measured in it")
     wave = np.where(good[:, None], signal.values, 0).astype(np.float64).mean(1)
     if signal.rate_hz < AUDIO_HZ:
         _say_once(
@@ -422,11 +422,12 @@ def prepare_imu(stream: Any) -> Arrays:
     ]
     places = [names[i][:2] for i in imu_order([n for _, _, n in names])]
     steps = {
-        part: at_rate(_filled(s, "imu") * _SI.get(s.unit, 1.0), s.rate_hz, IMU_STEPS / IMU_CLIP_S, "line")
+        part: at_rate(_filled(s, "imu"), s.rate_hz, IMU_STEPS / IMU_CLIP_S, "line")
         for part, s in parts.items() if any(part == p for p, _ in places)
     }  # fmt: skip
     length = min(map(len, steps.values()))
-    values = np.stack([steps[part][:length, i] for part, i in places])
+    units = [_SI.get((axis.split()[0], parts[part].unit), 1.0) for axis, (part, _) in zip(IMU, places, strict=True)]
+    values = np.stack([steps[part][:length, i] * unit for unit, (part, i) in zip(units, places, strict=True)])
     longer = length > IMU_STEPS * 1.01  # a window cut to 5 s may have a sample more
     out = []
     for start in starts(length * IMU_CLIP_S / IMU_STEPS, IMU_CLIP_S, 3 if longer else 1):
@@ -456,12 +457,12 @@ def imu_order(channels: Sequence[str]) -> list[int]:
 
 def prepare_text(stream: Any, tokenizer: str | None = None) -> Arrays:
     """ids: int64[77]: CLIP's tokens between its start and its end, cut to fit, then zeros. stream: Text (its utterances,
-    joined) or a string. MienError for no words."""
+    joined) or a string. Absent where there are no words."""
     words = " ".join(stream.text) if isinstance(stream, Text) else stream
     if not isinstance(words, str):
         raise MienError(f"text: this tower takes text, not {type(stream).__name__}")
     if not words.strip():
-        raise MienError("text: there are no words in this window; leave the stream out of it")
+        raise Absent("text: there are no words in this window")
     ids = _tokens(tokenizer)(words)
     return {"ids": np.pad(np.asarray(ids, np.int64), (0, CONTEXT - len(ids)))}
 

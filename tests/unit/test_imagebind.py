@@ -545,6 +545,12 @@ def test_two_streams_of_a_cohort_for_one_tower(home, tiny):
     windows = representation.encode(cohort, tiny, chosen, {}, seconds=5, stride_s=5, quiet=True)
     assert windows.recordings == ["both"]  # one sensor alone is a missing stream, not zeros
     assert [a["imu"]["values"].shape for a in windows.arrays] == [(1, 6, 2000)] * 2
+    silent = replace(halves["gyro"], valid=np.arange(600) < 250)
+    cohort = Cohort.build(
+        [replace(recordings[0], streams={**halves, "gyro": silent})], card=card, consents={"p00": Consent()}
+    )
+    windows = representation.encode(cohort, tiny, chosen, {}, seconds=5, stride_s=5, valid=0.0, quiet=True)
+    assert len(windows) == 1  # in the second nothing was measured
     with pytest.raises(MienError, match="two streams for the tower 'audio'"):
         representation.towers_of(card, tiny, {"acc": "audio", "sound": "audio"})
     with pytest.raises(MienError, match="no tower 'smell'"):
