@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ..backbones._binder import Arrays, Binder, collate
+from ..backbones._binder import Absent, Arrays, Binder, Tower, collate
 from ..core import console, plugins, runs
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
@@ -125,6 +125,7 @@ def encode(
     a window needs one stream at least, and one label where any is asked for. MienError when nothing is left, for a label
     outside its declared classes, and where a tower cannot take a stream: naming the stream, never the person."""
     made = Windows(modalities=tuple(dict.fromkeys(chosen.values())))
+    takes = {m: [s for s, n in chosen.items() if n == m] for m in made.modalities}
     codes: dict[str, list[float]] = {t: [] for t in tasks}
     persons: dict[str, int] = {}
     person, recording, session, start = [], [], [], []
@@ -140,7 +141,8 @@ def encode(
                 if not keep(w):
                     continue
                 parts, why = cut(r, w, valid)
-                arrays = {m: binder.towers[m].prepare(parts[s]) for s, m in chosen.items() if s in parts}
+                made_of = {m: _prepared(binder.towers[m], parts, ss) for m, ss in takes.items()}
+                arrays = {m: a for m, a in made_of.items() if a is not None}
                 if not arrays:
                     made.skipped[why or "none of the chosen streams"] += 1
                     continue
@@ -168,6 +170,16 @@ def encode(
     made.session, made.start_s = np.array(session, object), np.array(start)
     made.labels = {t: np.array(v) for t, v in codes.items()}
     return made
+
+
+def _prepared(tower: Tower, parts: Mapping[str, Any], streams: Sequence[str]) -> Arrays | None:
+    """What a tower takes of a window's stream, or of its several (`Tower.joins`); None where one is missing or empty."""
+    if not set(streams) <= parts.keys():
+        return None
+    try:
+        return tower.prepare(parts[streams[0]] if len(streams) == 1 else {s: parts[s] for s in streams})
+    except Absent:
+        return None
 
 
 def _code(value: Any, task: str, classes: Sequence[str]) -> float:
@@ -199,8 +211,8 @@ def towers_of(card: CohortCard, binder: Binder, asked: Mapping[str, str], only: 
             )
         if modality not in binder.towers:
             raise MienError(f"represent.streams: no tower {modality!r}; {known}")
-    if len(set(chosen.values())) < len(chosen):
-        raise MienError("represent.streams: two streams for one tower; give each its own, or leave one out")
+    if twice := [m for m, n in Counter(chosen.values()).items() if n > 1 and not binder.towers[m].joins]:
+        raise MienError(f"represent.streams: two streams for the tower {twice[0]!r}; leave one out")
     return chosen
 
 
@@ -687,7 +699,7 @@ class Representing:
 
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
         save(self.made, folder, seconds=self.recipe.seconds, chosen=self.chosen)
-        how = "# base: the towers, as `mien.backbones` opens them"
+        how = f"# base: the towers, as `mien.backbones` opens them (licence of the weights: {self.base.licence})"
         lora.write_notes(folder, self.base, how, guarantee, restrictions)
 
 

@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import MienError
+
 Arrays = Mapping[str, np.ndarray]
+
+
+class Absent(MienError):
+    """A window in which a stream holds nothing for its tower (nobody spoke): as if the stream were missing there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +30,9 @@ class Tower:
     kind: the stream kind it takes ("signal", "events", "text", "video"); module: dotted name of its submodule in the
     binder's model; layers: dotted names of its blocks, from input to output (late ones can be adapted alone);
     prepare(stream) -> named arrays of one window, without the model and without a batch axis; MienError where the stream
-    is none it can take, naming what is wrong; embed(model, inputs: dict of Tensor[B, ...]) -> float32[B, dim], of unit
-    length, each row from its own inputs alone.
+    is none it can take, naming what is wrong, `Absent` where this window of it is empty; embed(model, inputs: dict of
+    Tensor[B, ...]) -> float32[B, dim], of unit length, each row from its own inputs alone; joins: whether `prepare` also
+    takes several streams at once, by name (a sensor whose axes a cohort holds apart).
     """
 
     kind: str
@@ -33,6 +40,7 @@ class Tower:
     layers: tuple[str, ...]
     prepare: Callable[[Any], Arrays]
     embed: Callable[[Any, Mapping[str, Any]], Any]
+    joins: bool = False
 
 
 @dataclass(kw_only=True)

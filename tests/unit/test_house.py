@@ -96,7 +96,7 @@ def test_core_and_cli_do_not_import_torch():
 
 UNSAFE = [
     r"pickle\.loads?\(",
-    r"torch\.load\(",
+    r"torch\.load\((?!\w+, map_location=\"cpu\", weights_only=True\))",
     r"yaml\.load\(",
     r"allow_pickle=True",
     r"trust_remote_code=True",
@@ -108,6 +108,17 @@ UNSAFE = [
 def test_loading_is_safe_by_construction(file):
     for pattern in UNSAFE:
         assert not re.search(pattern, file.read_text()), pattern
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.load(path)", "torch.load(path, weights_only=False)", 'torch.load(path, map_location="cpu")',
+        'torch.load(f(path), map_location="cpu", weights_only=True)', "torch.load(path, weights_only=flag)",
+    ],
+)  # fmt: skip
+def test_the_one_safe_way_to_read_a_pth_is_the_only_one(line):
+    assert any(re.search(pattern, line) for pattern in UNSAFE)
 
 
 def test_every_recipe_opens_with_its_command():
