@@ -31,8 +31,11 @@ class Adapted:
         return runs.fingerprint(self.folder)
 
 
-def open_base(section: Plugin, layout: Layout) -> CausalBackbone:
-    """A frozen base with the layout's grammar in its forward. MienError when it was pretrained on other tokens."""
+def open_base(section: Plugin, layout: Layout, shown: bool = False) -> CausalBackbone:
+    """A frozen base with the layout's grammar in its forward. shown: recordings will be given as soft tokens.
+
+    MienError when it was pretrained on other tokens, takes no soft tokens, or would have parts adapted that see none.
+    """
     module, config = plugins.resolve("backbones", section, f"backbone {section.name}")
     backbone = module.load(config, layout.vocabulary.size)
     known = getattr(backbone.model.config, "behaviour_vocabulary", None)
@@ -41,13 +44,23 @@ def open_base(section: Plugin, layout: Layout) -> CausalBackbone:
             f"the base of backbone {section.name} was pretrained on other behaviour tokens than this layout's: give both"
             " recipes the same codecs"
         )
-    if backbone.beside:
+    if shown and not backbone.soft:
         raise MienError(
-            f"{' and '.join(backbone.beside)} would be adapted, and the verbs give no recording as soft tokens: nothing"
-            " there would ever be trained. Switch adapt_projector and adapt_vision off"
+            f"condition.soft: the backbone {section.name} ({backbone.identity}) takes no recording as soft tokens; that"
+            " needs a LLaVA whose tower was made for signals: `backbone: {name: llava, model: …, signals: {}}`"
+        )
+    if backbone.beside and not shown:
+        raise MienError(
+            f"{' and '.join(backbone.beside)} would be adapted, and no recording is given as soft tokens: nothing there"
+            " would ever be trained. Switch adapt_projector and adapt_vision off, or ask for `condition: {soft: …}`"
         )
     constrain(backbone.model, layout.grammar, backbone.offset, (*layout.never, *backbone.never))
     return backbone
+
+
+def shows(recipe: dict[str, Any]) -> bool:
+    """Whether an adapt recipe shows recordings as soft tokens."""
+    return recipe.get("condition", {}).get("soft", 0) > 0
 
 
 def rows_to_train(layout: Layout, backbone: CausalBackbone) -> list[int]:
@@ -66,7 +79,7 @@ def open_adapted(folder: Path) -> Adapted:
     if asked["verb"] != "adapt":
         raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt")
     layout = Layout.read(folder / "release" / "adapter" / "layout.json")
-    backbone = open_base(Plugin(**asked["config"]["backbone"]), layout)
+    backbone = open_base(Plugin(**asked["config"]["backbone"]), layout, shows(asked["config"]))
     if backbone.fingerprint != asked["inputs"]["base"]:
         raise MienError(
             f"the base of {folder.name} has changed since (weights {backbone.fingerprint[:12]}, then"

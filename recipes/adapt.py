@@ -5,7 +5,7 @@ from __future__ import annotations
 from mien.adapters import budget, lora, training, world
 from mien.adapters.lora import Lora
 from mien.adapters.protections import Protections
-from mien.backbones import tiny
+from mien.backbones import llava, tiny
 from mien.core import config, console, runs, verbs
 from mien.core.results import Report, environment
 from mien.data import splits
@@ -34,10 +34,11 @@ def main(argv: list[str] | None = None) -> int:
     main, everyone = accelerator.is_main_process, accelerator.wait_for_everyone
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(recipe.cohort, "training")
-        recipe = recipe.model_copy(update={"backbone": tiny.with_weights(recipe.backbone)})
-    layout = recipe.layout(cohort.card)
+        layout = recipe.layout(cohort.card)
+        backbone = llava.with_tower(tiny.with_weights(recipe.backbone), layout.streams, recipe.seconds)
+        recipe = recipe.model_copy(update={"backbone": backbone})
     split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
-    backbone = open_base(recipe.backbone, layout)
+    backbone = open_base(recipe.backbone, layout, recipe.condition.soft > 0)
     inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": backbone.fingerprint}
     if recipe.split.same_as:
         inputs["split"] = runs.fingerprint(runs.find(recipe.split.same_as, "adapt"))
@@ -51,15 +52,17 @@ def main(argv: list[str] | None = None) -> int:
             plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps, recipe.cohort.name == "folder")
             documents = Documents.encode(
                 cohort, layout, stride_s=recipe.stride_s, keep=lambda w: split.side(w) == "train", quiet=not main,
-                change=change, condition=recipe.condition, valid=recipe.valid, seed=recipe.seed,
+                change=change, condition=recipe.condition, valid=recipe.valid, seed=recipe.seed, pack=backbone.pack,
             )  # fmt: skip
             documents.require_every_class()
             model = lora.attach(backbone, recipe.lora, rows_to_train(layout, backbone), recipe.seed)
             losses = beside.losses(model, backbone, cohort, documents, recipe.seed, plan is not None)
-            prompt, device = layout.prompt_length, accelerator.device
+            prompt, device, some = layout.prompt_length, accelerator.device, documents.spread(3)
             private = plan and training.Private(
                 plan=plan, units=budget.units_of(plan, documents.person, documents.recording),
-                probes=lambda: backbone.probes(documents.some(3), prompt=prompt, device=device),
+                probes=lambda: backbone.probes(
+                    documents.some(3), prompt=prompt, device=device, **documents.beside(some)
+                ),
             )  # fmt: skip
             source = ledger_source(recipe.cohort, cohort)
             cap = recipe.privacy and recipe.privacy.cap
@@ -68,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
                 training.fit(
                     model, losses,
                     lambda rows: backbone.batch(
-                        [documents[i] for i in rows], prompt=prompt, persons=documents.person[rows], device=device
+                        [documents[i] for i in rows], prompt=prompt, persons=documents.person[rows], device=device,
+                        **documents.beside(rows),
                     ),
                     len(documents), recipe.train, seed=recipe.seed, folder=run.private, accelerator=accelerator,
                     private=private, label=f"adapting on {len(documents)} windows of {len(documents.persons)} persons",
