@@ -259,15 +259,22 @@ def test_documents_sampled_under_soft_tokens(folder, layout, guidance):
     model = attached(made, layout)
     shown = made.soften(model, windows()[:3])
 
-    def drawn(shown, prompts=prompts):
-        return sample.documents(
-            model, layout, made.own_ids, prompts, temperature=1.0, seed=3, guidance=guidance, shown=shown
+    def drawn(temperature):
+        rows = sample.documents(
+            model, layout, made.own_ids, prompts, temperature=temperature, seed=3, guidance=guidance, shown=shown
         )
+        assert all(layout.grammar.accepts(d[d != PAD]) for d in rows)
+        return rows
 
-    first = drawn(shown)
-    assert all(layout.grammar.accepts(d[d != PAD]) for d in first)
-    assert np.array_equal(first, drawn(shown))
-    assert not np.array_equal(first, drawn(shown * 20))
+    assert np.array_equal(drawn(1.0), drawn(1.0))
+    surest = [d[d != PAD] for d in drawn(1e-9)]
+    if not guidance:  # the likeliest token by the tower's own way through the model, without a cache
+        batch = made.batch(surest, prompt=layout.prompt_length, persons=[0] * 3, given=windows()[:3])
+        with torch.no_grad():
+            likeliest = model(**made.inputs(batch)).logits.argmax(-1).numpy()
+        for row, d in zip(likeliest, surest, strict=True):
+            after = row[SECONDS + layout.prompt_length - 1 : SECONDS + len(d) - 1] - made.offset
+            assert (after == d[layout.prompt_length :])[1:].all()  # the first may not be a relation when sampling
     with pytest.raises(MienError, match="takes no recording as soft tokens"):
         causal_lm.CausalBackbone.soften(made, model, [None])
 
@@ -284,7 +291,7 @@ def test_what_each_document_is_shown(layout):
         cuts = {t: config.pack([{n: s.cut(t, t + SECONDS) for n, s in r.streams.items()}])[0] for t in (0.0, 4.0, 8.0)}
         same = [t for t, c in cuts.items() if g is not None and np.array_equal(c, g)]
         assert g is None or (len(same) == 1 and same[0] != some.start_s[i])  # another window of the same recording
-    alone = Documents.encode(data[2:3], layout, condition=Condition(soft=0.5), **encode)
+    alone = Documents.encode(data[-1:], layout, condition=Condition(soft=0.5), **encode)
     for a, b in zip(alone.beside(range(len(alone)))["given"], given_[-len(alone) :], strict=True):
         assert (a is None and b is None) or np.array_equal(a, b)  # whoever else is in the cohort
     assert Documents.encode(data, layout, **encode).beside([0]) == {}
