@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +54,8 @@ class CausalBackbone:
     asset name, never a local path); fingerprint: of the frozen weights; lora_targets: literal module names;
     speaks_behaviour: whether the base was pretrained on behaviour tokens (if not, an adapter trains all their rows);
     excluded: a regular expression of the modules that LoRA leaves alone though their names are targets (PEFT's
-    `exclude_modules`); beside: modules outside the decoder that LoRA adapts; never: own tokens that are no words.
+    `exclude_modules`); beside: modules outside the decoder that LoRA adapts; never: own tokens that are no words; soft,
+    pack: how recordings are shown as soft tokens (backbones/llava.py; 0 and None: not at all).
     """
 
     model: Any
@@ -67,6 +68,8 @@ class CausalBackbone:
     excluded: str | None = None
     beside: Sequence[str] = ()
     never: Sequence[int] = ()
+    soft: int = 0
+    pack: Callable[[Sequence[Any]], np.ndarray] | None = None
 
     def batch(
         self, documents: Sequence[np.ndarray], *, prompt: int, persons: Sequence[int] | np.ndarray, device: Any = "cpu"
@@ -110,6 +113,12 @@ class CausalBackbone:
         out = model(**self.inputs(batch), output_hidden_states=True)
         nll, counted = self._token_losses(out.logits, batch)
         return nll.sum(1) / counted.sum(1).clamp(min=1), out.hidden_states[-1]
+
+    def soften(self, model: Any, given: Sequence[Any]) -> Any:
+        """The soft tokens that stand for recordings: float32[B, soft, hidden]. MienError where the model takes none."""
+        raise MienError(
+            f"{self.identity} ({self.model.config.model_type}) takes no recording as soft tokens; a LLaVA does"
+        )
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """What the model's forward takes of a batch."""

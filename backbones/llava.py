@@ -7,15 +7,23 @@ in its language model. With `batch(..., given=…)` each row opens with the soft
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
+from ..core.config import Plugin, Section, parse
 from ..core.errors import MienError
+from ..core.paths import cache_home
 from ..core.records import StreamSpec
 from . import causal_lm
 from .causal_lm import Batch, CausalBackbone
@@ -30,12 +38,24 @@ _UNUSED = ("head", "pooler")  # of a tower: what only its own pretraining reads
 _NO_WORDS = re.compile(r"(image|video|vision|audio).*_token_(id|index)$")
 
 
+class Signals(Section):
+    """A fresh tower for a cohort's signals: rate_hz they are resampled to, width and layers of its transformer, seed of its
+    first weights."""
+
+    rate_hz: int = Field(default=32, ge=1)
+    width: int = Field(default=64, ge=8, multiple_of=8)
+    layers: int = Field(default=2, ge=1)
+    seed: int = 0
+
+
 class Config(causal_lm.Config):
     """As for `causal_lm`, and: adapt_projector, adapt_vision: LoRA in the projector, and in the towers (images, audio,
-    signals), as well; both need recordings that are given as soft tokens."""
+    signals), as well; both need recordings that are given as soft tokens; signals: `model` is a causal LM, to be joined
+    with a tower for signals (`with_tower`), and both are adapted unless the recipe says otherwise."""
 
     adapt_projector: bool = False
     adapt_vision: bool = False
+    signals: Signals | None = None
 
 
 @dataclass(kw_only=True)
@@ -46,39 +66,58 @@ class LlavaBackbone(CausalBackbone):
     float32[B, …], what the tower takes; each row is packed alone.
     """
 
-    soft: int = 0
-    pack: Callable[[Sequence[Any]], np.ndarray] | None = None
-
     def batch(
         self, documents: Sequence[np.ndarray], *, prompt: int, persons: Sequence[int] | np.ndarray, device: Any = "cpu",
         given: Sequence[Any] | None = None,
     ) -> Batch:  # fmt: skip
         """given: per document a recording, which its row opens with, or None. A recording is {stream: Signal} or an image
-        (uint8[H, W, 3] or a PIL image), as the tower takes it. To the grammar, soft tokens are padding in front."""
+        (uint8[H, W, 3] or a PIL image), as the tower takes it, or what `pack` made of one (float32). To the grammar, soft
+        tokens are padding in front."""
         import torch
 
         made = super().batch(documents, prompt=prompt, persons=persons, device=device)
         if given is None:
-            if self.beside:
-                raise MienError(
-                    f"{' and '.join(self.beside)} would be adapted, and no recording is given as soft tokens: nothing there"
-                    " would ever be trained. Switch adapt_projector and adapt_vision off"
-                )
             return made
+        values = torch.as_tensor(self.packed(given), device=device)
+        if len(given) != len(documents):
+            raise MienError(f"{len(documents)} documents, and {len(given)} given recordings (None where there is none)")
+        room = made.ids.new_full((len(documents), self.soft), self.offset)
+        shown = torch.as_tensor([g is not None for g in given], device=device).to(made.mask.dtype)
+        return replace(
+            made, ids=torch.cat([room, made.ids], 1), prompt=prompt + self.soft, given=values,
+            mask=torch.cat([shown[:, None].expand(-1, self.soft), made.mask], 1),
+        )  # fmt: skip
+
+    def packed(self, given: Sequence[Any]) -> np.ndarray:
+        """float32[B, …], what the tower takes: recordings packed, and those that were packed before as they are.
+
+        MienError where this model takes none."""
         if self.pack is None or not self.soft:
             raise MienError(
                 f"{self.identity} ({self.model.config.model_type}) takes no recording as soft tokens here; that needs one"
                 " row of the tower for each row of the batch, which LLaVA-1.5's class has (model_type llava)"
             )
-        if len(given) != len(documents):
-            raise MienError(f"{len(documents)} documents, and {len(given)} given recordings (None where there is none)")
-        room = made.ids.new_full((len(documents), self.soft), self.offset)
-        shown = torch.as_tensor([g is not None for g in given], device=device).to(made.mask.dtype)
-        values = torch.as_tensor(self.pack(given), device=device)
-        return replace(
-            made, ids=torch.cat([room, made.ids], 1), prompt=prompt + self.soft, given=values,
-            mask=torch.cat([shown[:, None].expand(-1, self.soft), made.mask], 1),
-        )  # fmt: skip
+        before = [isinstance(g, np.ndarray) and g.dtype == np.float32 for g in given]
+        out = self.pack([None if b else g for g, b in zip(given, before, strict=True)])
+        for row, g, b in zip(out, given, before, strict=True):
+            if b:
+                row[...] = g
+        return out
+
+    def soften(self, model: Any, given: Sequence[Any]) -> Any:
+        """The soft tokens that stand for recordings: float32[B, soft, hidden], as `forward(shown=…)` takes them; model: this
+        backbone's, adapted or not."""
+        import torch
+
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        layer, strategy = whole.config.vision_feature_layer, whole.config.vision_feature_select_strategy
+        device = whole.get_input_embeddings().weight.device
+        with torch.inference_mode():
+            found = whole.get_image_features(
+                pixel_values=torch.as_tensor(self.packed(given), device=device), vision_feature_layer=layer,
+                vision_feature_select_strategy=strategy, return_dict=True,
+            ).pooler_output  # fmt: skip
+        return torch.stack(list(found)).float()
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         import torch
@@ -155,6 +194,26 @@ def with_signals(
     place, _ = causal_lm.source(text)
     model = causal_lm.opened(AutoModelForCausalLM, place, text, "causal LM")
     return _encoder.save(_encoder.join(model, tower, strategy="full", seed=seed), folder)
+
+
+def with_tower(section: Plugin, streams: Mapping[str, StreamSpec], seconds: float) -> Plugin:
+    """A recipe's backbone section, for `signals:` with the folder of the joined model, made now if need be; others come
+    back as they are. streams, seconds: what the tower is for, public: they follow from the card and the recipe."""
+    if section.name != "llava" or not section.options.get("signals"):
+        return section
+    config = parse(Config, section.options, "backbone llava")
+    assert config.signals is not None
+    shape, long = config.signals.model_dump(), math.ceil(seconds)
+    told = {n: (len(s.channels), s.range) for n, s in sorted(streams.items()) if s.kind == "signal"}
+    key = json.dumps([config.model, config.revision, config.dtype, shape, long, told], sort_keys=True)
+    folder = cache_home() / "towers" / f"{Path(config.model).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if not (folder / "config.json").exists():
+        part = folder.with_name(f".{folder.name}.{os.getpid()}")
+        with_signals(config, streams, part, seconds=long, **shape)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    kept = {k: v for k, v in section.options.items() if k not in ("signals", "revision")}
+    return Plugin(**{"adapt_projector": True, "adapt_vision": True, **kept, "name": "llava", "model": str(folder)})
 
 
 def source(config: Config) -> tuple[str, str]:
@@ -327,25 +386,30 @@ class Images:
 def _carrying(kind: type) -> type:
     """The class with a `forward` that takes a mask `soft`: bool[B, T], where soft tokens stand. Whatever ids stand there
     become the model's placeholder, so that outside (to the grammar) they can be padding, which leaves its state as it is.
+    Or it takes the soft tokens themselves, `shown`: float[B, S, hidden] in the first S places.
     """
     import inspect
 
     import torch
 
-    def forward(self: Any, input_ids: Any = None, soft: Any = None, **kwargs: Any) -> Any:
+    def forward(self: Any, input_ids: Any = None, soft: Any = None, shown: Any = None, **kwargs: Any) -> Any:
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
         if cache is None or cache.get_seq_length() == 0:
             if soft is not None:
                 input_ids = torch.where(soft, self.config.image_token_id, input_ids)
             if getattr(self.model, "rope_deltas", None) is not None:
                 self.model.rope_deltas = None  # Qwen keeps them between calls: the last batch's would move this one's
+        if shown is not None:
+            embedded = self.get_input_embeddings()(input_ids)
+            kwargs["inputs_embeds"] = torch.cat([shown.to(embedded.dtype), embedded[:, shown.shape[1] :]], 1)
+            input_ids = None
         return super(made, self).forward(input_ids=input_ids, **kwargs)
 
     own = inspect.signature(kind.forward)
-    extra = inspect.Parameter("soft", inspect.Parameter.KEYWORD_ONLY, default=None)
+    extra = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in ("soft", "shown")]
     known = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     rest = [p for p in own.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
-    forward.__signature__ = own.replace(parameters=[*known, extra, *rest])  # type: ignore[attr-defined]
+    forward.__signature__ = own.replace(parameters=[*known, *extra, *rest])  # type: ignore[attr-defined]
     made = type(
         kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     )

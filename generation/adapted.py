@@ -47,7 +47,7 @@ class Writing:
 
     def __init__(self, recipe: Any, card: CohortCard):
         self.recipe, self.layout = recipe, recipe.layout(card)
-        self.base = open_base(recipe.backbone, self.layout)
+        self.base = open_base(recipe.backbone, self.layout, recipe.condition.soft > 0)
         self.restrictions: tuple[str, ...] = ()
 
     def encode(
@@ -57,7 +57,7 @@ class Writing:
         r = self.recipe
         self.documents = Documents.encode(
             cohort, self.layout, stride_s=r.stride_s, keep=keep, quiet=quiet, change=change, condition=r.condition,
-            valid=r.valid, seed=r.seed,
+            valid=r.valid, seed=r.seed, pack=self.base.pack,
         )  # fmt: skip
         self.documents.require_every_class()
 
@@ -93,11 +93,14 @@ class Writing:
 
     def batch(self, rows: np.ndarray, device: Any) -> Any:
         documents = [self.documents[i] for i in rows]
-        prompt = self.layout.prompt_length
-        return self.base.batch(documents, prompt=prompt, persons=self.documents.person[rows], device=device)
+        return self.base.batch(
+            documents, prompt=self.layout.prompt_length, persons=self.documents.person[rows], device=device,
+            **self.documents.beside(rows),
+        )  # fmt: skip
 
     def probes(self, device: Any) -> list[Any]:
-        return self.base.probes(self.documents.some(3), prompt=self.layout.prompt_length, device=device)
+        beside = self.documents.beside(self.documents.spread(3))
+        return self.base.probes(self.documents.some(3), prompt=self.layout.prompt_length, device=device, **beside)
 
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
         lora.save(model, folder, self.base)
@@ -106,8 +109,11 @@ class Writing:
         self.layout.write(folder / "layout.json")
 
 
-def open_base(section: Plugin, layout: Layout) -> CausalBackbone:
-    """A frozen base with the layout's grammar in its forward. MienError when it was pretrained on other tokens."""
+def open_base(section: Plugin, layout: Layout, shown: bool = False) -> CausalBackbone:
+    """A frozen base with the layout's grammar in its forward. shown: recordings will be given as soft tokens.
+
+    MienError when it was pretrained on other tokens, takes no soft tokens, or would have parts adapted that see none.
+    """
     module, config = plugins.resolve("backbones", section, f"backbone {section.name}")
     backbone = module.load(config, layout.vocabulary.size)
     known = getattr(backbone.model.config, "behaviour_vocabulary", None)
@@ -116,13 +122,23 @@ def open_base(section: Plugin, layout: Layout) -> CausalBackbone:
             f"the base of backbone {section.name} was pretrained on other behaviour tokens than this layout's: give both"
             " recipes the same codecs"
         )
-    if backbone.beside:
+    if shown and not backbone.soft:
         raise MienError(
-            f"{' and '.join(backbone.beside)} would be adapted, and the verbs give no recording as soft tokens: nothing"
-            " there would ever be trained. Switch adapt_projector and adapt_vision off"
+            f"condition.soft: the backbone {section.name} ({backbone.identity}) takes no recording as soft tokens; that"
+            " needs a LLaVA whose tower was made for signals: `backbone: {name: llava, model: …, signals: {}}`"
+        )
+    if backbone.beside and not shown:
+        raise MienError(
+            f"{' and '.join(backbone.beside)} would be adapted, and no recording is given as soft tokens: nothing there"
+            " would ever be trained. Switch adapt_projector and adapt_vision off, or ask for `condition: {soft: …}`"
         )
     constrain(backbone.model, layout.grammar, backbone.offset, (*layout.never, *backbone.never))
     return backbone
+
+
+def shows(recipe: dict[str, Any]) -> bool:
+    """Whether an adapt recipe shows recordings as soft tokens."""
+    return recipe.get("condition", {}).get("soft", 0) > 0
 
 
 def rows_to_train(layout: Layout, backbone: CausalBackbone) -> list[int]:
@@ -141,7 +157,7 @@ def open_adapted(folder: Path) -> Adapted:
     if asked["verb"] != "adapt":
         raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt")
     layout = Layout.read(folder / "release" / "adapter" / "layout.json")
-    backbone = open_base(Plugin(**asked["config"]["backbone"]), layout)
+    backbone = open_base(Plugin(**asked["config"]["backbone"]), layout, shows(asked["config"]))
     if backbone.fingerprint != asked["inputs"]["base"]:
         raise MienError(
             f"the base of {folder.name} has changed since (weights {backbone.fingerprint[:12]}, then"

@@ -60,12 +60,14 @@ def documents(
     temperature: float,
     seed: int,
     guidance: float = 0.0,
+    shown: Any = None,
 ) -> np.ndarray:
     """Sample one document per prompt (local ids): int32[n, T] local ids, padded after <eos>, prompts included.
 
     ids_of: local ids -> the model's own. The grammar inside the model leaves only valid tokens, so every row is a whole
     document. guidance w: log p is (1 + w) log p(token | label) - w log p(token | no label), over the valid tokens. Prompts
-    may differ in length: the shorter are padded in front. Same seed, same bits.
+    may differ in length: the shorter are padded in front. shown: float[n, S, hidden], soft tokens before each prompt
+    (backbones/llava.py). Same seed, same bits.
     """
     import torch
     from transformers import DynamicCache
@@ -82,10 +84,16 @@ def documents(
     out = np.full((n, width + layout.body + 1), PAD, dtype=np.int32)
     out[:, :width] = head
     cache = DynamicCache()
+    there = np.arange(width) >= first[:, None]
+    before: dict[str, Any] = {}  # what only the first call takes
+    if shown is not None:
+        room = np.full((len(rows), shown.shape[1]), PAD, dtype=np.int64)
+        rows, there = np.concatenate([room, rows], 1), np.concatenate([room == PAD, there], 1)
+        before["shown"] = shown.to(device).repeat(2 if guidance else 1, 1, 1)
     fed = torch.as_tensor(ids_of(rows), device=device)
-    mask = torch.as_tensor(np.arange(width) >= first[:, None], dtype=torch.long, device=device)
+    mask = torch.as_tensor(there, dtype=torch.long, device=device)
     ragged = bool(first.any())
-    place = torch.as_tensor(np.maximum(np.arange(width) - first[:, None], 0), device=device)
+    place = torch.as_tensor(np.maximum(np.cumsum(there, 1) - 1, 0), device=device)
     state = torch.full((len(rows),), START, dtype=torch.long, device=device)
     words = bound.words is not None
     done = np.zeros(n, dtype=bool)
@@ -94,8 +102,10 @@ def documents(
         for t in range(width, out.shape[1]):
             extra = {"attention_mask": mask, "position_ids": place} if ragged else {}
             made = model(
-                input_ids=fed, past_key_values=cache, use_cache=True, grammar_state=state, logits_to_keep=1, **extra
-            )
+                input_ids=fed, past_key_values=cache, use_cache=True, grammar_state=state, logits_to_keep=1, **extra,
+                **before,
+            )  # fmt: skip
+            before = {}
             state = made.grammar_state
             # the model's own distribution, in float64 on the CPU: the draw is then the same on every device
             logits = made.logits[:, -1] if words else made.logits[:, -1, offset : offset + size]
@@ -150,6 +160,7 @@ def chains(
     count: int,
     sampling: Sampling,
     seed: int,
+    shown: Any = None,
 ) -> list[np.ndarray]:
     """`count` arrays of documents, int32[n, T] each: the first follow the prompts, and each extends the one before it."""
     out: list[np.ndarray] = []
@@ -169,6 +180,7 @@ def chains(
                 temperature=sampling.temperature,
                 seed=seed + k,
                 guidance=sampling.guidance,
+                shown=shown,
             )
         )
     return out
@@ -193,7 +205,7 @@ def recordings(
 
 
 def part(
-    adapted: Any, sampling: Sampling, prompts: Sequence[Sequence[int]], seed: int, file: Path
+    adapted: Any, sampling: Sampling, prompts: Sequence[Sequence[int]], seed: int, file: Path, shown: Any = None
 ) -> list[list[np.ndarray]]:
     """Per prompt the documents of its windows, sampled now or by the run that was stopped: `file` keeps a part as soon as it
     is made, so a killed run goes on from there."""
@@ -202,7 +214,7 @@ def part(
         with np.load(file, allow_pickle=False) as kept:
             made = [kept[f"window_{k}"] for k in range(count)]
     else:
-        made = chains(adapted.model, adapted.layout, adapted.backbone.own_ids, prompts, count, sampling, seed)
+        made = chains(adapted.model, adapted.layout, adapted.backbone.own_ids, prompts, count, sampling, seed, shown)
         staged = file.with_name(f".{file.name}.partial")
         with open(staged, "wb") as f:
             np.savez(f, allow_pickle=False, **{f"window_{k}": m for k, m in enumerate(made)})

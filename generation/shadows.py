@@ -17,7 +17,7 @@ from ..adapters.training import Train
 from ..core import console
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
-from .adapted import Adapted, open_base, rows_to_train
+from .adapted import Adapted, open_base, rows_to_train, shows
 from .likelihood import SEGMENTS, losses_of
 from .tokens import Documents
 
@@ -54,6 +54,11 @@ def train(
     if asked.get("protections"):
         raise MienError(
             "the target was trained with protections beside its guarantee, which stacked shadows do not repeat; shadows of"
+            " another recipe would make it look safer than it is"
+        )
+    if shows(asked):
+        raise MienError(
+            "the target was shown recordings as soft tokens (condition.soft), which stacked shadows do not repeat; shadows of"
             " another recipe would make it look safer than it is"
         )
     people = len(documents.persons)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,16 +18,21 @@ from ..core.paths import cache_home
 from ..core.records import Cohort, CohortCard, Recording, Stream, Window, cut, recording_windows
 from .layout import Context, Given, Layout
 
+Packing = Callable[[Sequence[Any]], np.ndarray]
+"""Recordings, or None for nothing -> float32[B, …] (backbones/llava.py)."""
+
 
 class Condition(Section):
     """Shares of the documents that open with a recording that is given, so that the model learns to translate some
-    streams into the others, extend the window before, or vary another window of the same recording; and unlabelled:
-    the share whose label is left out, for classifier-free guidance (arXiv 2207.12598, section 3.2)."""
+    streams into the others, extend the window before, or vary another window of the same recording; unlabelled:
+    the share whose label is left out, for classifier-free guidance (arXiv 2207.12598, section 3.2); soft: the share that
+    is shown another window of the same recording as the backbone's own soft tokens."""
 
     translate: float = Field(default=0.0, ge=0, le=1)
     extend: float = Field(default=0.0, ge=0, le=1)
     vary: float = Field(default=0.0, ge=0, le=1)
     unlabelled: float = Field(default=0.0, ge=0, lt=1)
+    soft: float = Field(default=0.0, ge=0, le=1)
 
     @property
     def given(self) -> float:
@@ -79,6 +84,7 @@ class Documents:
         self.skipped: dict[str, int] = {}
         self._usable: list[bool] = []
         self._files: dict[str, tuple[BinaryIO, Any]] = {}
+        self._pack: Packing | None = None
         kinds = {
             "ids": np.int32,
             "lengths": np.int32,
@@ -101,17 +107,21 @@ class Documents:
         valid: float = 1.0,
         seed: int = 0,
         quiet: bool = False,
+        pack: Packing | None = None,
     ) -> Documents:
         """Every usable window for which `keep` holds, of each recording as `change` leaves it. Windows with gaps,
         without the label or too short, and streams that a codec refuses, are counted in `skipped`. MienError when nothing
         is left.
 
         condition: which documents open with a given recording, drawn per window from `seed` and the recording's id: what
-        one recording's documents are depends on no other recording.
+        one recording's documents are depends on no other recording. pack: how recordings are packed for the backbone's
+        tower, needed where `condition.soft` is not 0.
         """
         documents = Documents(layout)
         documents.stride_s, documents.valid = stride_s, valid
         documents.condition, documents.seed = condition or Condition(), seed
+        if documents.condition.soft:
+            documents._pack = pack
         bar = None if quiet else console.Bar("encoding recordings", len(cohort))
         people: dict[str, int] = {}
         for r in cohort:
@@ -154,6 +164,7 @@ class Documents:
                 self._skip(f"recording shorter than {self.layout.seconds:g} s")
             return
         code = self.layout.classes.index(str(label))
+        whole = windows
         labels, windows, given = self._conditions(r, str(label), windows, starts)
         contexts = [context(r, t, self.layout) for t in starts] if self.layout.contexts else None
         refused: Counter[str] = Counter()
@@ -179,6 +190,8 @@ class Documents:
         self._append("recording", [len(self.recordings) - 1] * n)
         self._append("label", [code] * n)
         self._append("start_s", [t for _, t in kept])
+        if self._pack is not None:
+            self._append("shown", self._soft(r, whole, [m is not None for m in made]))
 
     def _conditions(
         self, r: Recording, label: str, windows: list[Mapping[str, Stream]], starts: list[float]
@@ -210,6 +223,30 @@ class Documents:
                 given[k] = Given(relation="vary", streams=windows[other])
         return labels, made, given
 
+    def _soft(self, r: Recording, windows: list[Mapping[str, Stream]], kept: list[bool]) -> np.ndarray:
+        """What each kept window is shown: another window of its recording, packed, or NaN for nothing."""
+        digest = hashlib.sha256(f"{self.seed}:{r.id}:soft".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        assert self._pack is not None
+        n, out = len(windows), []
+        for k, (u, step) in enumerate(zip(rng.random(n), rng.integers(1, max(n, 2), n), strict=True)):
+            if kept[k]:
+                chosen = u < self.condition.soft and n > 1
+                packed = self._pack([windows[(k + int(step)) % n] if chosen else None])[0]
+                out.append(packed if chosen else np.full_like(packed, np.nan))
+        self._shape = out[0].shape
+        if "shown" not in self._files:
+            self._files["shown"] = (tempfile.TemporaryFile(dir=cache_home()), np.dtype(np.float32))  # noqa: SIM115
+        return np.stack(out)
+
+    def beside(self, rows: Iterable[int]) -> dict[str, Any]:
+        """What `Backbone.batch` and `probes` take beside the documents `rows`: the recordings they are shown."""
+        if self._pack is None:
+            return {}
+        shown = self.shown.reshape(-1, *self._shape)
+        found = [np.asarray(shown[i]) for i in rows]
+        return {"given": [None if np.isnan(f).any() else f for f in found]}
+
     def _skip(self, why: str) -> None:
         self.skipped[why] = self.skipped.get(why, 0) + 1
 
@@ -235,6 +272,8 @@ class Documents:
     label: np.ndarray
     start_s: np.ndarray
     offsets: np.ndarray
+    shown: np.ndarray
+    _shape: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -265,7 +304,11 @@ class Documents:
 
     def some(self, n: int) -> list[np.ndarray]:
         """n documents (fewer if there are not so many) from all over the cohort: other persons, other labels."""
-        return [self[i] for i in dict.fromkeys(np.linspace(0, len(self) - 1, n).astype(int))]
+        return [self[i] for i in self.spread(n)]
+
+    def spread(self, n: int) -> list[int]:
+        """Which documents `some` gives."""
+        return list(dict.fromkeys(np.linspace(0, len(self) - 1, n).astype(int).tolist()))
 
     def key(self, i: int) -> str:
         return f"{self.recordings[self.recording[i]]}@{self.start_s[i]:g}"

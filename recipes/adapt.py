@@ -6,7 +6,7 @@ from mien.adapters import budget, training, world
 from mien.adapters.lora import Lora
 from mien.adapters.protections import Protections
 from mien.adapters.representation import Represent, Representing
-from mien.backbones import tiny
+from mien.backbones import llava, tiny
 from mien.core import config, console, runs, verbs
 from mien.core.results import Report, environment
 from mien.data import splits
@@ -36,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     main, everyone = accelerator.is_main_process, accelerator.wait_for_everyone
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(recipe.cohort, "training")
-        recipe = recipe.model_copy(update={"backbone": tiny.with_weights(recipe.backbone)})
+        base = tiny.with_weights(recipe.backbone)
+        if not recipe.represent:
+            base = llava.with_tower(base, recipe.layout(cohort.card).streams, recipe.seconds)
+        recipe = recipe.model_copy(update={"backbone": base})
     split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
     subject = (Representing if recipe.represent else Writing)(recipe, cohort.card)
     bound = tuple(dict.fromkeys((*cohort.card.restrictions, *subject.restrictions)))

@@ -9,16 +9,17 @@ from mien.core import config, console, runs, verbs
 from mien.core.records import Cohort, CohortCard
 from mien.core.results import Report, Result, environment
 from mien.data import splits
-from mien.data.load import open_cohort, require_consent
+from mien.data.load import ledger_source, open_cohort, require_consent
 from mien.generation import sample
 from mien.generation.adapted import open_adapted
-from mien.generation.given import UNPROTECTED, From, sources
+from mien.generation.given import UNPROTECTED, From, Opened, opened
 from mien.generation.vocabulary import PAD
 
 
 class Generate(verbs.Recipe):
     """adapter: an adapt run (its folder, its name, or adapt-<study> for the newest); sampling: how much and how; given:
-    make something from recordings (translate, extend, vary): unprotected, and kept in the private half."""
+    make something from recordings (translate, extend, vary): unprotected and kept in the private half, unless they are
+    shown as soft tokens with `protect`."""
 
     adapter: str
     sampling: sample.Sampling = sample.Sampling()
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     console.say(f"adapter: {source.name}")
     split = splits.Splits.read(source / "private" / "splits.json")
     adapter = Report.read(source / "release" / "report.json")
-    guarantee, bound = UNPROTECTED if recipe.given else adapter.guarantee, adapter.restrictions
+    bound, hidden = adapter.restrictions, bool(recipe.given and not recipe.given.protect)
     asked = runs.asked(source)["config"]
     require_consent(config.Plugin(**asked["cohort"]), split.train, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
@@ -39,25 +40,29 @@ def main(argv: list[str] | None = None) -> int:
     if cohort is not None:
         inputs["cohort"] = runs.keyed(cohort.fingerprint)
     run = runs.Run.start("generate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
-    place = (run.private if recipe.given else run.release) / "cohort"
+    place = (run.private if hidden else run.release) / "cohort"
     with run:
         if not run.reused:
             adapted = open_adapted(source)
             layout, sampling = adapted.layout, recipe.sampling
             if recipe.given and cohort is not None:
-                windows = {k: asked[k] for k in ("stride_s", "valid")}
-                found = sources(cohort, split, layout, recipe.given, **windows)
-                prompts = [layout.opening(s.label, s.contexts, s.given) for s in found]
-                told = "".join(f"{sample.name(i)},{s.recording},{s.person}\n" for i, s in enumerate(found))
-                runs.write_text(run.private / "given.csv", f"made,from,person\n{told}")
+                start = opened(
+                    adapted, cohort, split, recipe.given, sampling, adapter.guarantee or UNPROTECTED, run=run,
+                    source=ledger_source(config.Plugin(**asked["cohort"]), cohort), stride_s=asked["stride_s"],
+                    valid=asked["valid"],
+                )  # fmt: skip
+                runs.write_text(run.private / "given.csv", f"made,from,person\n{start.told}")
             else:
                 prompts = [layout.prompt(label, sampling.contexts) for label in sampling.labels(layout)]
+                start = Opened(prompts=prompts, guarantee=adapter.guarantee)
+            prompts, shown = start.prompts, start.shown
             rows, size = [], sampling.batch
             with console.progress("sampling synthetic recordings", len(prompts)) as bar:
                 for i in range(0, len(prompts), size):
                     n = i // size
                     file = run.private / f"part-{n:05d}.npz"
-                    rows += sample.part(adapted, sampling, prompts[i : i + size], hash_seed(recipe.seed, n), file)
+                    soft = None if shown is None else shown[i : i + size]
+                    rows += sample.part(adapted, sampling, prompts[i : i + size], hash_seed(recipe.seed, n), file, soft)
                     bar.step(len(prompts[i : i + size]))
             valid = [all(layout.grammar.accepts(d[d != PAD]) for d in row) for row in rows]
             card = CohortCard(
@@ -70,14 +75,14 @@ def main(argv: list[str] | None = None) -> int:
                 streams=layout.streams,
                 source=run.name,
                 synthetic=True,
-                guarantee=guarantee,
+                guarantee=start.guarantee,
                 lineage=(adapted.fingerprint[:16], runs.asked(source)["inputs"]["cohort"][:16]),
             )
             shutil.rmtree(place, ignore_errors=True)
             Cohort.store(sample.recordings(rows, layout, sampling.seconds), place, card=card)
             write_report(run, recipe, sum(valid), len(rows), split, card)
     console.say(f"synthetic cohort: {place}")
-    if recipe.given:
+    if hidden:
         console.say(UNPROTECTED)
     return 0
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers as t
 import yaml
+from safetensors.torch import load_file
 
 from mien.core import assets
 from mien.core.errors import MienError
@@ -68,11 +69,54 @@ def test_a_private_run_on_a_llava(study):
     before = Ledger.open(ledger).head()
     refused = study.run("adapt", "seeing.yaml", ok=False)
     assert refused.returncode
-    assert "the verbs give no recording as soft tokens" in refused.stdout + refused.stderr
+    assert "no recording is given as soft tokens" in refused.stdout + refused.stderr
     assert Ledger.open(ledger).head() == before
     study.run("adapt", "private.yaml")
     (run,) = (study.folder / "runs").glob("adapt-toy_private-*")
     assert 7 < json.loads((run / "release" / "adapter" / "guarantee.json").read_text())["epsilon"] <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("private", [False, True])
+def test_recordings_shown_as_soft_tokens(study, private):
+    made, name = study, f"toy_soft{'_private' * private}"
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    t.LlamaForCausalLM(t.LlamaConfig(**shape, vocab_size=300, max_position_embeddings=512)).save_pretrained(  # type: ignore[arg-type]
+        made.folder / "words"
+    )
+    base = {"name": "llava", "model": "words", "signals": {"rate_hz": 8, "width": 16, "layers": 1}}
+    adapt = {**RECIPES["adapt"], "study": name, "backbone": base, "condition": {"soft": 0.7}}
+    if private:
+        adapt |= {"privacy": {"epsilon": 8, "batch": 2, "rows": 6}, "lora": {"rank": 4, "alpha": 8}}
+    given = {"relation": "vary", "soft": True, "windows": 7}
+    shown = {"study": name, "adapter": f"adapt-{name}", "sampling": {"batch": 4}, "given": given}
+    kept = {**shown, "given": {**given, "protect": {"epsilon": 4.0}}}
+    for verb, recipe in {"adapt": adapt, "open": shown, "kept": kept}.items():
+        (made.folder / f"{name}_{verb}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    made.run("adapt", f"{name}_adapt.yaml")
+    (run,) = (made.folder / "runs").glob(f"adapt-{name}-*")
+    weights = load_file(run / "release" / "adapter" / "adapter_model.safetensors")
+    for part in ("vision_tower", "multi_modal_projector"):
+        assert any(part in k and "lora_B" in k and v.abs().max() > 0 for k, v in weights.items())
+    ledger = made.folder / "ledger" / "ledger.sqlite"
+    before = Ledger.open(ledger).head()
+    done = made.run("generate", f"{name}_open.yaml")
+    assert "unprotected" in done.stdout + done.stderr
+    (bare,) = (made.folder / "runs").glob(f"generate-{name}-*")
+    assert not (bare / "release" / "cohort").exists()
+    assert len(Cohort.read(bare / "private" / "cohort")) == 7
+    assert Ledger.open(ledger).head() == before
+    made.run("generate", f"{name}_kept.yaml")
+    (safe,) = set((made.folder / "runs").glob(f"generate-{name}-*")) - {bare}
+    cohort = Cohort.read(safe / "release" / "cohort")
+    assert len(cohort) == 7
+    assert "for each person whose recordings were shown" in cohort.card.guarantee
+    assert cohort.card.guarantee.startswith("(" if private else "none (plain training")
+    charged = [e for e in Ledger.open(ledger).export() if e["seq"] > before[0]]
+    assert [e["kind"] for e in charged] == ["reserve", "settle"]
+    assert not (safe / "private" / "cohort").exists()
 
 
 def fetched() -> bool:

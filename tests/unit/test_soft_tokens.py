@@ -17,8 +17,11 @@ from mien.backbones import _encoder, causal_lm, llava, tiny
 from mien.core.config import Plugin
 from mien.core.errors import MienError
 from mien.core.records import Signal, StreamSpec
+from mien.generation import sample
+from mien.generation.adapted import open_base
 from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
+from mien.generation.tokens import Condition, Documents
 from mien.generation.vocabulary import PAD
 from mien.privacy import guards
 from mien.privacy.flat import Flat
@@ -237,6 +240,77 @@ def test_sampling_under_soft_tokens_stays_in_the_grammar(folder, layout, documen
         assert layout.grammar.accepts(row[row != PAD])
 
 
+def test_soft_tokens_made_first_are_those_of_the_recording(folder, layout, documents):
+    made, seen = opened(folder, layout), windows()
+    model = attached(made, layout).eval()
+    batch = made.batch(documents[:2], prompt=layout.prompt_length, persons=[0, 0], given=seen[:2])
+    shown = made.soften(model, [seen[0], made.packed(seen[1:2])[0]])  # packed before, or now
+    assert shown.shape == (2, SECONDS, 32)
+    through = {k: v for k, v in made.inputs(batch).items() if k not in ("pixel_values", "soft")}
+    with torch.no_grad():
+        wanted = model(**made.inputs(batch)).logits
+        assert torch.allclose(model(**through, shown=shown).logits, wanted, atol=1e-5)
+        assert not torch.allclose(model(**through, shown=shown.flip(0)).logits, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_documents_sampled_under_soft_tokens(folder, layout, guidance):
+    made, prompts = opened(folder, layout), [layout.prompt(v) for v in ("rest", "walk", "rest")]
+    model = attached(made, layout)
+    shown = made.soften(model, windows()[:3])
+
+    def drawn(temperature):
+        rows = sample.documents(
+            model, layout, made.own_ids, prompts, temperature=temperature, seed=3, guidance=guidance, shown=shown
+        )
+        assert all(layout.grammar.accepts(d[d != PAD]) for d in rows)
+        return rows
+
+    assert np.array_equal(drawn(1.0), drawn(1.0))
+    surest = [d[d != PAD] for d in drawn(1e-9)]
+    if not guidance:  # the likeliest token by the tower's own way through the model, without a cache
+        batch = made.batch(surest, prompt=layout.prompt_length, persons=[0] * 3, given=windows()[:3])
+        with torch.no_grad():
+            likeliest = model(**made.inputs(batch)).logits.argmax(-1).numpy()
+        for row, d in zip(likeliest, surest, strict=True):
+            after = row[SECONDS + layout.prompt_length - 1 : SECONDS + len(d) - 1] - made.offset
+            assert (after == d[layout.prompt_length :])[1:].all()  # the first may not be a relation when sampling
+    with pytest.raises(MienError, match="takes no recording as soft tokens"):
+        causal_lm.CausalBackbone.soften(made, model, [None])
+
+
+def test_what_each_document_is_shown(layout):
+    config = _encoder.tower(CARD.streams, seconds=SECONDS, rate_hz=10)
+    data = recordings(3)
+    encode = {"stride_s": 4.0, "quiet": True, "pack": config.pack}
+    some = Documents.encode(data, layout, condition=Condition(soft=0.5), **encode)
+    given_ = some.beside(range(len(some)))["given"]
+    assert 0 < sum(g is None for g in given_) < len(given_)
+    for i, g in enumerate(given_):
+        r = next(r for r in data if r.id == some.recordings[some.recording[i]])
+        cuts = {t: config.pack([{n: s.cut(t, t + SECONDS) for n, s in r.streams.items()}])[0] for t in (0.0, 4.0, 8.0)}
+        same = [t for t, c in cuts.items() if g is not None and np.array_equal(c, g)]
+        assert g is None or (len(same) == 1 and same[0] != some.start_s[i])  # another window of the same recording
+    alone = Documents.encode(data[-1:], layout, condition=Condition(soft=0.5), **encode)
+    for a, b in zip(alone.beside(range(len(alone)))["given"], given_[-len(alone) :], strict=True):
+        assert (a is None and b is None) or np.array_equal(a, b)  # whoever else is in the cohort
+    assert Documents.encode(data, layout, **encode).beside([0]) == {}
+
+
+def test_a_tower_from_the_recipe(folder, layout, home, tmp_path):
+    tiny.fresh(tiny.Shape(hidden=32, layers=2, heads=2, feed_forward=48), 60, 0).save_pretrained(tmp_path / "lm")
+    section = Plugin(name="llava", model=str(tmp_path / "lm"), signals={"rate_hz": 16, "width": 32}, adapt_vision=False)
+    made = llava.with_tower(section, layout.streams, 2.5)
+    assert llava.with_tower(section, layout.streams, 2.5) == made
+    assert llava.with_tower(section, layout.streams, 4.0) != made
+    assert llava.with_tower(made, layout.streams, 2.5) is made
+    base = open_base(made, layout, shown=True)
+    assert base.soft == 3
+    assert base.beside == ["model.multi_modal_projector"]  # the tower was switched off by the recipe
+    with pytest.raises(MienError, match="needs a LLaVA whose tower"):
+        open_base(Plugin(name="causal_lm", model=str(tmp_path / "lm")), layout, shown=True)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("kind", ["signals", "images"])
 @pytest.mark.parametrize("options", [{"adapt_projector": True}, {"adapt_projector": True, "adapt_vision": True}])
@@ -265,7 +339,7 @@ def test_every_part_has_exact_gradients_per_person(folder, seeing, layout, docum
 def test_refusals(folder, layout, documents, tmp_path):
     adapting = opened(folder, layout, adapt_vision=True)
     with pytest.raises(MienError, match="no recording is given"):
-        adapting.batch(documents[:1], prompt=2, persons=[0])
+        open_base(Plugin(name="llava", model=str(folder), adapt_vision=True), layout)
     with pytest.raises(MienError, match=r"lora\.layers counts"):
         lora.attach(adapting, lora.Lora(layers=1), [], 0)
     with pytest.raises(MienError, match="2 documents, and 1 given"):
