@@ -79,7 +79,7 @@ def examples(windows: Sequence[Mapping[str, Stream]], titles: Sequence[str]) -> 
                 axes[row][column].set_xlabel("seconds")
             if name in window and row == 0:
                 axes[row][column].set_ylabel(_named(name, window[name]))
-    _legend(figure, axes, windows[0])
+    _legend(figure, axes)
     return _svg(figure)
 
 
@@ -131,7 +131,7 @@ def real_beside_synthetic(
                 axes[row][column].set_xlabel("seconds")
         if stream in real[row]:
             axes[row][0].set_ylabel(_named(stream, real[row][stream]))
-    _legend(figure, axes, {stream: real[0][stream]} if stream in real[0] else {})
+    _legend(figure, axes)
     return _svg(figure)
 
 
@@ -166,10 +166,15 @@ def _draw(axis: Any, signal: Stream | None) -> None:
     axis.locator_params(nbins=3)
 
 
-def _legend(figure: Any, axes: Any, window: Mapping[str, Stream]) -> None:
-    if any(isinstance(s, Signal) and len(s.channels) > 1 for s in window.values()):
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+def _legend(figure: Any, axes: Any) -> None:
+    """The channels of every panel in the first row that has more than one, each name once."""
+    named: dict[str, Any] = {}
+    for axis in axes[0]:
+        handles, labels = axis.get_legend_handles_labels()
+        if len(labels) > 1:
+            named |= dict(zip(labels, handles, strict=True))
+    if named:
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(len(named), 8), frameon=False)
 
 
 def roc_loglog(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], n_nonmembers: int) -> str:

@@ -41,3 +41,12 @@ def test_codecs_prints_every_table():
         assert f"\n{title}\n" in run.stdout
     assert run.stdout.count("plain bins") == 6
     assert "all five streams" in run.stdout
+
+
+@pytest.mark.slow
+def test_sampling_prints_its_ratio():
+    command = [sys.executable, str(ROOT / "benchmarks" / "sampling.py"), "--quick"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "ours / theirs: " in run.stdout
+    assert "the grammar's share of our time: " in run.stdout

@@ -214,7 +214,7 @@ def test_the_last_layers_alone(folders):
 
 
 def test_the_verbs_refuse_to_adapt_what_nothing_looks_through(folders, layout):
-    with pytest.raises(MienError, match="the verbs give no recording as soft tokens"):
+    with pytest.raises(MienError, match="no recording is given as soft tokens"):
         open_base(Plugin(name="llava", model=str(folders("llava")), adapt_vision=True), layout)  # type: ignore[call-arg]
 
 

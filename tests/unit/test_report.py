@@ -214,3 +214,13 @@ def test_sound_can_be_heard_and_its_letters_are_no_id():
     with pytest.raises(MienError, match="person's id"):
         html.assert_leak_free(spelled + "<p>S01</p>", {"person": ["S01"]})
     assert len(pictures.examples([{"voice": tone}], ["calm"])) < 200_000  # an envelope, not every sample
+
+
+def test_the_legend_names_every_channel_though_the_first_stream_has_one():
+    def signal(*channels: str) -> Signal:
+        return Signal(values=np.zeros((16, len(channels))), rate_hz=8.0, channels=channels, unit="g")
+
+    drawn = pictures.examples([{"bvp": signal("bvp"), "acc": signal("x", "y", "z")}], ["calm"])
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", drawn)[-3:] == ["x", "y", "z"]
+    alone = pictures.examples([{"bvp": signal("bvp")}], ["calm"])
+    assert ">bvp</text>" not in alone
