@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,8 +55,8 @@ def load(config: Config) -> Binder:
                 f"backbone.model: OpenCLIP has no architecture {config.model!r}; see open_clip.list_models()"
             )
         if config.pretrained is None:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.model)) or "none is published"
-            raise MienError(f"backbone.pretrained: name a file of weights, or a tag of {config.model}: {tags}")
+            known = ", ".join(open_clip.list_pretrained_tags_by_model(config.model)) or "none is published"
+            raise MienError(f"backbone.pretrained: name a file of weights, or a tag of {config.model}: {known}")
         try:
             model = open_clip.create_model(config.model, config.pretrained, weights_only=True)
             tokenizer = open_clip.get_tokenizer(config.model)
@@ -67,8 +66,8 @@ def load(config: Config) -> Binder:
                 f"cannot load {config.pretrained!r} for {config.model} ({why}); give a tag whose file you can reach, or a"
                 " file of weights"
             ) from None
-        file = Path(config.pretrained).suffix or "/" in config.pretrained
-        identity = f"open_clip/{config.model}/{'local weights' if file else config.pretrained}"
+        tags = open_clip.list_pretrained_tags_by_model(config.model)
+        identity = f"open_clip/{config.model}/{config.pretrained if config.pretrained in tags else 'local weights'}"
     model = linear_attention(model.float().eval().requires_grad_(False))
     how = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
     pixels = open_clip.transform.image_transform_v2(how, is_train=False)

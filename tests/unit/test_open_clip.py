@@ -118,7 +118,7 @@ def test_what_cannot_be_loaded_is_named(change, says):
 def test_streams_a_tower_cannot_take(binder):
     with pytest.raises(MienError, match="takes video"):
         binder.towers["image"].prepare("words")
-    silent = Text(times_s=[], ends_s=[], text=(), speakers=(), seconds=5.0)
+    silent = Text(times_s=np.zeros(0), ends_s=np.zeros(0), text=(), speakers=(), seconds=5.0)
     with pytest.raises(Absent, match="no words"):
         binder.towers["text"].prepare(silent)
     one = Video(frames=drawn(0).frames[:1], rate_hz=1)
