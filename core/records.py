@@ -1,4 +1,4 @@
-"""The types that flow: Signal, Events, Text, Recording, Window, Consent, CohortCard, Cohort.
+"""The types that flow: Signal, Events, Text, Video, Recording, Window, Consent, CohortCard, Cohort.
 
 Everything is frozen and keyword-only. The person is the unit: no Recording exists without one.
 """
@@ -36,6 +36,7 @@ RESTRICTIONS = {  # what a licence or an agreement asks, of the recordings and o
     "no-redistribution": "no recording of it may be passed on",
     "credentialed": "only for persons whom its holder has admitted, each by themselves",
 }
+RGB = ("r", "g", "b")  # the channels of a video
 _FORMAT = 2
 
 
@@ -199,7 +200,49 @@ class Text:
         return True
 
 
-Stream = Signal | Events | Text
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """Pictures at a regular rate; an image is a video of one frame.
+
+    frames: uint8[T, H, W, 3], RGB; rate_hz: frames a second; offset_s: start relative to the recording's start.
+    """
+
+    frames: np.ndarray
+    rate_hz: float
+    offset_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        frames = np.asarray(self.frames)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+            raise MienError(
+                f"a video's frames are uint8[time, height, width, 3], not {frames.dtype}{list(frames.shape)}"
+            )
+        if not frames.size:
+            raise MienError(f"a video without a picture (frames {list(frames.shape)}); leave the stream out instead")
+        if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
+            raise MienError(f"a video's rate must be a positive number of Hz, got {self.rate_hz!r}")
+        if not math.isfinite(self.offset_s):
+            raise MienError(f"a video begins at a number of seconds, not {self.offset_s!r}")
+        object.__setattr__(self, "frames", np.ascontiguousarray(frames))
+
+    @property
+    def seconds(self) -> float:
+        return len(self.frames) / self.rate_hz
+
+    def cut(self, start_s: float, end_s: float) -> Video | None:
+        """The frames of [start_s, end_s) of the recording's clock; None when they are not all there, or none falls in."""
+        first = round((start_s - self.offset_s) * self.rate_hz)
+        count = round((end_s - start_s) * self.rate_hz)
+        if first < 0 or count < 1 or first + count > len(self.frames):
+            return None
+        return replace(self, frames=self.frames[first : first + count], offset_s=0.0)
+
+    @property
+    def complete(self) -> bool:
+        return True
+
+
+Stream = Signal | Events | Text | Video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,14 +301,14 @@ class StreamSpec:
     it must never be computed from the recordings, for then one person's extremes would shape everybody's tokens.
 
     kind: what the stream is. Of events, `channels` are the kinds in order; of text, the speakers' roles; both have no
-    range, and their unit and rate say nothing ("" and 0).
+    range, and their unit and rate say nothing ("" and 0). A video has channels r, g, b and its rate.
     """
 
     channels: tuple[str, ...]
     unit: str = ""
     rate_hz: float = 0.0
     range: tuple[float, float] | None = None
-    kind: Literal["signal", "events", "text"] = "signal"
+    kind: Literal["signal", "events", "text", "video"] = "signal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,8 +430,13 @@ def _stream_row(name: str, s: Stream) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": name, "kind": "signal", "rate_hz": 0.0, "offset_s": float(s.offset_s), "unit": "", "channels": [],
         "values": _EMPTY, "valid": None, "seconds": float(s.seconds), "times": None, "ends": None, "codes": None,
-        "party": None, "text": None,
+        "party": None, "text": None, "frames": None, "shape": None,
     }  # fmt: skip
+    if isinstance(s, Video):
+        return row | {
+            "kind": "video", "rate_hz": float(s.rate_hz), "channels": list(RGB), "frames": s.frames.tobytes(),
+            "shape": list(s.frames.shape),
+        }  # fmt: skip
     if isinstance(s, Signal):
         return row | {
             "rate_hz": float(s.rate_hz), "unit": s.unit, "channels": list(s.channels), "values": s.values.ravel(),
@@ -417,6 +465,9 @@ def _stream(s: Mapping[str, Any]) -> Stream:
             times_s=s["times"], ends_s=s["ends"], text=tuple(s["text"]), seconds=s["seconds"], offset_s=s["offset_s"],
             speakers=tuple(s["channels"][c] for c in np.asarray(s["codes"]).tolist()),
         )  # fmt: skip
+    if s["kind"] == "video":
+        frames = np.frombuffer(s["frames"], dtype=np.uint8).reshape(s["shape"])
+        return Video(frames=frames, rate_hz=s["rate_hz"], offset_s=s["offset_s"])
     return Signal(
         values=np.asarray(s["values"], dtype=np.float32).reshape(-1, len(s["channels"])), rate_hz=s["rate_hz"],
         channels=tuple(s["channels"]), unit=s["unit"], offset_s=s["offset_s"],
@@ -451,6 +502,10 @@ def _arrow_rows(table: Any) -> list[dict[str, Any]]:
             stream = {
                 k: part[k].as_py() for k in ("name", "kind", "rate_hz", "offset_s", "unit", "channels", "seconds")
             }
+            if stream["kind"] == "video":
+                stream |= {"frames": part["frames"].as_py(), "shape": part["shape"].as_py()}
+                row["streams"].append(stream)
+                continue
             for k in ("values", "valid") if stream["kind"] == "signal" else ("times", "ends", "codes", "party"):
                 array = part[k].values
                 stream[k] = None if array is None else array.to_numpy(zero_copy_only=False)
@@ -480,6 +535,8 @@ def arrow_schema() -> Any:
             ("codes", pa.list_(pa.int32())),  # of events: kinds; of text: speakers
             ("party", pa.list_(pa.int32())),
             ("text", pa.list_(pa.string())),
+            ("frames", pa.large_binary()),
+            ("shape", pa.list_(pa.int32())),
         ]
     )
     return pa.schema(
@@ -713,8 +770,15 @@ def _check(r: Recording, card: CohortCard) -> None:
         spec = card.streams.get(name)
         if spec is None:
             raise MienError(f"recording {r.id!r} has a stream {name!r} that the cohort's card does not declare")
-        if not isinstance(s, Signal):
+        if isinstance(s, Events | Text):
             _check_marks(r, name, s, spec)
+            continue
+        if isinstance(s, Video):
+            if (spec.kind, spec.channels) != ("video", RGB) or abs(s.rate_hz - spec.rate_hz) > 1e-6 * spec.rate_hz:
+                raise MienError(
+                    f"recording {r.id!r}: stream {name!r} is a video (channels {', '.join(RGB)}) of {s.rate_hz:g} Hz, the"
+                    f" cohort declares {spec.kind} ({', '.join(spec.channels)}) of {spec.rate_hz:g} Hz"
+                )
             continue
         if spec.kind != "signal":
             raise MienError(f"recording {r.id!r}: stream {name!r} is a signal, the cohort declares {spec.kind}")
@@ -766,7 +830,9 @@ def _digest_row(digest: Any, row: Mapping[str, Any]) -> None:
         digest.update(json.dumps([s["name"], s["rate_hz"], s["offset_s"], s["unit"], list(s["channels"])]).encode())
         digest.update(np.asarray(s["values"], dtype="<f4").tobytes())
         digest.update(b"" if s["valid"] is None else np.asarray(s["valid"], dtype=bool).tobytes())
-        if s["kind"] != "signal":
+        if s["kind"] == "video":
+            digest.update(json.dumps(["video", s["offset_s"], list(s["shape"])], default=int).encode() + s["frames"])
+        elif s["kind"] != "signal":
             plain = [
                 s["kind"],
                 s["seconds"],
@@ -820,7 +886,8 @@ def _stream_to_parquet(
             _digest_row(digest, row)
             batch.append(row)
             size += sum(
-                4 * len(s["values"]) + 40 * (0 if s["times"] is None else len(s["times"])) for s in row["streams"]
+                4 * len(s["values"]) + 40 * len(() if s["times"] is None else s["times"]) + len(s["frames"] or b"")
+                for s in row["streams"]
             )
             count += 1
             if size > 8 << 20 or len(batch) >= 1000:

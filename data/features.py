@@ -71,6 +71,8 @@ def names(card: CohortCard) -> list[str]:
 
 
 def _names(stream: str, spec: StreamSpec) -> list[str]:
+    if spec.kind == "video":
+        return []  # pixels have no statistics here: that is what towers are for
     if spec.kind == "events":
         return [f"{stream}.{c}.{s}" for c in spec.channels for s in _EVENT]
     if spec.kind == "text":
@@ -88,6 +90,8 @@ def spans(card: CohortCard) -> tuple[np.ndarray, np.ndarray]:
     centre, half = [], []
     for stream, spec in sorted(card.streams.items()):
         n = len(spec.channels)
+        if spec.kind == "video":
+            continue
         if spec.kind == "events":
             made = [(0.0, 6.0), (0.0, 1.0), (0.0, 600.0), (0.0, 5.0)] * n
         elif spec.kind == "text":

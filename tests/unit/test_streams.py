@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mien.core.errors import MienError
-from mien.core.records import Cohort, CohortCard, Consent, Events, Recording, Signal, StreamSpec, Text, Window, cut
+from mien.core.paths import cache_home
+from mien.core.records import (
+    Cohort,
+    CohortCard,
+    Consent,
+    Events,
+    Recording,
+    Signal,
+    StreamSpec,
+    Text,
+    Video,
+    Window,
+    cut,
+)
 from mien.data import features
 from mien.evaluation import pictures
 
+FRAMES = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
 CARD = CohortCard(
     name="days",
     licence="invented",
@@ -29,6 +46,10 @@ def events(**change) -> Events:
         "kinds": ("in", "out", "missed"), "seconds": 600.0,
     }  # fmt: skip
     return Events(**(fields | change))
+
+
+def video(**change) -> Video:
+    return Video(**({"frames": FRAMES, "rate_hz": 0.01} | change))
 
 
 def text(**change) -> Text:
@@ -53,6 +74,13 @@ def text(**change) -> Text:
         (text, {"ends_s": [4.0, 1.0]}, "cannot end before"),
         (text, {"times_s": [0.0, 601.0], "ends_s": [4.0, 602.0]}, "outside the time"),
         (text, {"text": ("one",)}, "one length"),
+        (video, {"frames": FRAMES[:0]}, "without a picture"),
+        (video, {"frames": FRAMES[:, :0]}, "without a picture"),
+        (video, {"frames": FRAMES / 255}, "uint8"),
+        (video, {"frames": FRAMES[0]}, "uint8"),
+        (video, {"frames": FRAMES[..., :1]}, "uint8"),
+        (video, {"rate_hz": 0.0}, "positive number of Hz"),
+        (video, {"offset_s": np.nan}, "number of seconds"),
     ],
 )
 def test_impossible_streams_are_refused(make, change, says):
@@ -146,3 +174,51 @@ def test_windows_with_gaps_can_be_kept_and_their_gaps_counted_out():
 
 def test_they_can_be_drawn():
     assert "<svg" in pictures.examples([dict(recording().streams)], ["low"])
+
+
+FILMED = replace(
+    CARD, streams={**CARD.streams, "face": StreamSpec(channels=("r", "g", "b"), rate_hz=0.01, kind="video")}
+)
+
+
+def test_video_is_cut_and_comes_back_from_disk(tmp_path):
+    part = video(offset_s=100.0).cut(300, 500)
+    assert part is not None
+    assert (np.array_equal(part.frames, FRAMES[2:4]), part.offset_s, part.seconds) == (True, 0.0, 200.0)
+    assert video().cut(500, 700) is None
+    assert video().cut(100, 101) is None  # no frame falls into so short a time
+    made = Cohort.build([recording(face=video(offset_s=7.0))], card=FILMED, cache=tmp_path, key="v")
+    for back in (made[0].streams["face"], next(iter(made)).streams["face"]):
+        assert isinstance(back, Video)
+        assert np.array_equal(back.frames, FRAMES)
+        assert (back.rate_hz, back.offset_s) == (0.01, 7.0)
+    assert isinstance(made[0].streams["calls"], Events)
+    assert made.card.streams["face"].kind == "video"
+    others = [FRAMES[::-1], FRAMES.reshape(6, 5, 4, 3)]
+    prints = {Cohort.build([recording(face=video(frames=f))], card=FILMED).fingerprint for f in others}
+    assert len({*prints, made.fingerprint}) == 3
+    assert made.fingerprint == Cohort.build([recording(face=video(offset_s=7.0))], card=FILMED).fingerprint
+    assert len(features.vector(made[0].streams, FILMED)) == len(features.names(FILMED))
+
+
+def test_a_video_must_be_what_the_card_declares():
+    with pytest.raises(MienError, match="is a video"):
+        Cohort.build([recording(steps=video())], card=CARD)
+    with pytest.raises(MienError, match="is a video"):
+        Cohort.build([recording(face=video(rate_hz=25))], card=FILMED)
+    with pytest.raises(MienError, match="declares video"):
+        Cohort.build([recording(face=events())], card=FILMED)
+
+
+def test_shards_written_before_there_was_video_are_still_read(tmp_path):
+    import pyarrow.parquet as pq
+
+    made = Cohort.build([recording()], card=CARD, cache=tmp_path, key="k")
+    assert made.folder is not None
+    (file,) = made.folder.glob("data-*.parquet")
+    rows = pq.read_table(file).to_pylist()
+    for stream in rows[0]["streams"]:
+        del stream["frames"], stream["shape"]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    (cache_home() / "arrow" / f"{made.fingerprint[:32]}-2.arrow").unlink()
+    assert isinstance(Cohort.read(made.folder)[0].streams["diary"], Text)
