@@ -30,7 +30,7 @@ from mien.core.config import Plugin
 from mien.core.errors import MienError
 from mien.data.datasets import simulated
 from mien.evaluation import pictures
-from mien.generation.adapted import rows_to_train
+from mien.generation.adapted import Writing, rows_to_train
 from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
 from mien.generation.tokens import Documents
@@ -150,7 +150,9 @@ class Study:
             if beside.perturb is not None:
                 documents = self.encode(self.train, beside.change(self.cohort.card, Path(folder)))
             model = lora.attach(backbone, lora.Lora(**(adapter or s["lora"])), rows_to_train(self.layout, backbone), 0)
-            losses = beside.losses(model, backbone, self.cohort, documents, 0, epsilon is not None)
+            subject = Writing.__new__(Writing)  # without a recipe: base and documents are made here
+            subject.base, subject.documents, subject.layout = backbone, documents, self.layout
+            losses = beside.losses(model, subject, self.cohort, 0, epsilon is not None)
             options = training.Train(**s["plain" if epsilon is None else "private"])
             if epsilon is not None:
                 of = documents.person if unit == "person" else documents.recording
