@@ -85,7 +85,7 @@ class PrivateSteps:
         shares = [
             sampling.share(batch, r, self.accelerator.num_processes) for r in range(self.accelerator.num_processes)
         ]
-        cut = [sampling.micro_batches(s, size) for s in shares]
+        cut = [sampling.whole(s) if self.plan.groups else sampling.micro_batches(s, size) for s in shares]
         mine, rounds = cut[self.accelerator.process_index], max(map(len, cut))
         weight = _weights(shares[self.accelerator.process_index])
         at = 0
@@ -119,6 +119,8 @@ class PrivateSteps:
         numbers = None
         if self.accelerator.is_main_process:
             batch = sampling.draw(self.units, self.plan.sample_rate, self.plan.rows, self.secret)
+            if self.plan.groups is not None:
+                batch = sampling.grouped(batch, self.plan.groups, self.secret)
             numbers = [len(batch), *map(len, batch), *(int(r) for rows in batch for r in rows)]
         numbers = world.numbers_from_main(numbers, self.flat.vector.device)
         n, lengths = numbers[0], numbers[1 : 1 + numbers[0]]
@@ -131,6 +133,8 @@ class PrivateSteps:
         device = self.flat.vector.device
         batch = self.batch_of(rows)
         slots = torch.as_tensor(slot, device=device)[batch.unit.to(device)]
+        if self.plan.groups is not None:
+            batch.group = slots  # whom a row's loss may see
         with self.gradients.collect(slots, n), self.accelerator.autocast():
             losses = self.losses(self.model, batch)
             weighted = losses * torch.as_tensor(weight, dtype=losses.dtype, device=losses.device)

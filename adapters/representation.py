@@ -222,13 +222,14 @@ def towers_of(card: CohortCard, binder: Binder, asked: Mapping[str, str], only: 
 @dataclass(kw_only=True)
 class Batch:
     """inputs: modality -> named tensors, all with B rows; present: float32[B, M]; labels: task -> float32[B]; unit,
-    person: int64[B]."""
+    person: int64[B]; group: int64[B], whom a row's contrast may see, set by the private step (None: the row itself)."""
 
     inputs: dict[str, dict[str, Any]]
     present: Any
     labels: dict[str, Any]
     unit: Any
     person: Any
+    group: Any = None
 
 
 @dataclass(kw_only=True)
@@ -327,7 +328,9 @@ class Representer:
         names = [m for m in self.modalities if m in found]
         total = torch.zeros(len(batch.unit), device=batch.present.device)
         count = torch.zeros_like(total)
-        group = getattr(batch, "group", batch.unit) if self.options.bind == "group" else torch.zeros_like(batch.unit)
+        group = torch.zeros_like(batch.unit)
+        if self.options.bind == "group":
+            group = batch.unit if batch.group is None else batch.group
         for a in names:
             for b in names:
                 if a == b:

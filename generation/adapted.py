@@ -81,7 +81,9 @@ class Writing:
         return self.base.model.get_input_embeddings().weight.shape[1]
 
     def attach(self, card: CohortCard, private: Any) -> Any:
-        """The `PeftModel` to train."""
+        """The `PeftModel` to train. private: the plan, or None."""
+        if getattr(private, "groups", None) is not None:
+            raise MienError("privacy.groups is for represent.bind: group; a model that writes has no contrast to share")
         return lora.attach(self.base, self.recipe.lora, rows_to_train(self.layout, self.base), self.recipe.seed)
 
     def losses(self, model: Any, batch: Any) -> Any:

@@ -43,6 +43,10 @@ class Secret:
         """bool[n]: independent events of this probability (exact to 2^-53)."""
         return self.uniform(n) <= probability
 
+    def places(self, n: int, k: int) -> np.ndarray:
+        """int64[n]: independent, uniform over range(k)."""
+        return np.minimum((self.uniform(n) * k).astype(np.int64), k - 1)
+
     def choose(self, n: int, k: int) -> np.ndarray:
         """int64[min(n, k)]: a uniform subset of range(n), in increasing order."""
         if k >= n:

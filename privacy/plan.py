@@ -50,8 +50,10 @@ class PrivacySpec(Section):
     the price for a whole person is computed from, and checked; clip_norm, clipping: of one unit's gradient (flat,
     per_layer, automatic, adaptive); quantile, quantile_noise: adaptive clipping's target and the noise on its count
     as a share of `batch` (arXiv 1905.03871); adam_correction: subtract the noise from Adam's second moment
-    (arXiv 2312.14334); sampling: poisson, the only one that can be accounted; cap: refuse to run when the ledger's
-    total for any person would pass this ε.
+    (arXiv 2312.14334); sampling: poisson, the only one that can be accounted; groups: put each drawn unit into one of so
+    many groups by independent chance and clip the gradient of a whole group, whose losses may mix its units (contrast
+    among them); one unit then changes one group's clipped gradient by up to twice the clip norm, so twice the noise is
+    added; cap: refuse to run when the ledger's total for any person would pass this ε.
     """
 
     unit: Unit = "person"
@@ -68,6 +70,7 @@ class PrivacySpec(Section):
     quantile_noise: float = Field(default=0.05, gt=0, le=10)
     adam_correction: bool = True
     sampling: str = "poisson"
+    groups: int | None = Field(default=None, ge=1)
     cap: float | None = Field(default=None, gt=0)
 
     def plan(self, *, n: int, steps: int) -> PrivacyPlan:
@@ -105,6 +108,11 @@ class PrivacySpec(Section):
                 "privacy.max_recordings_per_person: needed with unit: recording, for the price of a whole person"
                 " is computed from it and shown beside"
             )
+        if self.groups is not None and self.clipping == "adaptive":
+            raise MienError(
+                "privacy.groups: adaptive clipping counts units below the bound, and in a group nobody's own gradient is"
+                " known; use clipping: flat"
+            )
         if self.noise_multiplier is None:
             assert self.epsilon is not None
             sigma = noise_for(self.epsilon, delta, sample_rate=rate, steps=steps)
@@ -121,7 +129,7 @@ class PrivacySpec(Section):
             units_per_person=1 if self.unit == "person" else self.max_recordings_per_person or 1,
             clip_norm=self.clip_norm, clipping=self.clipping, quantile=self.quantile,
             count_noise=self.quantile_noise * self.batch if self.clipping == "adaptive" else None,
-            adam_correction=self.adam_correction,
+            adam_correction=self.adam_correction, groups=self.groups,
             not_a_claim=(f"δ = {delta:g} is looser than {loosest_delta(n):g}",) if delta > loosest_delta(n) else (),
         )  # fmt: skip
         _ = plan.gradient_noise  # refused now, not at the first step
@@ -132,7 +140,8 @@ class PrivacyPlan(Section):
     """Sampler, clipping, noise and accountant of one run, fixed before its first gradient.
 
     sample_rate: each of n units enters a step with this probability (Poisson); noise_multiplier: of the whole step,
-    in units of clip_norm; count_noise: standard deviation of the noise on adaptive clipping's count, None without it.
+    in units of what one unit can change (`sensitivity` times clip_norm); count_noise: standard deviation of the noise on
+    adaptive clipping's count, None without it.
     """
 
     unit: Unit
@@ -149,21 +158,31 @@ class PrivacyPlan(Section):
     count_noise: float | None
     adam_correction: bool
     not_a_claim: tuple[str, ...] = ()
+    groups: int | None = None
 
     @property
     def expected_batch(self) -> float:
-        """Units expected per step: the public constant every noised sum is divided by."""
-        return self.sample_rate * self.n
+        """The public constant every noised sum is divided by: units expected per step, or groups, each a mean."""
+        return self.sample_rate * self.n if self.groups is None else float(self.groups)
+
+    @property
+    def sensitivity(self) -> float:
+        """By how many clip norms one unit more or less can move a step's sum. In groups 2: the unit's group had a gradient
+        of norm C at most without it, and has another of norm C at most with it; no other group has changed, for who is
+        in which group is each unit's own chance. Given the others' draws and groups, the step without the unit is
+        N(m, σ²), with it the mixture (1 − q) N(m, σ²) + q Σ_g N(m + v_g, σ²) / G with |v_g| <= 2C: a mean over g of what
+        is accounted, and the hockey-stick divergence is jointly convex."""
+        return 1.0 if self.groups is None else 2.0
 
     @property
     def gradient_noise(self) -> float:
-        """Noise multiplier of the gradient alone.
+        """Noise multiplier of the gradient alone, in clip norms.
 
         Adaptive clipping releases a count beside the gradient; both together must cost what noise_multiplier says:
         arXiv 1905.03871, theorem 1 (z_Δ). MienError when the count's own noise is too small for that.
         """
         if self.count_noise is None:
-            return self.noise_multiplier
+            return self.noise_multiplier * self.sensitivity
         left = self.noise_multiplier**-2 - (2 * self.count_noise) ** -2
         if left <= 0:
             raise MienError(
@@ -204,7 +223,8 @@ class PrivacyPlan(Section):
             person_epsilon=price if math.isfinite(price := epsilon(person, self.delta)) else None,
             delta=self.delta, unit=self.unit, n=self.n, adjacency=ADJACENCY.format(self.unit),
             accountant="PLD (dp-accounting), pessimistic", sampling=f"Poisson over {self.unit}s, rate {self.sample_rate:.6g}",
-            noise_multiplier=self.noise_multiplier, steps=taken, clip_norm=self.clip_norm, clipping=self.clipping,
+            noise_multiplier=self.noise_multiplier, steps=taken, clip_norm=self.clip_norm,
+            clipping=self.clipping if self.groups is None else f"{self.clipping}, in {self.groups} groups (sensitivity 2 C)",
             mu_gdp=gdp_mu(of_unit), tpr_at_fpr_0001=harm.tpr_at_0001, tpr_at_fpr_001=harm.tpr_at_001,
             advantage=harm.advantage, events=tuple(e.to_json() for e in person),
             covers=COVERS.format(unit=self.unit), not_covered=NOT_COVERED, not_a_claim=self.not_a_claim, **ledger,

@@ -59,6 +59,15 @@ def draw(units: Units, sample_rate: float, at_most: int, secret: Secret) -> list
     return [units.rows[u][secret.choose(len(units.rows[u]), at_most)] for u in chosen]
 
 
+def grouped(batch: Sequence[np.ndarray], groups: int, secret: Secret) -> list[np.ndarray]:
+    """The drawn units' rows by group, empty groups left out: each unit in one of `groups` by its own chance, so that one
+    more moves nobody else."""
+    place = secret.places(len(batch), groups)
+    return [
+        np.concatenate([r for r, g in zip(batch, place, strict=True) if g == k]) for k in sorted(set(place.tolist()))
+    ]
+
+
 def share(batch: Sequence[np.ndarray], rank: int, world: int) -> list[np.ndarray]:
     """The units of one process: whole ones, the loads as even as a greedy deal makes them."""
     loads, mine = [0] * world, []
@@ -79,6 +88,12 @@ class Micro:
     slot: np.ndarray
     open: int
     closes: int
+
+
+def whole(batch: Sequence[np.ndarray]) -> list[Micro]:
+    """One piece for each group, whatever its size. Cut by a common size, a unit more in one group would shift where the next
+    is cut, and with it whom its rows are contrasted with: the step would change in more than one group."""
+    return [Micro(rows, np.zeros(len(rows), dtype=np.int64), 1, 1) for rows in batch]
 
 
 def micro_batches(batch: Sequence[np.ndarray], size: int) -> list[Micro]:

@@ -69,7 +69,8 @@ def test_evaluate_prints_worth_and_leakage(toy):
 
 
 def test_a_private_twin_is_charged_and_says_its_guarantee(toy):
-    options = ["study=toy_private", "privacy={epsilon: 8, batch: 2, rows: 4}", "train.max_steps=4"]
+    groups = "privacy={epsilon: 8, batch: 2, rows: 4, groups: 2}"
+    options = ["study=toy_private", groups, "represent={bind: group}", "train.max_steps=4"]
     out = toy.run("adapt", "represent.yaml", *options).stdout
     assert "ledger entry" in out
     report = json.loads((only(toy, "adapt-toy_private-*") / "release" / "report.json").read_text())
@@ -86,6 +87,7 @@ def test_an_adversarial_twin_promises_nothing(toy):
     ("options", "says"),
     [
         (["privacy={epsilon: 8, batch: 2}", "represent={bind: batch}"], "no ε would follow"),
+        (["privacy={epsilon: 8, batch: 2}", "represent={bind: group}"], "belong together"),
         (["represent={streams: {acc: thermal}}"], "no tower 'thermal'"),
         (["represent={streams: {ecg: acc}}"], "no stream 'ecg'"),
         (["backbone={name: tiny, recipe: pretrain.yaml, weights: x}"], "no towers to represent"),
