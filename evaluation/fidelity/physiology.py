@@ -13,9 +13,9 @@ from pydantic import Field
 
 from ...core.config import Section
 from ...core.results import Baseline, Result
+from ...data.vitals import VITALS, needs, roles, table
 from ..comparisons import OVER, alike, baseline, compared, ks, not_measured, some, spread, wasserstein
 from ..protocols import Inputs
-from ..vitals import VITALS, needs, roles, table
 
 HIGHER_IS_BETTER = False
 _LEAST = 5  # windows in which a sign must be found, on each side

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.errors import MienError
 from ..core.records import CohortCard, Signal, Stream
-from ..data import physiology
+from . import physiology
 
 UNITS = {
     "eda": ("uS", "μS", "µS", "nS"),
