@@ -44,8 +44,14 @@ def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None
         if known and p.leakage.low is not None:
             axis.plot([p.leakage.low, p.leakage.high], [y, y], color=colour, linewidth=2)
     leak = points[0].leakage
+    right, low = 1.0, 0.0
+    if nothing < 0.5:  # recognising one among many: a share that may be small all the same
+        shown = [(p.leakage.high or p.leakage.value or 0.0, p.utility.low or p.utility.value or 0.0) for p in points]
+        right = min(1.0, 1.2 * max(x for x, _ in shown))
+        low = max(0.0, min([y for _, y in shown] + [b.value for b in lines if b.value is not None]) - 0.05)
+    what = leak.metric.rpartition(".")[2] if nothing < 0.5 else leak.metric
     axis.set(
-        xlim=(0.0, 1.0), ylim=(0, 1), xlabel=f"leakage: {leak.metric} per {leak.unit}", ylabel=points[0].utility.metric
+        xlim=(0.0, right), ylim=(low, 1), xlabel=f"leakage: {what} per {leak.unit}", ylabel=points[0].utility.metric
     )
     figure.legend(loc="outside lower center", frameon=False)
     return pictures._svg(figure)
