@@ -1,0 +1,200 @@
+"""Direct preference optimisation (arXiv 2305.18290): through TRL, or under the privacy of raters or recorded persons.
+
+The grammar's mask is inside the model's forward, so policy and reference are both normalised over valid tokens. A pair's
+loss depends on no other pair: the reference's log-likelihoods are computed once, from the private adapter alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from ..adapters import training
+from ..backbones.causal_lm import CausalBackbone
+from ..core.config import Section
+from ..core.errors import MienError
+from ..generation.layout import Layout
+from ..generation.vocabulary import EOS, PAD
+from ..privacy.plan import PrivacyPlan
+from ..privacy.sampling import Units
+from . import beside, pairs
+from .pairs import Pairs
+
+
+class Dpo(Section):
+    """beta: how dear it is to leave the reference (equation 7); steps; batch: pairs per step over all processes; lr: peak
+    of a warm-up and cosine."""
+
+    beta: float = Field(default=0.1, gt=0)
+    steps: int = Field(default=60, ge=1)
+    batch: int = Field(default=16, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
+    lr: float = Field(default=5e-4, gt=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+
+
+def margins(backbone: CausalBackbone, model: Any, data: Pairs, prompt: int) -> np.ndarray:
+    """float64[n, 2]: log p of chosen and rejected under the model as it is now."""
+    both = [pairs.log_p(backbone, model, side, prompt)[0] for side in (data.chosen, data.rejected)]
+    return np.stack(both, 1)
+
+
+def reference(backbone: CausalBackbone, model: Any, data: Pairs, prompt: int) -> np.ndarray:
+    """`margins` under the private adapter alone."""
+    with beside.reference(model):
+        return margins(backbone, model, data, prompt)
+
+
+def losses(backbone: CausalBackbone, beta: float) -> Callable[[Any, pairs.PairBatch], Any]:
+    """losses(model, batch) -> float32[pairs]: -log σ(β (policy's margin - reference's margin)), equation 7."""
+    import torch
+
+    def of(model: Any, batch: pairs.PairBatch) -> Any:
+        nll, _ = backbone.token_losses(model, batch)
+        chosen, rejected = (-nll.sum(1)).chunk(2)
+        return -torch.nn.functional.logsigmoid(beta * (chosen - rejected - batch.reference))
+
+    return of
+
+
+def train(
+    model: Any, backbone: CausalBackbone, layout: Layout, data: Pairs, asked: Dpo, *, seed: int, folder: Path,
+    accelerator: Any,
+) -> list[dict[str, float]]:  # fmt: skip
+    """TRL's DPOTrainer on the aligned adapter; its log. MienError for private preferences."""
+    refuse_private(data, "dpo")
+    public_world(accelerator)
+    from datasets import Dataset
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    cut, known = layout.prompt_length, reference(backbone, model, data, layout.prompt_length)
+    rows = {
+        "prompt_ids": [backbone.own_ids(c[:cut]).tolist() for c in data.chosen],
+        "chosen_ids": [backbone.own_ids(c[cut:]).tolist() for c in data.chosen],
+        "rejected_ids": [backbone.own_ids(r[cut:]).tolist() for r in data.rejected],
+        "ref_chosen_logps": known[:, 0].tolist(),
+        "ref_rejected_logps": known[:, 1].tolist(),
+    }
+
+    class Trainer(DPOTrainer):
+        """Documents are ids already, and their reference is not the bare base that TRL would take."""
+
+        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+            return dataset
+
+    share = per_process(asked.batch, accelerator, "dpo.batch")
+    micro = asked.micro_batch or share
+    if share % micro:
+        raise MienError(f"dpo.micro_batch: {micro} does not divide the {share} pairs of one process's step")
+    config = DPOConfig(
+        output_dir=str(folder), beta=asked.beta, max_steps=asked.steps, per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro, learning_rate=asked.lr, lr_scheduler_type="cosine",
+        warmup_steps=round(asked.warmup * asked.steps), max_length=None, precompute_ref_log_probs=True,
+        logging_steps=max(1, asked.steps // 10), **common(accelerator, seed),
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model, args=config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer(backbone)
+    )
+    model.delete_adapter("ref")  # TRL's own copy of the private adapter; the reference is known already
+    trainer.train()
+    model.eval()
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def train_private(
+    model: Any, backbone: CausalBackbone, layout: Layout, data: Pairs, asked: Dpo, plan: PrivacyPlan, *, seed: int,
+    folder: Path, accelerator: Any,
+) -> list[dict[str, float]]:  # fmt: skip
+    """The same loss under `plan`, whose unit is the rater, or the recorded person of whom an answer tells.
+
+    All pairs of a unit are clipped together; at most plan.rows of them enter a step.
+    """
+    known = reference(backbone, model, data, layout.prompt_length)
+    ref, prompt, device = known[:, 0] - known[:, 1], layout.prompt_length, accelerator.device
+
+    def batch_of(rows: np.ndarray) -> pairs.PairBatch:
+        return pairs.batch(backbone, data, rows.tolist(), ref, prompt, device)
+
+    def probes() -> list[pairs.PairBatch]:
+        order = np.argsort([max(len(c), len(r)) for c, r in zip(data.chosen, data.rejected, strict=True)])
+        mine, others = order[0], order[1:]
+        sets = [[mine], [mine, *others[:2]], [mine, *others[-2:]], [mine, *others[:2], *others[-2:][::-1]]]
+        return [batch_of(np.array(s)) for s in sets]
+
+    settings = training.Train(
+        max_steps=asked.steps, batch=asked.batch, micro_batch=asked.micro_batch, lr=asked.lr, warmup=asked.warmup
+    )
+    return training.fit(
+        model, losses(backbone, asked.beta), batch_of, len(data), settings, seed=seed, folder=folder,
+        accelerator=accelerator, private=training.Private(plan=plan, units=units(data, plan.unit), probes=probes),
+        label=f"aligning on {len(data)} pairs, each {plan.unit} protected",
+    )  # fmt: skip
+
+
+def units(data: Pairs, unit: str) -> Units:
+    """The pairs of each unit of privacy. MienError where an answer names none."""
+    if unit == "recording":
+        raise MienError("privacy.unit: preferences are protected per rater or per person, not per recording")
+    names = data.rater if unit == "rater" else data.person
+    if not all(names):
+        raise MienError(
+            f"privacy.unit: {unit}, and {sum(n == '' for n in names)} of {len(names)} preferences name no {unit}: nobody"
+            " could say whose gradient they are"
+        )
+    return Units.of(np.unique(names.astype(str), return_inverse=True)[1])
+
+
+# --- what every trainer of TRL is told ----------------------------------------------------------------------------------
+def refuse_private(data: Pairs, method: str) -> None:
+    """MienError when a preference is for private trainers only."""
+    if data.private.any():
+        raise MienError(
+            f"{int(data.private.sum())} of {len(data)} preferences are private: they tell something of recorded persons, and"
+            f" `method: {method}` without a `privacy:` section would let the adapter keep it. Give `method: dpo` a privacy"
+            " section, or leave them out"
+        )
+
+
+def public_world(accelerator: Any) -> None:
+    """MienError where TRL's trainers would run on something else than the launch file says."""
+    kind = str(accelerator.distributed_type.value)
+    if kind == "DEEPSPEED" and accelerator.state.deepspeed_plugin.zero_stage == 3:
+        raise MienError("alignment runs under DeepSpeed ZeRO-1 or 2 (launch/zero2.yaml); the base is frozen and small")
+    if kind == "FSDP":
+        raise MienError("alignment runs on one process, DDP or DeepSpeed ZeRO-1 and 2, not under FSDP")
+
+
+def per_process(batch: int, accelerator: Any, key: str) -> int:
+    """The share of one process."""
+    if batch % accelerator.num_processes:
+        raise MienError(f"{key}: {batch} must be a multiple of the {accelerator.num_processes} processes")
+    return batch // accelerator.num_processes
+
+
+def common(accelerator: Any, seed: int) -> dict[str, Any]:
+    """Options of every TRL config: nothing is sent, saved or shown by TRL itself, and numbers stay float32."""
+    cpu = accelerator.device.type == "cpu"
+    return {
+        "seed": seed % 2**31, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "bf16": False,
+        "gradient_checkpointing": False, "dataloader_pin_memory": not cpu, **({"ddp_backend": "gloo"} if cpu and accelerator.num_processes > 1 else {}),
+    }  # fmt: skip
+
+
+def tokenizer(backbone: CausalBackbone) -> Any:
+    """What TRL asks of a tokenizer where documents are ids already: which id is padding, and which ends a document."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {"<behaviour.pad>": int(backbone.own_ids(np.array(PAD))), "<behaviour.eos>": int(backbone.own_ids(np.array(EOS)))}
+    made = Tokenizer(models.WordLevel(ids, unk_token="<behaviour.pad>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<behaviour.pad>", eos_token="<behaviour.eos>", padding_side="left"
+    )
