@@ -57,9 +57,14 @@ def attach(model: Any, asked: Aligned, seed: int) -> Any:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    model.to(model.get_input_embeddings().weight.device)
+    return ready(model)
+
+
+def ready(model: Any) -> Any:
+    """Both adapters act, and only the new one trains. Whoever lets PEFT or TRL touch the adapters calls this after."""
     for name, p in model.named_parameters():
         p.requires_grad_(f".{ALIGNED}." in name)
-    model.to(model.get_input_embeddings().weight.device)
     _switch(model, (PRIVATE, ALIGNED))
     return model
 
@@ -106,9 +111,7 @@ def export(model: Any, folder: Path, backbone: CausalBackbone) -> None:
     for name, layer in _layers(model):
         down = torch.cat([layer.lora_A[a].weight.detach() for a in (PRIVATE, ALIGNED)], 0)
         up = torch.cat([layer.scaling[a] * layer.lora_B[a].weight.detach() for a in (PRIVATE, ALIGNED)], 1)
-        tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = (
-            t.cpu().contiguous() for t in (down, up)
-        )
+        tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = (t.cpu().contiguous() for t in (down, up))
     if set(tensors) != set(one):
         raise MienError(f"the adapters do not lie beside each other: {sorted(set(tensors) ^ set(one))[:3]}")
     config = model.peft_config[PRIVATE].to_dict()

@@ -104,6 +104,7 @@ def train(
         model=model, args=config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer(backbone)
     )
     model.delete_adapter("ref")  # TRL's own copy of the private adapter; the reference is known already
+    beside.ready(model)
     trainer.train()
     model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]
@@ -184,7 +185,8 @@ def common(accelerator: Any, seed: int) -> dict[str, Any]:
     cpu = accelerator.device.type == "cpu"
     return {
         "seed": seed % 2**31, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "bf16": False,
-        "gradient_checkpointing": False, "dataloader_pin_memory": not cpu, **({"ddp_backend": "gloo"} if cpu and accelerator.num_processes > 1 else {}),
+        "gradient_checkpointing": False, "dataloader_pin_memory": not cpu,
+        **({"ddp_backend": "gloo"} if cpu and accelerator.num_processes > 1 else {}),
     }  # fmt: skip
 
 
@@ -193,7 +195,10 @@ def tokenizer(backbone: CausalBackbone) -> Any:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    ids = {"<behaviour.pad>": int(backbone.own_ids(np.array(PAD))), "<behaviour.eos>": int(backbone.own_ids(np.array(EOS)))}
+    ids = {
+        "<behaviour.pad>": int(backbone.own_ids(np.array(PAD))),
+        "<behaviour.eos>": int(backbone.own_ids(np.array(EOS))),
+    }
     made = Tokenizer(models.WordLevel(ids, unk_token="<behaviour.pad>"))
     return PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="<behaviour.pad>", eos_token="<behaviour.eos>", padding_side="left"

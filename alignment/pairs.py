@@ -112,9 +112,7 @@ class Pairs:
 def _ids(said: Any, known: Mapping[str, int]) -> list[int]:
     if not isinstance(said, str):
         return [int(t) for t in said]
-    return [
-        OWN + int(t[4:]) if t.startswith("own:") and t[4:].isdecimal() else known[t] for t in _TOKEN.findall(said)
-    ]
+    return [OWN + int(t[4:]) if t.startswith("own:") and t[4:].isdecimal() else known[t] for t in _TOKEN.findall(said)]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -156,8 +156,8 @@ def open_adapted(folder: Path) -> Adapted:
     import torch
 
     asked = runs.asked(folder)
-    if asked["verb"] != "adapt":
-        raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt")
+    if asked["verb"] not in ("adapt", "align"):
+        raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt or align")
     layout = Layout.read(folder / "release" / "adapter" / "layout.json")
     backbone = open_base(Plugin(**asked["config"]["backbone"]), layout, shows(asked["config"]))
     if backbone.fingerprint != asked["inputs"]["base"]:

@@ -1,0 +1,192 @@
+"""A reward model: which of two documents an expert would prefer, as a number per document.
+
+The adapter's frozen base with a fresh head and a LoRA of its own, trained by TRL's RewardTrainer on the logistic loss of
+Bradley and Terry; its scale is calibrated on pairs that it did not learn from (temperature, arXiv 1706.04599).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from ..backbones.causal_lm import CausalBackbone
+from ..core.config import Section
+from ..core.errors import MienError
+from ..core.intervals import Interval, over_persons
+from ..core.runs import whole_folder
+from ..generation.layout import Layout
+from .dpo import common, per_process, public_world, refuse_private, tokenizer
+from .pairs import Pairs
+
+
+class Reward(Section):
+    """rank: of the LoRA on the base's linear layers; steps; batch: pairs per step over all processes; lr; validation:
+    share of the training pairs kept for calibration."""
+
+    rank: int = Field(default=8, ge=1)
+    steps: int = Field(default=120, ge=1)
+    batch: int = Field(default=16, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    validation: float = Field(default=0.2, gt=0, lt=1)
+
+
+def fresh(base: Any, vocabulary: str, eos: int, pad: int, seed: int) -> Any:
+    """A sequence classifier with one output over a copy of the language model `base`, its head fresh (and zero, so
+    that every document begins with the same reward). MienError for a base without such a class.
+
+    vocabulary: the digest of the behaviour tokens it will know.
+    """
+    import copy
+
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(base.config.get_text_config())
+    config.num_labels, config.pad_token_id, config.eos_token_id = 1, pad, eos
+    config.problem_type = None
+    config.behaviour_vocabulary = vocabulary
+    torch.manual_seed(seed)
+    try:
+        model = AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        raise MienError(
+            f"a reward model needs a language model with a classifier class; {config.model_type} has none"
+        ) from None
+    inside = getattr(model, model.base_model_prefix)
+    inside.load_state_dict(base.get_decoder().state_dict())
+    torch.nn.init.zeros_(model.score.weight)
+    return model.to(base.device)
+
+
+def train(
+    backbone: CausalBackbone, decoder: Any, layout: Layout, data: Pairs, asked: Reward, *, seed: int, folder: Path,
+    accelerator: Any,
+) -> tuple[Any, float]:  # fmt: skip
+    """(reward model in eval mode, temperature). decoder: the frozen base without any adapter. MienError for private
+    preferences."""
+    refuse_private(data, "reward")
+    public_world(accelerator)
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
+
+    made = tokenizer(backbone)
+    model = fresh(decoder, layout.vocabulary.digest, made.eos_token_id, made.pad_token_id, seed)
+    order = np.random.default_rng([seed, 0xCA11]).permutation(len(data))
+    held = max(1, round(asked.validation * len(data)))
+    learn, check = data.rows(order[held:]), data.rows(order[:held])
+    if not len(learn):
+        raise MienError("a reward model needs at least two preferences, one of them to calibrate it on")
+    rows = {
+        f"{side}_ids": [backbone.own_ids(d).tolist() for d in getattr(learn, side)] for side in ("chosen", "rejected")
+    }
+    config = RewardConfig(
+        output_dir=str(folder), max_steps=asked.steps, learning_rate=asked.lr, lr_scheduler_type="cosine",
+        per_device_train_batch_size=per_process(asked.batch, accelerator, "reward.batch"), max_length=None,
+        weight_decay=asked.weight_decay, logging_steps=max(1, asked.steps // 10), **common(accelerator, seed),
+    )  # fmt: skip
+    trainer = RewardTrainer(
+        model=model, args=config, train_dataset=Dataset.from_dict(rows), processing_class=made,
+        peft_config=LoraConfig(
+            r=asked.rank, lora_alpha=2 * asked.rank, task_type="SEQ_CLS", modules_to_save=["score"],
+            target_modules=[n for n in backbone.lora_targets if n != "score"],
+        ),
+    )  # fmt: skip
+    trainer.train()
+    merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()  # type: ignore[operator]
+    merged.requires_grad_(False).eval()
+    difference = score(backbone, merged, check.chosen) - score(backbone, merged, check.rejected)
+    temperature = calibrate(difference)
+    with torch.no_grad():
+        merged.score.weight.div_(temperature)
+    return merged, temperature
+
+
+def calibrate(difference: np.ndarray) -> float:
+    """The temperature T > 0 that makes -mean log σ(d / T) smallest; d: float[n], reward of chosen less rejected.
+
+    Where the pairs are all ordered right, any smaller T is better still: it stops at 1/20 of the mean difference.
+    """
+    from scipy import optimize
+
+    size = float(np.abs(difference).mean())
+    if not size > 0:
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        return float(np.logaddexp(0, -difference / np.exp(log_t)).mean())
+
+    around = np.log(size)
+    found = optimize.minimize_scalar(loss, bounds=(around - 3, around + 6), method="bounded")
+    return float(np.exp(found.x))
+
+
+def score(backbone: CausalBackbone, model: Any, docs: Any, size: int = 32) -> np.ndarray:
+    """float64[n]: the reward of each document, read at its last token."""
+    import torch
+
+    out = np.zeros(len(docs))
+    with torch.no_grad():
+        for at in range(0, len(docs), size):
+            part = docs[at : at + size]
+            made = backbone.batch(part, prompt=1, persons=np.zeros(len(part), np.int64), device=model.device)
+            hidden = getattr(model, model.base_model_prefix)(input_ids=made.ids, attention_mask=made.mask)[0]
+            last = made.mask.sum(1) - 1
+            found = model.score(hidden[torch.arange(len(part), device=hidden.device), last])[:, 0]
+            out[at : at + size] = found.double().cpu().numpy()
+    return out
+
+
+def accuracy(backbone: CausalBackbone, model: Any, data: Pairs) -> Interval:
+    """The share of pairs ordered as the raters did, ½ for equal rewards. Pairs that share a recording hang together, so the
+    interval is over `clusters` of them."""
+    difference = score(backbone, model, data.chosen) - score(backbone, model, data.rejected)
+    right = (difference > 0) + 0.5 * (difference == 0)
+    return over_persons(lambda r: float(r.mean()), clusters(data), right)
+
+
+def clusters(data: Pairs) -> np.ndarray:
+    """str[n]: pairs that share a recording, directly or through others, have one name."""
+    parent: dict[bytes, bytes] = {}
+
+    def root(x: bytes) -> bytes:
+        while parent.setdefault(x, x) != x:
+            x = parent[x]
+        return x
+
+    keys = [(c.tobytes(), r.tobytes()) for c, r in zip(data.chosen, data.rejected, strict=True)]
+    for a, b in keys:
+        parent[root(a)] = root(b)
+    names = {k: str(i) for i, k in enumerate(dict.fromkeys(root(a) for a, _ in keys))}
+    return np.array([names[root(a)] for a, _ in keys], dtype=object)
+
+
+def save(model: Any, folder: Path, temperature: float, identity: str) -> None:
+    """A plain Hugging Face folder, and what it was made for."""
+    with whole_folder(folder) as part:
+        model.save_pretrained(part, safe_serialization=True)
+        (part / "reward.json").write_text(json.dumps({"base": identity, "temperature": temperature}, indent=1))
+
+
+def load(folder: Path, layout: Layout) -> Any:
+    """MienError when there is none, or it was made for other behaviour tokens."""
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise MienError(f"{folder} holds no reward model: {str(error).splitlines()[0]}") from None
+    known = getattr(model.config, "behaviour_vocabulary", None)
+    if known != layout.vocabulary.digest or model.config.num_labels != 1:
+        raise MienError(
+            f"the reward model in {folder} knows other behaviour tokens ({known}) than this layout"
+            f" ({layout.vocabulary.digest}): its numbers would mean nothing. Train one with `method: reward` on this adapter"
+        )
+    return model.requires_grad_(False).eval()
