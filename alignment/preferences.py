@@ -558,6 +558,13 @@ def split(preferences: Sequence[Preference], fraction: float, seed: int) -> Side
     return Sides(train=train, held_out=test, shared=len(both))
 
 
+def linked(preferences: Sequence[Preference]) -> list[str]:
+    """Per answer the name of its group: answers whose pairs are linked by shared recordings have the same."""
+    pairs = sorted({frozenset((p.a, p.b)) for p in preferences}, key=sorted)
+    name = {k: min(min(x) for x in part) for part in _components(pairs) for k in part}
+    return [name[frozenset((p.a, p.b))] for p in preferences]
+
+
 def _components(pairs: Sequence[frozenset[str]]) -> list[list[frozenset[str]]]:
     """Pairs connected by shared recordings, each component in the order of a breadth-first walk."""
     of: dict[str, list[frozenset[str]]] = {}
