@@ -139,8 +139,10 @@ def agreement(preferences: Iterable[Preference], level: Level = "nominal") -> In
 
     Which recording of a pair is called a is arbitrary, so every pair counts under both names: swapping a and b of a pair
     (and its answers with them) changes nothing. Nominal: A, B, tie and both_bad are four answers; ordinal: A < tie < B,
-    and both_bad, which orders nothing, stands with tie. Jackknife: limits ± 1.96 standard errors from leaving out
-    each pair; pairs that share recordings are taken as independent. low/high None with fewer than three pairs.
+    and both_bad, which orders nothing, stands with tie. Jackknife: limits are t quantiles (pairs - 1) of standard
+    errors from leaving out each pair; pairs that share recordings are taken as independent. Simulated coverage of 95 %:
+    0.93 to 0.96 where α is 0 or 0.4 (10 to 200 pairs), 0.86 and 0.92 where it is 0.75 and there are 10 and 20 pairs.
+    low/high None with fewer than three pairs.
     """
     table, _, _ = _table(first_answers(preferences))
     if level == "ordinal":
@@ -162,7 +164,9 @@ def _agreement(table: np.ndarray, level: Level) -> Interval | None:
     left = _alphas(total - both, level)
     if n < 3 or not np.isfinite(left).all() or not np.isfinite(value):
         return Interval(value=value, low=None, high=None, n_persons=n)
-    half = 1.959964 * float(np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()))
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()))
     return Interval(value=value, low=value - half, high=min(1.0, value + half), n_persons=n)
 
 

@@ -1,13 +1,14 @@
 """How many answers a linear reward needs when pairs are chosen by D-optimal design, against pairs drawn at random.
 
-python benchmarks/preferences.py [--repetitions 24] [--sharpness 12]
+python benchmarks/preferences.py [--repetitions 24] [--sharpness 12] [--variety 1]
 
 Each repetition has simulated persons, recordings, a rater and candidate pairs of its own, so repetitions are independent and
 intervals are t intervals over them; within one, both rules choose from the same candidates and get the same answers.
 Accuracy is on 1,000 pairs of other simulated persons, against what the expert would say without noise. D-optimal pairs are
 chosen ten at a time, each time with the reward fitted so far. Then the reward learns from three such raters' answers on 200
 pairs, each weighted by its rater's reliability, and is judged by the same raters' answers on pairs of the other persons.
-Nothing here is measured on people.
+With `--variety 2.5` recordings differ
+as those of generators of different quality do (`person_effect` of the simulation). Nothing here is measured on people.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=24)
     parser.add_argument("--sharpness", type=float, default=12.0)
+    parser.add_argument("--variety", type=float, default=1.0)
     args = parser.parse_args()
-    runs = [repetition(seed, args.sharpness) for seed in range(args.repetitions)]
+    runs = [repetition(seed, args.sharpness, args.variety) for seed in range(args.repetitions)]
     found = np.array([r[0] for r in runs])  # [repetitions, 2, counts]
     print(f"{len(runs)} repetitions\n")
     print("| answers | at random | D-optimal | difference (95 %) |")
@@ -67,9 +69,9 @@ def main() -> None:
         print(f"{name}: {values.mean():.3f} ±{half(values):.3f}, {values.min():.2f} to {values.max():.2f}")
 
 
-def repetition(seed: int, sharpness: float) -> tuple[list[list[float]], tuple[float, float, float]]:
+def repetition(seed: int, sharpness: float, variety: float) -> tuple[list[list[float]], tuple[float, float, float]]:
     """([accuracies by random, by D-optimal], what is printed of three raters)."""
-    learn, test = recordings(1000 + 2 * seed, 60), recordings(1001 + 2 * seed, 60)
+    learn, test = (recordings(1000 + 2 * seed + i, 60, variety) for i in (0, 1))
     known = features.table([*learn, *test], "stress", LABELS)
     expert = experts.Expert.of(experts.Config(sharpness=sharpness, taste=0.05, seed=seed))
     candidates = informative(experts.ask(expert, learn, CANDIDATES, ["rater"], seed + 1, repeats=0))
@@ -107,8 +109,10 @@ def three_raters(
     return alpha.value, held.accuracy.value, held.slope
 
 
-def recordings(seed: int, persons: int) -> list[Recording]:
-    config = simulated.Config.model_validate({"persons": persons, "sessions": 2, "seed": seed})
+def recordings(seed: int, persons: int, variety: float) -> list[Recording]:
+    config = simulated.Config.model_validate(
+        {"persons": persons, "sessions": 2, "seed": seed, "person_effect": variety}
+    )
     return [simulated.record(s, config) for p in range(persons) for s in simulated.sessions(config, p)]
 
 
