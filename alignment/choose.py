@@ -4,7 +4,8 @@ D-optimal design (Kiefer 1959; for Bradley–Terry models Graßhoff & Schwabe 20
 the weights w that the answer on a pair carries is p(1-p) x xᵀ, where x is the difference of the two recordings'
 features and p the present model's chance of "A". Greedy: each next pair is the one that lets log det of the ridge plus all
 information grow most, log(1 + p(1-p) xᵀ A⁻¹ x); greedy is within 1 - 1/e of the best set (Nemhauser, Wolsey & Fisher 1978), for
-log det is submodular. Plain uncertainty, |p - ½|, gained nothing over chance where this halved the answers needed.
+log det is submodular. On simulated recordings 80 chosen pairs were worth 1.2 to 1.8 times as many random ones, and 40 no
+certain gain (benchmarks/preferences.py).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from ..core.errors import MienError
 
 
 def d_optimal(
-    x: np.ndarray, n: int, *, asked: np.ndarray | None = None, w: np.ndarray | None = None, ridge: float = 1.0
+    x: np.ndarray, n: int, *, asked: np.ndarray | None = None, w: np.ndarray | None = None, ridge: float = 10.0
 ) -> np.ndarray:
     """int64[n]: which of x float64[m, d] to ask, in order; no pair twice, equal gains by the lower index.
 
-    asked: float64[k, d], pairs that were asked before; w: float64[d], the present reward (none: p = ½). Each step updates all
-    m quadratic forms by the rank-one formula of Sherman & Morrison in O(m d + d²). MienError for fewer than n pairs.
+    asked: float64[k, d], pairs that were asked before; w: float64[d], the present reward (none: p = ½); ridge: its l2. Each
+    step updates all m quadratic forms by the rank-one formula of Sherman & Morrison in O(m d + d²). MienError for fewer
+    than n pairs.
     """
     x, w = _checked(x, n, ridge), np.zeros(x.shape[1]) if w is None else np.asarray(w, dtype=np.float64)
     before = np.zeros((0, x.shape[1])) if asked is None else np.asarray(asked, dtype=np.float64)
@@ -47,7 +49,7 @@ def at_random(m: int, n: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 0xA5C]).permutation(m)[:n]
 
 
-def log_det(x: np.ndarray, w: np.ndarray | None = None, ridge: float = 1.0) -> float:
+def log_det(x: np.ndarray, w: np.ndarray | None = None, ridge: float = 10.0) -> float:
     """log det of the ridge plus the information of the pairs x float64[n, d]."""
     x = np.asarray(x, dtype=np.float64)
     return float(np.linalg.slogdet(_information(x, np.zeros(x.shape[1]) if w is None else w, ridge))[1])

@@ -11,7 +11,7 @@ from ..data.vitals import VITALS, roles_of, vitals
 
 # Vital sign -> (usual value, usual spread between people) at rest or mild stress: rough, public, and of nobody's recording.
 # Heart: Nunan et al. 2010 (PACE 33:1407), short-term norms; skin conductance: Dawson, Schell & Filion 2007 (Handbook of
-# Psychophysiology, ch. 7); breath: Tipton et al. 2017 (Exp Physiol 102:1). Coherence, correlation, slopes and movement are scaled
+# Psychophysiology, ch. 7); breath: 12 to 20 a minute. Coherence, correlation, slopes and movement are scaled
 # by what they can be.
 USUAL = {
     "HR": (75.0, 12.0), "RMSSD": (42.0, 20.0), "SDNN": (50.0, 20.0), "breathing": (16.0, 3.0),
@@ -24,19 +24,17 @@ _MOST = 4.0
 
 def names(labels: Iterable[str]) -> list[str]:
     """Names of `vector`'s columns. labels: the classes of the cohort, of which all but the first have their own."""
-    one = [*VITALS, *(f"|{n}|" for n in VITALS)]
-    return [*one, *(f"{n} if {label}" for label in sorted(labels)[1:] for n in one)]
+    return [*VITALS, *(f"|{n}|" for n in VITALS), *(f"{n} if {label}" for label in sorted(labels)[1:] for n in VITALS)]
 
 
 def vector(recording: Recording, label: str, labels: Iterable[str]) -> np.ndarray:
-    """float64[d]: each vital sign in usual spreads from the usual value, within ±4, and how far that is; then the same for
-    the recording's label (what is good depends on what a recording is to show). 0, the usual value, where a sign cannot
-    be found or its stream is missing, so that nothing is learned from that."""
+    """float64[d]: each vital sign in usual spreads from the usual value, within ±4; how far that is; and the first again, where
+    the recording has that label (what is good depends on what a recording is to show). 0, the usual value, where a sign
+    cannot be found or its stream is missing, so that nothing is learned from that."""
     raw = vitals(recording.streams, roles_of(recording.streams))
     centre, spread = np.array([USUAL[n] for n in VITALS]).T
     z = np.clip(np.nan_to_num((raw - centre) / spread, nan=0.0), -_MOST, _MOST)
-    one = np.concatenate([z, np.abs(z)])
-    return np.concatenate([one, *(one * (label == known) for known in sorted(labels)[1:])])
+    return np.concatenate([z, np.abs(z), *(z * (label == known) for known in sorted(labels)[1:])])
 
 
 def table(recordings: Iterable[Recording], task: str, labels: Iterable[str]) -> Mapping[str, np.ndarray]:

@@ -50,7 +50,7 @@ def informative(preferences: Sequence[Preference]) -> list[Preference]:
 
 
 def fit(
-    x: np.ndarray, y: np.ndarray, *, names: Sequence[str] = (), weight: np.ndarray | None = None, l2: float = 1.0
+    x: np.ndarray, y: np.ndarray, *, names: Sequence[str] = (), weight: np.ndarray | None = None, l2: float = 10.0
 ) -> Linear:
     """Newton's method (IRLS) on the weighted log-loss plus l2/2 |w|²: the optimum is unique, so there is no seed.
 

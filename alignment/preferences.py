@@ -139,8 +139,10 @@ def agreement(preferences: Iterable[Preference], level: Level = "nominal") -> In
 
     Which recording of a pair is called a is arbitrary, so every pair counts under both names: swapping a and b of a pair
     (and its answers with them) changes nothing. Nominal: A, B, tie and both_bad are four answers; ordinal: A < tie < B,
-    and both_bad, which orders nothing, stands with tie. Jackknife: limits ± 1.96 standard errors from leaving out
-    each pair; pairs that share recordings are taken as independent. low/high None with fewer than three pairs.
+    and both_bad, which orders nothing, stands with tie. Jackknife: limits are t quantiles (pairs - 1) of standard
+    errors from leaving out each pair; pairs that share recordings are taken as independent. Simulated coverage of 95 %:
+    0.93 to 0.96 where α is 0 or 0.4 (10 to 200 pairs), 0.86 and 0.92 where it is 0.75 and there are 10 and 20 pairs.
+    low/high None with fewer than three pairs.
     """
     table, _, _ = _table(first_answers(preferences))
     if level == "ordinal":
@@ -162,7 +164,9 @@ def _agreement(table: np.ndarray, level: Level) -> Interval | None:
     left = _alphas(total - both, level)
     if n < 3 or not np.isfinite(left).all() or not np.isfinite(value):
         return Interval(value=value, low=None, high=None, n_persons=n)
-    half = 1.959964 * float(np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()))
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()))
     return Interval(value=value, low=value - half, high=min(1.0, value + half), n_persons=n)
 
 
@@ -234,7 +238,7 @@ def _key(p: Preference) -> tuple[str, frozenset[str]]:
 def reliability(preferences: Iterable[Preference], spread: float = 2.0) -> dict[str, float]:
     """Rater -> sharpness d: P(rater r says A) = σ(d_r Δ), where Δ ~ N(0, 1) is how much better a is.
 
-    A Bradley–Terry model with a discrimination per rater, as Crowd-BT (Chen et al. 2013, WSDM, section 3) has a
+    A Bradley–Terry model with a discrimination per rater, as Crowd-BT (Chen et al. 2013, WSDM) has a
     reliability; the difference of each pair is integrated out (marginal maximum likelihood, Bock & Aitkin 1981,
     Psychometrika 46:443, by quadrature) instead of fitted, for with a few answers a pair joint
     estimates of Δ and d overfit. d has the prior N(1, spread²): 0 is a coin, below 0 a rater who has A and B mixed up.
@@ -556,6 +560,13 @@ def split(preferences: Sequence[Preference], fraction: float, seed: int) -> Side
     test = [p for i, p in enumerate(preferences) if i in out]
     both = {x for p in train for x in (p.a, p.b)} & {x for p in test for x in (p.a, p.b)}
     return Sides(train=train, held_out=test, shared=len(both))
+
+
+def linked(preferences: Sequence[Preference]) -> list[str]:
+    """Per answer the name of its group: answers whose pairs are linked by shared recordings have the same."""
+    pairs = sorted({frozenset((p.a, p.b)) for p in preferences}, key=sorted)
+    name = {k: min(min(x) for x in part) for part in _components(pairs) for k in part}
+    return [name[frozenset((p.a, p.b))] for p in preferences]
 
 
 def _components(pairs: Sequence[frozenset[str]]) -> list[list[frozenset[str]]]:

@@ -283,6 +283,16 @@ def test_pairs_of_their_own_recordings_split_without_a_shared_one():
     assert len(sides.held_out) == 45
 
 
+def test_linked_pairs_have_one_name():
+    answers = [
+        said(0, "r", a="p", b="q"),
+        said(1, "r", a="q", b="s"),
+        said(2, "r", a="x", b="y"),
+        said(2, "t", a="y", b="x"),
+    ]
+    assert pf.linked(answers) == ["p", "p", "x", "x"]
+
+
 @pytest.mark.parametrize(
     ("answers", "fraction"), [([], 0.5), ([said(0, "x"), said(0, "y")], 0.5), ([said(0, "x"), said(1, "x")], 1.0)]
 )
