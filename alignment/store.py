@@ -315,6 +315,17 @@ class Store:
         sql = "SELECT count(*) FROM answers WHERE pair = ? AND seat = (SELECT n FROM seats WHERE rater = ?)"
         return int(self._read(sql, pair, rater)[0][0])
 
+    def stands(self, answer: int) -> bool:
+        """Whether an answer is there and was not retracted (another may have followed)."""
+        sql = "SELECT 1 FROM answers WHERE n = ?1 AND NOT EXISTS (SELECT 1 FROM retractions WHERE answer = ?1)"
+        return bool(self._read(sql, answer))
+
+    def number(self, rater: str, nonce: str) -> int | None:
+        """The number of a rater's answer by its form's nonce; None where there is none."""
+        sql = "SELECT n FROM answers WHERE nonce = ? AND seat = (SELECT n FROM seats WHERE rater = ?)"
+        rows = self._read(sql, nonce, rater)
+        return rows[0][0] if rows else None
+
     # --- advice -----------------------------------------------------------------------------------------
     def advise(self, rater: str, said: Advice, *, cohort: str, model: str, at: str = "") -> int:
         """Store one piece of advice; returns its number. Refused as answers are, and for a recording that the pair lacks."""
@@ -327,12 +338,13 @@ class Store:
             values = (said.pair, said.recording, said.kind, body)
             return self._append("advice", ("pair", "recording", "kind", "body"), rater, said.nonce, values, at)
 
-    def advice(self, rater: str | None = None) -> list[Advised]:
-        """All of it, in order of time."""
+    def advice(self, rater: str | None = None, pair: str | None = None) -> list[Advised]:
+        """All of it, or one rater's, or about one pair, in order of time."""
         rows = self._read(
             "SELECT d.n, s.rater, d.pair, d.recording, d.nonce, d.kind, d.body, d.at FROM advice d"
-            " JOIN seats s ON s.n = d.seat WHERE ?1 IS NULL OR s.rater = ?1 ORDER BY d.n",
+            " JOIN seats s ON s.n = d.seat WHERE (?1 IS NULL OR s.rater = ?1) AND (?2 IS NULL OR d.pair = ?2) ORDER BY d.n",
             rater,
+            pair,
         )
         return [
             Advised(n=r[0], rater=r[1], at=r[7],
