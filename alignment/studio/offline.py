@@ -67,7 +67,9 @@ def _take(study: Study, desks: dict[str, Desk], row: Any) -> str:
         raise Refused("no rater of that name has a seat in this study")
     if not isinstance(at, str) or not 10 <= len(at) <= 40:
         raise Refused("at: when it was said")
-    desk = desks.setdefault(rater, Desk(study, rater))
+    if rater not in desks:
+        desks[rater] = Desk(study, rater)
+    desk = desks[rater]
     form = {k: v for k, v in row.items() if k not in ("study", "rater", "what", "at")}
     if what == "answer":
         desk.answer(form, at=at, ours=False)

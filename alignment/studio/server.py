@@ -189,7 +189,7 @@ class Desk:
         """The rater's own standing answers, by side."""
         with self._lock:
             out = []
-            for n, a in sorted(self.done.values(), key=lambda x: x[0]):
+            for _, a in sorted(self.done.values(), key=lambda x: x[0]):
                 left = self.pairs[a.pair][1]
                 row = {k: getattr(a, k) for k in ("pair", "nonce", "confidence", "comment", "seconds")}
                 row |= {"choice": _choice(a.choice, left, back=True)}
@@ -295,7 +295,8 @@ def page(data: bytes = b"null") -> str:
         if data == b"null"
         else f'<meta http-equiv="Content-Security-Policy" content="{policy(chr(39) + "none" + chr(39))}">'
     )
-    for mark, text in (("<!--policy-->", meta), ("/*css*/", css), ("/*data*/", data.decode()), ("/*js*/", js)):
+    # the data last: what stands in it could look like a mark
+    for mark, text in (("<!--policy-->", meta), ("/*css*/", css), ("/*js*/", js), ("/*data*/", data.decode())):
         head, found, tail = html.partition(mark)
         assert found, mark
         html = head + text + tail
