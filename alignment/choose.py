@@ -4,7 +4,8 @@ D-optimal design (Kiefer 1959; for Bradley–Terry models Graßhoff & Schwabe 20
 the weights w that the answer on a pair carries is p(1-p) x xᵀ, where x is the difference of the two recordings'
 features and p the present model's chance of "A". Greedy: each next pair is the one that lets log det of the ridge plus all
 information grow most, log(1 + p(1-p) xᵀ A⁻¹ x); greedy is within 1 - 1/e of the best set (Nemhauser, Wolsey & Fisher 1978), for
-log det is submodular. Plain uncertainty, |p - ½|, gained nothing over chance where this halved the answers needed.
+log det is submodular. On simulated recordings 80 chosen pairs were worth 1.2 to 1.8 times as many random ones, and 40 no
+certain gain (benchmarks/preferences.py).
 """
 
 from __future__ import annotations

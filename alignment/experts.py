@@ -13,7 +13,7 @@ recording played backwards has too (the predictive score and DTW see direction, 
 report measures heart rate with breath alone. Held out are therefore directions in time and relations across streams:
 
     SCR asymmetry        a response falls slower than it rises: half-recovery 2 to 10 s after rises of 1 to 3 s
-                         (Dawson, Schell & Filion 2007, Handbook of Psychophysiology, ch. 7, table 7.1)
+                         (Dawson, Schell & Filion 2007, Handbook of Psychophysiology, ch. 7)
     HR after SCR         an orienting response slows the heart at first, an arousal response quickens it: change of HR from the
                          5 s before to the 2–8 s after a response (Graham & Clifton 1966, Psychol Bull 65:305)
     pulse after SCR      sympathetic outflow narrows skin vessels with sweating, so the pulse gets smaller
@@ -357,7 +357,7 @@ def power(win_rate: float, *, raters: int = 1, agreement: float = 0.6, level: fl
 
     The exact two-sided binomial test of `win_rate` against ½ at `level`, with at least `power`, for the number of independent
     answers; raters who answer the same pairs agree (α = `agreement`, the correlation of two answers about one pair),
-    so that r answers about a pair are worth r / (1 + (r - 1) α) (Kish 1965, Survey Sampling, section 5.4). Undecided answers
+    so that r answers about a pair are worth r / (1 + (r - 1) α) (Kish 1965, Survey Sampling). Undecided answers
     are to be asked in addition. MienError for a win rate of ½.
     """
     from scipy import stats

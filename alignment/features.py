@@ -11,7 +11,7 @@ from ..data.vitals import VITALS, roles_of, vitals
 
 # Vital sign -> (usual value, usual spread between people) at rest or mild stress: rough, public, and of nobody's recording.
 # Heart: Nunan et al. 2010 (PACE 33:1407), short-term norms; skin conductance: Dawson, Schell & Filion 2007 (Handbook of
-# Psychophysiology, ch. 7); breath: Tipton et al. 2017 (Exp Physiol 102:1). Coherence, correlation, slopes and movement are scaled
+# Psychophysiology, ch. 7); breath: 12 to 20 a minute. Coherence, correlation, slopes and movement are scaled
 # by what they can be.
 USUAL = {
     "HR": (75.0, 12.0), "RMSSD": (42.0, 20.0), "SDNN": (50.0, 20.0), "breathing": (16.0, 3.0),

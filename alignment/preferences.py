@@ -238,7 +238,7 @@ def _key(p: Preference) -> tuple[str, frozenset[str]]:
 def reliability(preferences: Iterable[Preference], spread: float = 2.0) -> dict[str, float]:
     """Rater -> sharpness d: P(rater r says A) = σ(d_r Δ), where Δ ~ N(0, 1) is how much better a is.
 
-    A Bradley–Terry model with a discrimination per rater, as Crowd-BT (Chen et al. 2013, WSDM, section 3) has a
+    A Bradley–Terry model with a discrimination per rater, as Crowd-BT (Chen et al. 2013, WSDM) has a
     reliability; the difference of each pair is integrated out (marginal maximum likelihood, Bock & Aitkin 1981,
     Psychometrika 46:443, by quadrature) instead of fitted, for with a few answers a pair joint
     estimates of Δ and d overfit. d has the prior N(1, spread²): 0 is a coin, below 0 a rater who has A and B mixed up.
