@@ -1,6 +1,6 @@
 """Physiology: do synthetic recordings have hearts, breaths and skin that could be somebody's, and like those of real ones?
 
-The share of windows whose heart and breath are possible at all; then per vital sign (`evaluation/vitals.py`) the
+The share of windows whose heart and breath are possible at all; then per vital sign (`data/vitals.py`) the
 Kolmogorov–Smirnov and Wasserstein distances between synthetic and real training windows, over all and label by label, beside
 those between real persons. Coherence and correlation of heart rate and breath are had only by recordings of one and the
 same body. Mean heart rate is insensitive; RMSSD is not.
@@ -13,9 +13,9 @@ from pydantic import Field
 
 from ...core.config import Section
 from ...core.results import Baseline, Result
+from ...data.vitals import VITALS, needs, roles, table
 from ..comparisons import OVER, alike, baseline, compared, ks, not_measured, some, spread, wasserstein
 from ..protocols import Inputs
-from ..vitals import VITALS, needs, roles, table
 
 HIGHER_IS_BETTER = False
 _LEAST = 5  # windows in which a sign must be found, on each side

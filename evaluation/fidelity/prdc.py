@@ -19,9 +19,9 @@ from pydantic import Field
 from ...core.config import Section
 from ...core.intervals import over_persons
 from ...core.results import Baseline, Result
+from ...data.vitals import roles, table
 from ..comparisons import REAL, baseline, distances, not_measured, numbers, on_one_scale, some, tables
 from ..protocols import Inputs
-from ..vitals import roles, table
 
 HIGHER_IS_BETTER = True
 

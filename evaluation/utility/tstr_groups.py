@@ -18,9 +18,9 @@ from ...core.errors import MienError
 from ...core.intervals import over_persons
 from ...core.results import Result
 from ...data import features
+from ...data.vitals import GROUPS, VITALS, roles, table
 from ..comparisons import baseline, not_measured, numbers
 from ..protocols import Inputs
-from ..vitals import GROUPS, VITALS, roles, table
 from .tstr import macro_f1, matched
 
 HIGHER_IS_BETTER = True

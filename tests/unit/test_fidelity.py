@@ -13,9 +13,10 @@ import pytest
 
 from mien.core import plugins
 from mien.core.records import Events, Recording, Signal, StreamSpec, cut, recording_windows
+from mien.data import vitals
 from mien.data.datasets import simulated
 from mien.data.features import of_windows
-from mien.evaluation import comparisons, vitals
+from mien.evaluation import comparisons
 from mien.evaluation.fidelity import (
     acf,
     adherence,

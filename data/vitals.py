@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.errors import MienError
 from ..core.records import CohortCard, Signal, Stream
-from ..data import physiology
+from . import physiology
 
 UNITS = {
     "eda": ("uS", "μS", "µS", "nS"),
@@ -39,7 +39,15 @@ GROUPS = {
 def roles(card: CohortCard, given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Role -> stream. `given` first; then the first signal whose name says so, then the first whose unit does. MienError
     for a role that is none, or a stream that the cohort does not have."""
-    signals = {n: spec for n, spec in card.streams.items() if spec.kind == "signal"}
+    return _roles({n: spec.unit for n, spec in card.streams.items() if spec.kind == "signal"}, given)
+
+
+def roles_of(streams: Mapping[str, Stream]) -> dict[str, str]:
+    """`roles` of a recording whose cohort's card is not at hand."""
+    return _roles({n: s.unit for n, s in streams.items() if isinstance(s, Signal)}, None)
+
+
+def _roles(signals: Mapping[str, str], given: Mapping[str, str] | None) -> dict[str, str]:
     for role, name in (given or {}).items():
         if role not in ROLES or name not in signals:
             raise MienError(
@@ -51,8 +59,8 @@ def roles(card: CohortCard, given: Mapping[str, str] | None = None) -> dict[str,
             if role not in found and re.search(pattern, name.lower()):
                 found[role] = name
     for role, units in UNITS.items():
-        for name, spec in signals.items():
-            if role not in found and name not in found.values() and spec.unit in units:
+        for name, unit in signals.items():
+            if role not in found and name not in found.values() and unit in units:
                 found[role] = name
     return found
 
