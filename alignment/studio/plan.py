@@ -89,6 +89,11 @@ def with_checks(
     return out
 
 
+def hidden(p: Pair) -> Pair:
+    """The same pair, for answers that no plain trainer may use."""
+    return replace(p, private=True)
+
+
 def _count(share: float, n: int) -> int:
     return 0 if not share or not n else max(1, round(share * n))
 

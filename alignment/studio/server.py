@@ -44,12 +44,13 @@ _CHOICES = {"left": "left", "right": "right", "tie": "tie", "both_bad": "both_ba
 
 @dataclass(kw_only=True)
 class Study:
-    """What a studio shows. recording: id -> recording (also of control pairs); roles: role -> stream; title, task: words for
-    the raters; notice: one line about what they look at."""
+    """What a studio shows. recording: id -> recording (also of control pairs); roles: role -> stream; gone: recordings that are
+    not there any more; title, task: words for the raters; notice: one line about what they look at."""
 
     store: Store
     recording: Callable[[str], Recording]
     roles: Mapping[str, str] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
     title: str = ""
     task: str = ""
     notice: str = ""
@@ -80,14 +81,14 @@ class Desk:
         self.done = {a.pair: (n, a) for n, _, a, _ in self.study.store.standing(self.rater)}
         self.last = max((n for n, _ in self.done.values()), default=None)
 
-    def state(self, blocked: frozenset[str]) -> dict[str, Any]:
+    def state(self, closed: frozenset[str]) -> dict[str, Any]:
         """How far the rater is, the next two pairs with the nonces of their forms, and the number of the last answer."""
         with self._lock:
             # a pair in which somebody is recognised is not asked for any more; answered, it stays answered
-            closed = {p.id for p, _ in self.order if {_plain(p.a), _plain(p.b)} & blocked} if blocked else set()
-            open_to = ((p, left) for p, left in self.order if p.id not in self.done and p.id not in closed)
+            shut = {p.id for p, _ in self.order if {_plain(p.a), _plain(p.b)} & closed} if closed else set()
+            open_to = ((p, left) for p, left in self.order if p.id not in self.done and p.id not in shut)
             coming = [self._form(p, left) for p, left in islice(open_to, 2)]
-            total = len(self.order) - len(closed - self.done.keys())
+            total = len(self.order) - len(shut - self.done.keys())
             return {"done": len(self.done), "total": total, "upcoming": coming, "last": self.last}
 
     def _form(self, p: Pair, left: str) -> dict[str, Any]:
@@ -233,7 +234,7 @@ class Studio:
         self.study, self._recognised = study, recognised
         self._desks: dict[str, Desk] = {}
         self._ready: OrderedDict[str, bytes] = OrderedDict()
-        self._lock, self._blocked = threading.Lock(), study.store.blocked()
+        self._lock, self._closed = threading.Lock(), study.store.blocked() | study.gone
 
     def desk(self, rater: str) -> Desk:
         with self._lock:
@@ -242,19 +243,19 @@ class Studio:
             return self._desks[rater]
 
     def state(self, rater: str) -> dict[str, Any]:
-        return self.desk(rater).state(self._blocked)
+        return self.desk(rater).state(self._closed)
 
     def advise(self, rater: str, form: Mapping[str, Any]) -> None:
         self.desk(rater).advise(form)
         if form.get("kind") == "recognise":
-            self._blocked = self.study.store.blocked()
+            self._closed = self.study.store.blocked() | self.study.gone
             self._recognised()
 
     def ready(self, rater: str, pair: str, side: str) -> bytes:
         """What stands on one side, prepared for the page. Refused where somebody was recognised in it."""
         recording = self.desk(rater).recording(pair, side)
-        if _plain(recording) in self._blocked:
-            raise Refused("somebody was recognised in this recording; it is not shown any more")
+        if _plain(recording) in self._closed:
+            raise Refused("this recording is not shown any more")
         with self._lock:
             if recording in self._ready:
                 self._ready.move_to_end(recording)
