@@ -20,8 +20,8 @@ def corrected(
     """The recording `name`: r with detected beats or skin conductance responses where a rater dragged them.
 
     moves: [mark's number, where to [s], what to add to its height [uS]]. Time is stretched between the neighbouring marks
-    (linearly), so that the wave moves with its peak and all else stays; a response's height changes by a rise of 1.5 s
-    and a decay of 4 s under its peak. MienError where a mark does not exist or passes its neighbour.
+    (linearly), so that the wave moves with its peak and all else stays; a response that grows or shrinks keeps its shape.
+    MienError where a mark does not exist or passes its neighbour.
     """
     found = marks(r, roles).get(stream)
     if found is None or found.kind != kind:
@@ -33,10 +33,10 @@ def corrected(
     ends = [0.0, (len(s.values) - 1) / s.rate_hz]
     from_s, to_s = (np.r_[ends[0], x - s.offset_s, ends[1]] for x in (found.times, to))
     values = np.stack([np.interp(np.interp(t, to_s, from_s), t, x) for x in s.values.T], axis=1)
-    for i, _, more in moves:
-        if kind == "scr" and more:
-            scale = 1000 if s.unit == "nS" else 1
-            values = np.maximum(values + more * scale * _response(t - (to[int(i)] - s.offset_s))[:, None], 0)
+    if kind == "scr":
+        scale = 1000 if s.unit == "nS" else 1
+        for i, _, more in moves:
+            _grow(values[:, 0], np.rint((to_s[int(i) : int(i) + 3]) * s.rate_hz).astype(int), more * scale)
     streams: dict[str, Stream] = {**r.streams, stream: replace(s, values=values.astype(np.float32))}
     return replace(r, id=name, person=name, streams=streams)
 
@@ -63,10 +63,14 @@ def _touched(found: Marks, moves: Sequence[Sequence[float]]) -> np.ndarray:
     return moved[1:] | moved[:-1]
 
 
-def _response(t: np.ndarray) -> np.ndarray:
-    """The shape of a skin conductance response with its peak of 1 at t = 0 [s]."""
-    rise = 0.5 * (1 + np.cos(np.pi * np.clip(t / 1.5, -1, 0)))
-    return np.where(t <= 0, rise, np.exp(-np.clip(t, 0, 100) / 4))
+def _grow(x: np.ndarray, around: np.ndarray, more: float) -> None:
+    """Add `more` to the peak of a response in x float[T], in place, and to the rest of it in proportion to its height over the
+    line between the lowest points on either side. around: indices of the mark before, its own, and the next."""
+    before, peak, after = np.clip(around, 0, len(x) - 1)
+    low, high = before + int(x[before : peak + 1].argmin()), peak + int(x[peak : after + 1].argmin())
+    own = x[low : high + 1] - np.interp(np.arange(low, high + 1), [low, high], [x[low], x[high]])
+    if own.max(initial=0) > 0:
+        x[low : high + 1] = np.maximum(x[low : high + 1] + max(more, -own.max()) * np.clip(own / own.max(), 0, 1), 0)
 
 
 def broken(r: Recording, rng: np.random.Generator, name: str) -> Recording:

@@ -254,7 +254,8 @@ function question() {
   h.textContent = "Which one would you sooner believe?";
   const said = $("notice");
   said.replaceChildren();
-  if (pair.label) said.append("Both were made for ", about.task ? `${about.task}: ` : "", el("span", {class: "pill", text: pair.label}), " ");
+  const bare = /^(yes|no|true|false|[\d.]+)$/i.test(pair.label);
+  if (pair.label) said.append(el("span", {class: "soft", text: "Both should show "}), el("span", {class: "pill", text: bare ? `${about.task}: ${pair.label}` : pair.label.replaceAll("_", " ")}), " ");
   if (about.notice) said.append(about.notice);
 }
 
@@ -279,13 +280,13 @@ function vitals() {
     const off = (v) => v !== undefined && (v < r.low || v > r.high);
     const cell = (v, side) => el("span", {class: `v ${side}${off(v) ? " off" : ""}`, role: "cell", title: off(v) ? "outside the usual range" : ""},
       v === undefined ? "–" : number(v), el("span", {class: "soft", text: ""}));
-    const label = el("span", {role: "rowheader"}, name, " ", el("small", {text: `${r.unit}, usually ${r.low}–${r.high}`}));
+    const label = el("span", {role: "rowheader"}, name, " ", el("small", {text: `${r.low}–${r.high} ${r.unit}`}));
     const holder = el("span", {role: "cell", title: `usual range ${r.low} to ${r.high} ${r.unit}: ${r.source}`, "aria-label": `usually ${r.low} to ${r.high}`}, bar);
     rows.push(el("div", {class: "vital", role: "row"}, label, cell(values[0], "a"), holder, cell(values[1], "b")));
   }
   place.hidden = !rows.length;
   const head = el("div", {class: "vital head", role: "row"}, el("span", {role: "columnheader", text: "Vital signs"}), el("span", {class: "v a", role: "columnheader", text: "A"}),
-    el("span", {role: "columnheader", text: "usual at rest"}), el("span", {class: "v b", role: "columnheader", text: "B"}));
+    el("span", {role: "columnheader", class: "middle", text: "usual at rest"}), el("span", {class: "v b", role: "columnheader", text: "B"}));
   place.replaceChildren(head, ...rows);
 }
 
@@ -348,7 +349,8 @@ function tickWord(t) {
 // --- lanes -------------------------------------------------------------------------------------------------------
 function buildLanes() {
   const names = [...new Set(SIDES.flatMap((s) => [...pair[s].streams.keys()]))].filter((n) => SIDES.every((s) => pair[s].streams.get(n)?.kind !== "video"));
-  lanes = names.map((name) => lane(name));
+  const twice = (name) => names.some((other) => other !== name && human(other) === human(name));
+  lanes = names.map((name) => lane(name, twice(name)));
   $("lanes").replaceChildren(...lanes.map((l) => l.box));
   $("mode-correct").hidden = !lanes.some((l) => l.marks);
   const sound = SIDES.filter((s) => soundOf(s));
@@ -362,9 +364,9 @@ function kindOf(s) {
 }
 const HEIGHTS = {signal: () => 104, heat: (s) => 10.5 * s.channels.length + 8, sound: () => 150, events: (s) => 22 * s.kinds.length + 14, text: () => 44};
 
-function lane(name) {
+function lane(name, plain) {
   const both = SIDES.map((s) => pair[s].streams.get(name)), some = both.find(Boolean), kind = kindOf(some);
-  const title = el("h3", {title: name}, human(name));
+  const title = el("h3", {title: name}, plain ? `${human(name)}: ${name.replaceAll("_", " ")}` : human(name));
   if (unit(some.unit || "")) title.append(el("span", {class: "soft", text: unit(some.unit)}));
   if (kind === "signal" && some.channels.length > 1) some.channels.forEach((c, i) => title.append(el("span", {class: `key c${i}`, text: channel(c)})));
   const made = {name, kind, title, marks: both.some((s) => s?.marks?.times.length), height: HEIGHTS[kind](some), scale: scale(both.filter(Boolean), kind), cells: {}};
@@ -404,8 +406,8 @@ function scale(streams, kind) {
   if (kind === "sound") { const most = Math.max(0.02, Math.abs(low), Math.abs(high)); return [-most, most]; }
   if (kind === "heat") return [Math.min(0, low), Math.max(high, 1e-6)];
   if (high - low < 1e-6 * Math.max(1, Math.abs(high))) { low -= 0.5; high += 0.5; }
-  const room = 0.08 * (high - low);
-  return [low - room, high + room];
+  const room = 0.08 * (high - low), above = streams.some((s) => s.marks) ? 2.4 : 1; // room for the marks
+  return [low - room, high + above * room];
 }
 
 function redraw() { if (!redraw.asked) { redraw.asked = true; requestAnimationFrame(() => { redraw.asked = false; draw(); }); } }
@@ -482,7 +484,7 @@ function value(s, t, k = 0) {
 }
 function readout(cell) {
   const s = cell.stream;
-  if (cell.lane.kind !== "signal") return "";
+  if (cell.lane.kind !== "signal" || cursor === 0) return "";
   const said = s.channels.map((_, k) => value(s, cursor, k));
   return said.some((v) => v === v) ? `${said.map(number).join("  ")} ${unit(s.unit)}` : "";
 }
@@ -529,6 +531,7 @@ function trace(c, s, k, w, yOf) {
       if (v !== v) { open = false; continue; }
       const x = xOf(s.offset + i / s.rate, w), y = yOf(v);
       if (open) c.lineTo(x, y); else c.moveTo(x, y);
+      if (total < 60) c.lineTo(xOf(s.offset + (i + 1) / s.rate, w), y); // few values, each of a whole stretch
       open = true;
     }
   } else {
@@ -687,11 +690,13 @@ function changed(cell) {
     const x = clamp(interp(i / s.rate, now, old) * s.rate, 0, total - 1), j = Math.min(total - 2, Math.floor(x)), f = x - j;
     for (let k = 0; k < n; k++) values[i * n + k] = s.values[j * n + k] * (1 - f) + s.values[(j + 1) * n + k] * f;
   }
-  if (s.marks.kind === "scr") for (const [, [to, more]] of Object.entries(moves)) if (more) {
-    for (let i = 0; i < total; i++) {
-      const t = i / s.rate - (to - s.offset), shape = t <= 0 ? 0.5 * (1 + Math.cos(Math.PI * clamp(t / 1.5, -1, 0))) : Math.exp(-t / 4);
-      values[i] = Math.max(0, values[i] + more * (s.unit === "nS" ? 1000 : 1) * shape);
-    }
+  if (s.marks.kind === "scr") for (const [i, [, more]] of Object.entries(moves)) if (more) {
+    const [before, peak, after] = [0, 1, 2].map((k) => clamp(Math.round(now[+i + k] * s.rate), 0, total - 1));
+    const lowest = (from, to) => { let at = from; for (let j = from; j <= to; j++) if (values[j] < values[at]) at = j; return at; };
+    const low = lowest(before, peak), high = lowest(peak, after), own = [];
+    for (let j = low; j <= high; j++) own.push(values[j] - (values[low] + (high > low ? (j - low) / (high - low) : 0) * (values[high] - values[low])));
+    const most = Math.max(0, ...own), by = Math.max(more * (s.unit === "nS" ? 1000 : 1), -most);
+    if (most > 0) own.forEach((v, j) => { values[low + j] = Math.max(0, values[low + j] + by * clamp(v / most, 0, 1)); });
   }
   cell.changed = {key, s: {...s, values}};
   return cell.changed.s;
@@ -890,20 +895,20 @@ function buildStage() {
       said: [...r.streams.values()].find((s) => s.kind === "text"), video: [...r.streams.values()].find((s) => s.pictures)};
   });
   const wanted = actors.some((a) => a.face || a.said || a.video || a.motion);
-  $("stage").hidden = !wanted;
-  $("stage").replaceChildren();
+  $("overview").className = !wanted ? "plain" : $("vitals").hidden ? "still" : "";
+  for (const side of SIDES) { $(`actor-${side}`).hidden = !wanted; $(`actor-${side}`).replaceChildren(); }
   if (!wanted) { actors = []; return; }
   for (const a of actors) {
     const canvas = el("canvas", {role: "img", "aria-label": `Animation of ${LETTER[a.side]}`});
     a.canvas = canvas;
-    a.caption = el("p", {});
+    a.caption = el("p", {class: a.said ? "said" : ""});
     a.parts = [a.video && "video", a.face && "face", a.motion && "motion"].filter(Boolean);
-    $("stage").append(el("div", {class: `actor ${a.side === "left" ? "a" : "b"}`}, canvas, a.caption));
-    if (!a.said) a.caption.append(el("span", {class: "soft", text: a.motion || a.face ? "Play to see it move." : ""}));
+    $(`actor-${a.side}`).append(canvas, a.caption);
+    if (!a.said) a.caption.append(el("span", {class: "soft", text: a.motion || a.face ? "Play to see it move" : ""}));
   }
 }
 function act(a) {
-  const narrow = matchMedia("(max-width: 48rem)").matches, size = narrow ? 104 : 152, w = Math.max(1, a.parts.length) * size;
+  const room = a.canvas.parentElement.clientWidth - 14, n = Math.max(1, a.parts.length), size = Math.floor(clamp(room / n, 40, 152)), w = n * size;
   const ratio = window.devicePixelRatio || 1;
   if (a.canvas.width !== Math.round(w * ratio)) {
     a.canvas.width = Math.round(w * ratio); a.canvas.height = Math.round(size * ratio);
@@ -920,7 +925,7 @@ function act(a) {
   });
   if (a.said) {
     const i = a.said.times.findIndex((t, k) => cursor >= t && cursor <= a.said.ends[k]);
-    const text = i < 0 ? "" : a.said.text[i];
+    const text = i >= 0 ? `“${a.said.text[i]}”` : cursor === 0 && !playing ? "Play to hear and see it" : "";
     if (a.caption.textContent !== text) a.caption.textContent = text;
   }
 }
@@ -995,12 +1000,12 @@ function drawMotion(c, r, a) {
 
 // --- the form -----------------------------------------------------------------------------------------------------
 function radios(name, entries, chosen, change, label) {
-  const set = el("fieldset", {class: "seg"}, el("legend", {text: label}));
+  const of = el("div", {class: "of"}), set = el("fieldset", {class: "seg"}, el("legend", {text: label}), of);
   for (const [v, word, aria] of entries) {
     const input = el("input", {type: "radio", name, value: String(v), ...(aria ? {"aria-label": aria} : {})});
     input.checked = chosen === v;
     input.addEventListener("change", () => change(v));
-    set.append(el("label", {}, input, el("span", {text: word})));
+    of.append(el("label", {}, input, el("span", {text: word})));
   }
   return set;
 }

@@ -29,10 +29,10 @@ class Range(NamedTuple):
 
 
 RANGES = {
-    "heart rate": Range("beats/min", 60, 100, 30, 160, "usual clinical limits, adults at rest"),
+    "heart rate": Range("/min", 60, 100, 30, 160, "usual clinical limits, adults at rest"),
     "RMSSD": Range("ms", 19, 75, 0, 150, "short-term norms, Nunan, Sandercock & Brodie 2010, PACE 33:1407"),
-    "breathing": Range("breaths/min", 12, 20, 4, 36, "usual clinical limits, adults at rest"),
-    "skin responses": Range("per min", 1, 3, 0, 20, "Dawson, Schell & Filion, Handbook of Psychophysiology; more with arousal"),
+    "breathing": Range("/min", 12, 20, 4, 36, "usual clinical limits, adults at rest"),
+    "skin responses": Range("/min", 1, 3, 0, 20, "Dawson, Schell & Filion, Handbook of Psychophysiology; more with arousal"),
     "skin conductance": Range("µS", 2, 20, 0, 30, "Dawson, Schell & Filion, Handbook of Psychophysiology"),
     "skin temperature": Range("°C", 30, 36, 20, 42, "wrist or finger, in a warm room"),
 }  # fmt: skip

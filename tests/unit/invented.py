@@ -42,7 +42,9 @@ def recordings(kind: str, n: int) -> dict[str, Recording]:
                 out[f"made-{len(out)}"] = simulated.record(s, wrist)
     else:
         mode = {"mode": "days", "days": 3} if kind == "days" else {"seconds": 40}
-        life = simulated_life.Config.model_validate({"persons": max(2, n // 2), "sessions": 2, "label_effect": 2.0, **mode})
+        life = simulated_life.Config.model_validate(
+            {"persons": max(2, n // 2), "sessions": 2, "label_effect": 2.0, **mode}
+        )
         for p in range(life.persons):
             for one in simulated_life.lives(life, p):
                 out[f"made-{len(out)}"] = simulated_life.record(one, life)

@@ -131,7 +131,11 @@ def test_a_beat_goes_where_it_was_dragged_and_the_rest_stays(wrist, which, share
 
 def test_a_response_moves_and_grows():
     t = np.arange(60 * 4) / 4
-    eda = 5 + 0.3 * mended._response(t - 20) + 0.3 * mended._response(t - 40)
+
+    def response(at: float) -> np.ndarray:
+        return np.where(t < at, np.exp(-(((t - at) / 0.8) ** 2)), np.exp(-(t - at) / 4))
+
+    eda = 5 + 0.3 * response(20) + 0.3 * response(40)
     r = Recording(
         id="r", person="p", streams={"eda": Signal(values=eda[:, None], rate_hz=4.0, channels=("eda",), unit="uS")}
     )
@@ -140,7 +144,10 @@ def test_a_response_moves_and_grows():
     made = mended.corrected(r, "eda", "scr", [[0, before.times[0] + 3, 0.4]], ROLES, "c")
     after = shown.marks(made, ROLES)["eda"]
     np.testing.assert_allclose(after.times, before.times + np.array([3.0, 0.0]), atol=0.5)
-    assert after.heights[0] > before.heights[0] + 0.2
+    assert after.heights[0] == pytest.approx(before.heights[0] + 0.4, abs=0.08)
+    assert after.heights[1] == pytest.approx(before.heights[1], abs=0.02)
+    gone = mended.corrected(r, "eda", "scr", [[0, before.times[0], -9.0]], ROLES, "c")
+    np.testing.assert_allclose(shown.marks(gone, ROLES)["eda"].times, before.times[1:], atol=0.1)
     same = mended.corrected(r, "eda", "scr", [], ROLES, "c").streams["eda"]
     assert isinstance(same, Signal)
     np.testing.assert_allclose(same.values[:, 0], eda, atol=1e-5)
