@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
                 model, base, layout, train, recipe.dpo, seed=recipe.seed, folder=run.private, accelerator=accelerator
             )
             if main:
-                after = draw(simulate.judge_again, 10**6)
+                after = draw(simulate.judge_again, 2 * 10**6)
                 moved = (margins(base, model, test, layout.prompt_length) - reference) @ [1, -1]
                 now, count = pairs.log_p(base, model, after.documents, layout.prompt_length)
                 with beside.reference(model):
