@@ -27,7 +27,8 @@ from ..core.config import Section
 from ..core.errors import MienError
 from ..core.paths import runs_home
 from ..core.runs import whole_folder, write_text
-from .representation import Representer, Windows
+from .representation import Representer
+from .windows import Windows
 
 NAME, MARK = "personal", "personal.json"
 

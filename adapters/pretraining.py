@@ -9,7 +9,8 @@ import numpy as np
 
 from ..backbones import behaviour
 from ..core.records import Cohort
-from .representation import Batch, Represent, Representer, bank_of, encode
+from .representation import Batch, Represent, Representer, bank_of
+from .windows import encode
 
 
 class Pretraining:

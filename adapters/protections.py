@@ -16,12 +16,11 @@ from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording
 from ..core.runs import write_text
 from ..privacy.mechanisms import adversary, perturb
-from ..privacy.mechanisms.adversary import pooled as pooled
 
 
 class Subject(Protocol):
     """What is adapted, as `recipes/adapt.py` sees it: a model that writes recordings as tokens (generation/adapted.py), or
-    one that represents them (adapters/representation.py), with the windows it learns from.
+    one that represents them (adapters/represented.py), with the windows it learns from.
 
     persons: ids; person: int64[n] into them; width: of the states that `losses_and_states` gives beside the losses,
     float[B, width].

@@ -13,30 +13,21 @@ is bounded by the clip norm: it is refused under privacy. Against public, frozen
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from ..backbones._binder import Absent, Arrays, Binder, Tower, collate
-from ..core import console, plugins, runs
+from ..backbones._binder import Binder, collate
+from ..core import plugins
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
-from ..core.records import Cohort, CohortCard, Recording, Window, cut, recording_windows
-from ..core.runs import write_text
-from ..data import features
-from ..data.features import WindowTable
-from ..data.load import open_cohort
-from ..data.splits import Splits
+from ..core.records import CohortCard
 from . import lora
-
-HEADS = "heads.safetensors"
+from .windows import Windows, encode
 
 
 class Head(Section):
@@ -62,161 +53,6 @@ class Represent(Section):
     siglip: bool = False
     bind_weight: float = Field(default=0.2, ge=0)
     negatives: Plugin | None = None
-
-
-# --- windows ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True)
-class Windows:
-    """Windows of a cohort as their towers take them.
-
-    arrays[i]: modality -> named arrays, of what is present; person, recording: int64[n] into `persons`, `recordings`;
-    session: str[n]; start_s: float64[n]; labels: task -> float64[n], the class's place or the number, NaN where there is
-    none; skipped: why windows were left out, with counts.
-    """
-
-    modalities: tuple[str, ...]
-    arrays: list[dict[str, Arrays]] = field(default_factory=list)
-    persons: list[str] = field(default_factory=list)
-    recordings: list[str] = field(default_factory=list)
-    person: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    recording: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    session: np.ndarray = field(default_factory=lambda: np.zeros(0, object))
-    start_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
-    skipped: Counter[str] = field(default_factory=Counter)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def rows(self, keep: np.ndarray) -> Windows:
-        """Those at the indices `keep`."""
-        return Windows(
-            modalities=self.modalities, arrays=[self.arrays[i] for i in keep], persons=self.persons,
-            recordings=self.recordings, person=self.person[keep], recording=self.recording[keep],
-            session=self.session[keep], start_s=self.start_s[keep], labels={t: v[keep] for t, v in self.labels.items()},
-            skipped=self.skipped,
-        )  # fmt: skip
-
-    @cached_property
-    def present(self) -> np.ndarray:
-        """bool[n, modalities]"""
-        return np.array([[m in row for m in self.modalities] for row in self.arrays]).reshape(len(self), -1)
-
-    @cached_property
-    def blanks(self) -> dict[str, Arrays]:
-        """What a tower is shown where its stream is missing; its embedding is multiplied by 0. Nobody's recording: zeros,
-        and ones where the numbers are ids or marks, for attention needs something to attend to."""
-        out: dict[str, Arrays] = {}
-        for m in self.modalities:
-            row = next((a[m] for a in self.arrays if m in a), None)
-            if row is not None:
-                out[m] = {k: np.full_like(v, v.dtype.kind in "iub") for k, v in row.items()}
-        return out
-
-
-def encode(
-    cohort: Cohort, binder: Binder, chosen: Mapping[str, str], tasks: Mapping[str, tuple[str, ...]], *, seconds: float,
-    stride_s: float, valid: float = 1.0, keep: Callable[[Window], bool] = lambda w: True,
-    change: Callable[[Recording], Recording] = lambda r: r, quiet: bool = False,
-) -> Windows:  # fmt: skip
-    """Every usable window for which `keep` holds. chosen: stream -> modality; tasks: label -> its classes, () of a number;
-    a window needs one stream at least, and one label where any is asked for. MienError when nothing is left, for a label
-    outside its declared classes, and where a tower cannot take a stream: naming the stream, never the person."""
-    made = Windows(modalities=tuple(dict.fromkeys(chosen.values())))
-    takes = {m: [s for s, n in chosen.items() if n == m] for m in made.modalities}
-    codes: dict[str, list[float]] = {t: [] for t in tasks}
-    persons: dict[str, int] = {}
-    person, recording, session, start = [], [], [], []
-    bar = None if quiet else console.Bar("reading windows", len(cohort))
-    for original in cohort:
-        r = change(original)
-        said = {t: _code(r.labels.get(t), t, classes) for t, classes in tasks.items()}
-        before = len(made)
-        if tasks and all(np.isnan(v) for v in said.values()):
-            made.skipped["recording without a label"] += 1
-        else:
-            for w in recording_windows(r, seconds, stride_s):
-                if not keep(w):
-                    continue
-                parts, why = cut(r, w, valid)
-                made_of = {m: _prepared(binder.towers[m], parts, ss) for m, ss in takes.items()}
-                arrays = {m: a for m, a in made_of.items() if a is not None}
-                if not arrays:
-                    made.skipped[why or "none of the chosen streams"] += 1
-                    continue
-                made.arrays.append(arrays)
-                person.append(persons.setdefault(r.person, len(persons)))
-                recording.append(len(made.recordings))
-                session.append(r.session)
-                start.append(r.start_s + w.start_s)
-                for t in tasks:
-                    codes[t].append(said[t])
-        if len(made) > before:
-            made.recordings.append(r.id)
-        if bar:
-            bar.step()
-    if bar:
-        bar.close()
-    if not made.arrays:
-        raise MienError(
-            f"no window of {seconds:g} s with a stream among {', '.join(chosen)}"
-            + (f" and a label of {', '.join(tasks)}" if tasks else "")
-            + f" was left (skipped: {dict(made.skipped) or 'none'})"
-        )
-    made.persons = list(persons)
-    made.person, made.recording = np.array(person, np.int64), np.array(recording, np.int64)
-    made.session, made.start_s = np.array(session, object), np.array(start)
-    made.labels = {t: np.array(v) for t, v in codes.items()}
-    return made
-
-
-def _prepared(tower: Tower, parts: Mapping[str, Any], streams: Sequence[str]) -> Arrays | None:
-    """What a tower takes of a window's stream, or of its several (`Tower.joins`); None where one is missing or empty."""
-    if not set(streams) <= parts.keys():
-        return None
-    try:
-        return tower.prepare(parts[streams[0]] if len(streams) == 1 else {s: parts[s] for s in streams})
-    except Absent:
-        return None
-
-
-def _code(value: Any, task: str, classes: Sequence[str]) -> float:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return float("nan")
-    if not classes:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise MienError(f"label {task!r} is {value!r}; a continuous head takes numbers")
-        return float(value)
-    if str(value) not in classes:
-        raise MienError(f"label {task!r} is {value!r}, which is not among its declared classes {', '.join(classes)}")
-    return float(list(classes).index(str(value)))
-
-
-def towers_of(card: CohortCard, binder: Binder, asked: Mapping[str, str], only: Sequence[str] = ()) -> dict[str, str]:
-    """stream -> modality. MienError for a stream the cohort lacks, a modality the backbone does not know, two streams for
-    one tower, or where no stream has a tower of its name."""
-    known = f"the backbone's towers are {', '.join(sorted(binder.towers))}"
-    chosen = dict(asked) or {n: n for n in sorted(card.streams) if n in binder.towers and (not only or n in only)}
-    if not chosen:
-        raise MienError(
-            f"no stream of cohort {card.name!r} ({', '.join(sorted(card.streams))}) has a tower of its name; {known}. Say"
-            " which takes which under represent.streams (stream: tower)"
-        )
-    for stream, modality in chosen.items():
-        if stream not in card.streams:
-            raise MienError(
-                f"represent.streams: cohort {card.name!r} has no stream {stream!r}; it has {', '.join(card.streams)}"
-            )
-        if modality not in binder.towers:
-            raise MienError(f"represent.streams: no tower {modality!r}; {known}")
-    if twice := [m for m, n in Counter(chosen.values()).items() if n > 1 and not binder.towers[m].joins]:
-        raise MienError(f"represent.streams: two streams for the tower {twice[0]!r}; leave one out")
-    return chosen
-
-
-# --- the model ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
@@ -452,14 +288,14 @@ def attach(
                 p.requires_grad_(False)
     kinds, classes = heads_of(options, task, card)
     made = Representer(
-        binder=binder, model=model, modalities=modalities, heads=_heads(kinds, classes, len(modalities) * binder.dim),
+        binder=binder, model=model, modalities=modalities, heads=make_heads(kinds, classes, len(modalities) * binder.dim),
         options=options, kinds=kinds, classes=classes,
     )  # fmt: skip
     model.add_module("heads", made.heads)
     return made
 
 
-def _heads(kinds: Mapping[str, Head], classes: Mapping[str, tuple[str, ...]], width: int) -> Any:
+def make_heads(kinds: Mapping[str, Head], classes: Mapping[str, tuple[str, ...]], width: int) -> Any:
     import torch
 
     return torch.nn.ModuleDict({t: torch.nn.Linear(width, outputs(h, classes[t])) for t, h in kinds.items()})
@@ -557,249 +393,3 @@ def bank_of(binder: Binder, model: Any, windows: Windows, most: int = 256) -> di
     with torch.no_grad():
         found = bare.embeddings(model, bare.batch(windows, rows))
     return {m: v[v.abs().sum(1) > 0].clone() for m, v in found.items()}
-
-
-# --- what is kept -------------------------------------------------------------------------------------------------
-
-
-def save(made: Representer, folder: Path, *, seconds: float, chosen: Mapping[str, str]) -> None:
-    """A plain PEFT adapter, with `heads.safetensors` (trained like it, and covered by the same guarantee) and
-    `represent.json` beside it: what goes where."""
-    from safetensors.torch import save_file
-
-    lora.save(made.model, folder, made.binder)
-    save_file({k: v.detach().cpu().contiguous() for k, v in made.heads.state_dict().items()}, folder / HEADS)
-    write_text(
-        folder / "represent.json",
-        json.dumps(
-            {
-                "seconds": seconds, "streams": dict(chosen), "modalities": list(made.modalities), "dim": made.binder.dim,
-                "options": made.options.model_dump(mode="json", exclude={"negatives"}),
-                "heads": {t: h.model_dump(mode="json") for t, h in made.kinds.items()},
-                "classes": {t: list(c) for t, c in made.classes.items()},
-            },
-            indent=1,
-        ),
-    )  # fmt: skip
-
-
-def restore(binder: Binder, folder: Path) -> tuple[Representer, dict[str, Any]]:
-    """A saved adapter on its base, in eval mode; and `represent.json`. MienError when files are missing or do not fit."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        raw = json.loads((folder / "represent.json").read_text())
-        tensors = load_file(folder / HEADS) if raw["heads"] else {}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise MienError(f"{folder} holds no readable representation: {error}") from None
-    model = lora.restore(binder, folder)
-    kinds = {t: Head(**h) for t, h in raw["heads"].items()}
-    classes = {t: tuple(c) for t, c in raw["classes"].items()}
-    heads = _heads(kinds, classes, len(raw["modalities"]) * binder.dim)
-    try:
-        heads.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise MienError(
-            f"{folder / HEADS} does not fit represent.json: {str(error).splitlines()[-1].strip()}"
-        ) from None
-    model.add_module("heads", heads.eval().requires_grad_(False))
-    made = Representer(
-        binder=binder, model=model, modalities=tuple(raw["modalities"]), heads=heads, options=Represent(**raw["options"]),
-        kinds=kinds, classes=classes,
-    )  # fmt: skip
-    return made, raw
-
-
-def represented(made: Representer, windows: Windows, *, model: Any = None, size: int = 256) -> np.ndarray:
-    """float32[n, width] of all windows. model: another than the adapted one (the frozen base)."""
-    import torch
-
-    model = made.model if model is None else model
-    device = next(made.binder.model.parameters()).device
-    was, parts = model.training, []
-    model.eval()
-    with torch.no_grad():
-        for at in range(0, len(windows), size):
-            batch = made.batch(windows, np.arange(at, min(at + size, len(windows))), device)
-            parts.append(made.fused(made.embeddings(model, batch), batch.present[:, None])[:, 0].cpu().numpy())
-    model.train(was)
-    return np.concatenate(parts)
-
-
-def frozen(made: Representer, windows: Windows) -> np.ndarray:
-    """The same from the base without its adapter."""
-    with made.model.disable_adapter():
-        return represented(made, windows)
-
-
-class Representing:
-    """A binder that learns to represent recordings, and the windows it learns from: what `recipes/adapt.py` adapts, as
-    `generation/adapted.Writing` is where no `represent:` is asked for."""
-
-    windows: Windows
-    made: Representer
-
-    def __init__(self, recipe: Any, card: CohortCard):
-        self.recipe = recipe
-        self.base = open_binder(recipe.backbone)
-        self.chosen = towers_of(card, self.base, recipe.represent.streams, recipe.streams)
-        self.kinds, self.classes = heads_of(recipe.represent, recipe.task, card)
-        self.restrictions = self.base.restrictions
-
-    def encode(
-        self, cohort: Cohort, keep: Callable[[Window], bool], change: Callable[[Recording], Recording], quiet: bool
-    ) -> None:
-        """Read the windows for which `keep` holds. MienError when there are none, or a class of a head has none."""
-        r = self.recipe
-        self.windows = encode(
-            cohort, self.base, self.chosen, self.classes, seconds=r.seconds, stride_s=r.stride_s, valid=r.valid, keep=keep,
-            change=change, quiet=quiet,
-        )  # fmt: skip
-        for task, classes in self.classes.items():
-            there = set(self.windows.labels[task][~np.isnan(self.windows.labels[task])].astype(int))
-            if lost := [c for i, c in enumerate(classes) if i not in there]:
-                raise MienError(f"the training split has no window of {task} = {lost[0]}; draw another split")
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    @property
-    def persons(self) -> Sequence[str]:
-        return self.windows.persons
-
-    @property
-    def person(self) -> np.ndarray:
-        return self.windows.person
-
-    @property
-    def recording(self) -> np.ndarray:
-        return self.windows.recording
-
-    @property
-    def width(self) -> int:
-        return self.made.width
-
-    def attach(self, card: CohortCard, private: Any) -> Any:
-        """The `PeftModel` to train, heads and all. private: the plan, or None."""
-        options = self.recipe.represent
-        refuse(options, self.kinds, private is not None, getattr(private, "groups", None))
-        self.made = attach(self.base, options, self.recipe.lora, self.recipe.task, card, self.chosen, self.recipe.seed)
-        self.made.bank = negatives(self.base, options, self.chosen, seconds=self.recipe.seconds)
-        return self.made.model
-
-    def losses(self, model: Any, batch: Any) -> Any:
-        return self.made.losses(model, batch)
-
-    def losses_and_states(self, model: Any, batch: Any) -> tuple[Any, Any]:
-        return self.made.losses_and_states(model, batch)
-
-    def batch(self, rows: np.ndarray, device: Any) -> Batch:
-        return self.made.batch(self.windows, rows, device)
-
-    def probes(self, device: Any) -> list[Batch]:
-        return self.made.probes(self.windows, device)
-
-    def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
-        save(self.made, folder, seconds=self.recipe.seconds, chosen=self.chosen)
-        how = f"# base: the towers, as `mien.backbones` opens them (licence of the weights: {self.base.licence})"
-        lora.write_notes(folder, self.base, how, guarantee, restrictions)
-
-
-def open_binder(section: Plugin) -> Binder:
-    """MienError for a backbone that writes instead."""
-    module, config = plugins.resolve("backbones", section, f"backbone {section.name}")
-    if getattr(module, "KIND", "") != "binder":
-        raise MienError(
-            f"backbone {section.name!r} has no towers to represent recordings with; represent: takes a binder (behaviour,"
-            " imagebind, open_clip, clap, dinov2_minilm)"
-        )
-    return module.load(config)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A finished representation run with the windows of *all* its cohort's persons, for later verbs.
-
-    Z: float32[n, width], the adapted representation; frozen: the base's without the adapter; table: window statistics of the
-    same n windows; y: int64[n] classes of `task`, in `classes`; train: bool[n], of persons the adapter learned from; loss:
-    float64[n], of the heads; slices: modality -> its columns; session: str[n].
-    """
-
-    made: Representer
-    config: dict[str, Any]
-    cohort: Cohort
-    left_out: dict[str, int]
-    split: Splits
-    task: str
-    classes: tuple[str, ...]
-    Z: np.ndarray
-    frozen: np.ndarray
-    table: WindowTable
-    y: np.ndarray
-    train: np.ndarray
-    loss: np.ndarray
-    session: np.ndarray
-
-    @property
-    def slices(self) -> dict[str, slice]:
-        d = self.made.binder.dim
-        return {m: slice(i * d, (i + 1) * d) for i, m in enumerate(self.made.modalities)}
-
-
-def opened(folder: Path, purpose: str) -> Opened:
-    """MienError when the run is of a model that writes, its base has changed, or its task is no classification."""
-    import torch
-
-    asked = runs.asked(folder)
-    config = asked["config"]
-    if asked["verb"] != "adapt" or not config.get("represent"):
-        raise MienError(f"{folder.name} is no representation run: its recipe has no `represent:` section")
-    binder = open_binder(Plugin(**config["backbone"]))
-    if binder.fingerprint != asked["inputs"]["base"]:
-        raise MienError(f"the base of {folder.name} has changed since: adapt again, or restore the old base")
-    made, raw = restore(binder, folder / "release" / "adapter")
-    cohort, left_out = open_cohort(Plugin(**config["cohort"]), purpose)
-    split = Splits.read(folder / "private" / "splits.json")
-    task = config["task"]
-    classes = tuple(map(str, cohort.card.tasks.get(task, ())))
-    if len(classes) < 2:
-        raise MienError(f"task: {task!r} has no classes in cohort {cohort.card.name!r}; there is nothing to probe for")
-    known = {**made.classes, task: classes}
-    windows = encode(
-        cohort, binder, raw["streams"], known, seconds=raw["seconds"], stride_s=config["stride_s"], valid=config["valid"],
-        keep=lambda w: split.side(w) is not None,
-    )  # fmt: skip
-    table = features.tabulate(
-        cohort, seconds=raw["seconds"], stride_s=config["stride_s"], task=task, streams=tuple(raw["streams"]),
-        valid=config["valid"],
-    )  # fmt: skip
-    names = np.array(windows.recordings, object)[windows.recording]
-    place = {
-        (r, round(float(s), 6)): i for i, (r, s) in enumerate(zip(table.recording, table.meta[:, -1], strict=True))
-    }
-    at = [place.get((r, round(float(s), 6))) for r, s in zip(names, windows.start_s, strict=True)]
-    keep = np.array([i for i, j in enumerate(at) if j is not None], dtype=int)
-    windows = windows.rows(keep)
-    table = table.rows(np.array([at[i] for i in keep], dtype=int))
-    made.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Opened(
-        made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes,
-        Z=represented(made, windows), frozen=frozen(made, windows), table=table,
-        y=windows.labels[task].astype(np.int64), session=windows.session, loss=_losses(made, windows),
-        train=np.isin(table.person, split.train),
-    )  # fmt: skip
-
-
-def _losses(made: Representer, windows: Windows, size: int = 256) -> np.ndarray:
-    """float64[n]: the heads' losses alone, of each window."""
-    import torch
-
-    plain = replace(made, options=Represent(heads={}, bind="none"))
-    device, parts = next(made.binder.model.parameters()).device, []
-    made.heads.to(device)
-    with torch.no_grad():
-        for at in range(0, len(windows), size):
-            batch = plain.batch(windows, np.arange(at, min(at + size, len(windows))), device)
-            parts.append(plain.losses(made.model, batch).double().cpu().numpy())
-    return np.concatenate(parts)

@@ -105,6 +105,7 @@ def train(
     )
     model.delete_adapter("ref")  # TRL's own copy of the private adapter; the reference is known already
     beside.ready(model)
+    quiet(trainer)
     trainer.train()
     model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]
@@ -188,6 +189,13 @@ def common(accelerator: Any, seed: int) -> dict[str, Any]:
         "gradient_checkpointing": False, "dataloader_pin_memory": not cpu,
         **({"ddp_backend": "gloo"} if cpu and accelerator.num_processes > 1 else {}),
     }  # fmt: skip
+
+
+def quiet(trainer: Any) -> None:
+    """No raw dictionaries of numbers on the screen; they are in the trainer's history."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
 
 
 def tokenizer(backbone: CausalBackbone) -> Any:

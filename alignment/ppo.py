@@ -21,7 +21,7 @@ from ..core.config import Section
 from ..core.errors import MienError
 from ..generation.layout import Layout
 from . import beside
-from .dpo import common, per_process, public_world, tokenizer
+from .dpo import common, per_process, public_world, quiet, tokenizer
 
 
 class Ppo(Section):
@@ -98,6 +98,7 @@ def train(
         reward_model=reward, value_model=value,
         train_dataset=Dataset.from_dict({"input_ids": queries}),
     )  # fmt: skip
+    quiet(trainer)
     trainer.train()
     model.generation_config = generation
     beside.ready(model).eval()

@@ -19,7 +19,7 @@ from ..core.errors import MienError
 from ..core.intervals import Interval, over_persons
 from ..core.runs import whole_folder
 from ..generation.layout import Layout
-from .dpo import common, per_process, public_world, refuse_private, tokenizer
+from .dpo import common, per_process, public_world, quiet, refuse_private, tokenizer
 from .pairs import Pairs
 
 
@@ -99,6 +99,7 @@ def train(
             target_modules=[n for n in backbone.lora_targets if n != "score"],
         ),
     )  # fmt: skip
+    quiet(trainer)
     trainer.train()
     merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()  # type: ignore[operator]
     merged.requires_grad_(False).eval()

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from ._encoder import Block, places
+
 BANDS = 16  # of a whole window's spectrum
 
 
@@ -30,31 +32,11 @@ class BehaviourBinderConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
 
-class Block(nn.Module):
-    """Pre-norm attention and feed-forward, of linear layers alone. x: [B, T, width]; there: bool[B, T]."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
-        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
-        self.fc1, self.fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        b, t, d = x.shape
-        h = self.norm1(x)
-        q, k, v = (f(h).view(b, t, self.heads, -1).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=there[:, None, None])
-        x = x + self.out_proj(mixed.transpose(1, 2).reshape(b, t, d))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
-
-
 class _Tower(nn.Module):
     def __init__(self, config: BehaviourBinderConfig, token: int, whole: int):
         super().__init__()
         self.token, self.whole = nn.Linear(token, config.width), nn.Linear(whole, config.width)
-        self.layers = nn.ModuleList([Block(config.width, config.heads) for _ in range(config.layers)])
+        self.layers = nn.ModuleList([Block(config.width, config.heads, 2 * config.width) for _ in range(config.layers)])
         self.norm = nn.LayerNorm(config.width)
         self.project = nn.Linear(config.width, config.dim)
 
@@ -119,13 +101,6 @@ class BehaviourBinder(PreTrainedModel):
     def forward(self, inputs: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """{stream: what its tower takes} -> {stream: float[B, dim]}."""
         return {name: self.towers[name](**arrays) for name, arrays in inputs.items()}
-
-
-def places(n: int, width: int, like: torch.Tensor) -> torch.Tensor:
-    """Sine and cosine of each token's place (arXiv 1706.03762, section 3.5)."""
-    rates = torch.exp(torch.arange(0, width, 2, device=like.device) * (-np.log(10_000.0) / width))
-    angle = torch.arange(n, device=like.device)[:, None] * rates
-    return torch.stack([angle.sin(), angle.cos()], -1).reshape(n, -1)[:, :width].to(like.dtype)
 
 
 def statistics(channels: int) -> int:

@@ -91,16 +91,17 @@ def resampled(signal: Signal, rate_hz: int, length: int) -> tuple[np.ndarray, np
     return out, there
 
 
-class _Block(torch.nn.Module):
-    def __init__(self, config: BehaviourEncoderConfig):
+class Block(torch.nn.Module):
+    """Pre-norm attention and feed-forward (`inner` wide), of linear layers alone. x: [B, T, width]; there: bool[B, T], which
+    tokens may be attended to."""
+
+    def __init__(self, width: int, heads: int, inner: int):
         super().__init__()
-        d = config.hidden_size
-        self.heads = config.num_attention_heads
-        self.norm1, self.norm2 = torch.nn.LayerNorm(d), torch.nn.LayerNorm(d)
-        self.q_proj, self.k_proj = torch.nn.Linear(d, d), torch.nn.Linear(d, d)
-        self.v_proj, self.out_proj = torch.nn.Linear(d, d), torch.nn.Linear(d, d)
-        self.fc1 = torch.nn.Linear(d, config.intermediate_size)
-        self.fc2 = torch.nn.Linear(config.intermediate_size, d)
+        self.heads = heads
+        self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+        self.q_proj, self.k_proj = torch.nn.Linear(width, width), torch.nn.Linear(width, width)
+        self.v_proj, self.out_proj = torch.nn.Linear(width, width), torch.nn.Linear(width, width)
+        self.fc1, self.fc2 = torch.nn.Linear(width, inner), torch.nn.Linear(inner, width)
 
     def forward(self, x: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
         b, t, d = x.shape
@@ -119,13 +120,18 @@ class BehaviourEncoder(PreTrainedModel):
     config: BehaviourEncoderConfig
     main_input_name = "pixel_values"
     input_modalities = "image"
-    _no_split_modules = ["_Block"]
+    _no_split_modules = ["Block"]
     _supports_sdpa = True
 
     def __init__(self, config: BehaviourEncoderConfig):
         super().__init__(config)
         self.patch = torch.nn.Linear(config.channels * config.rate_hz, config.hidden_size)
-        self.layers = torch.nn.ModuleList([_Block(config) for _ in range(config.num_hidden_layers)])
+        self.layers = torch.nn.ModuleList(
+            [
+                Block(config.hidden_size, config.num_attention_heads, config.intermediate_size)
+                for _ in range(config.num_hidden_layers)
+            ]
+        )
         self.norm = torch.nn.LayerNorm(config.hidden_size)
         self.post_init()
 
@@ -143,7 +149,7 @@ class BehaviourEncoder(PreTrainedModel):
         there = (patches[:, :, marks] > 0).any(-1).any(-1)
         there = there | ~there.any(1, keepdim=True)  # of nothing at all, attention needs some row
         x = self.patch(patches.reshape(b, t // rate, c * rate))
-        x = x + _places(t // rate, x.shape[-1], x)
+        x = x + places(t // rate, x.shape[-1], x)
         states = [x]
         for block in self.layers:
             states.append(block(states[-1], there))
@@ -153,7 +159,7 @@ class BehaviourEncoder(PreTrainedModel):
         )  # type: ignore[arg-type]
 
 
-def _places(n: int, width: int, like: torch.Tensor) -> torch.Tensor:
+def places(n: int, width: int, like: torch.Tensor) -> torch.Tensor:
     """Sine and cosine of each second's place (arXiv 1706.03762, section 3.5): no table to save or to train."""
     rates = torch.exp(torch.arange(0, width, 2, device=like.device) * (-np.log(10_000.0) / width))
     angle = torch.arange(n, device=like.device)[:, None] * rates

@@ -69,7 +69,7 @@ def shaped(card: CohortCard, shape: Shape, seconds: float, streams: Sequence[str
         elif spec.kind != "signal":
             raise MienError(
                 f"stream {name!r} is {spec.kind}; `behaviour` has towers for signals and events. Words and pictures are"
-                " for the backbones dinov2_minilm and open_clip"
+                " for the backbones open_clip and imagebind"
             )
         elif spec.range is None:
             raise MienError(f"stream {name!r} declares no range, without which its tower cannot scale it publicly")

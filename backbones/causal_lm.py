@@ -144,6 +144,15 @@ class CausalBackbone:
         return nll.sum(1) / counted.sum(1).clamp(min=1)
 
 
+def pooled(hidden: Any, mask: Any) -> Any:
+    """The mean of the unmasked positions of each row, in float32: hidden[B, T, d], mask 0/1 [B, T] -> [B, d].
+
+    A row without any position gives zeros.
+    """
+    mask = mask.float().unsqueeze(-1)
+    return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
 def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
     """Load the model, append `behaviour_tokens` rows to its vocabulary, freeze everything.
 

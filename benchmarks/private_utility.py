@@ -23,7 +23,7 @@ import yaml
 from mien.adapters import lora, training, world
 from mien.adapters.protections import Protections
 from mien.backbones import tiny
-from mien.backbones.causal_lm import CausalBackbone, linear_names
+from mien.backbones.causal_lm import CausalBackbone, linear_names, pooled
 from mien.core import config as configs
 from mien.core import console, intervals
 from mien.core.config import Plugin
@@ -35,7 +35,7 @@ from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
 from mien.generation.tokens import Documents
 from mien.generation.vocabulary import LABEL_0
-from mien.privacy.mechanisms import adversary, leace
+from mien.privacy.mechanisms import leace
 from mien.privacy.plan import PrivacySpec
 from mien.privacy.sampling import Units
 
@@ -225,7 +225,7 @@ class Study:
                 loss, hidden = backbone.losses_and_states(model, batch)
                 losses.append(loss.numpy())
                 if c == 0:
-                    states.append(adversary.pooled(hidden, batch.mask).numpy())
+                    states.append(pooled(hidden, batch.mask).numpy())
             by_label.append(np.stack(losses, 1))
         loss = np.concatenate(by_label)
         person = np.array(documents.persons, dtype=object)[documents.person]

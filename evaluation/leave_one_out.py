@@ -224,7 +224,7 @@ def results(
             )
         )  # fmt: skip
     for other in (n for n in against if n in predictions):
-        gap = _lead(y, person, predictions[main], predictions[other], average)
+        gap = lead(y, person, predictions[main], predictions[other], average)
         out.append(
             Result(
                 metric=f"{main} − {other} macro-F1", value=gap.value, low=gap.low, high=gap.high, n_persons=gap.n_persons,
@@ -247,7 +247,8 @@ def _seeds(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np
     return lambda truth, given: float(np.mean([statistic(truth, given[:, s]) for s in range(given.shape[1])]))
 
 
-def _lead(y: np.ndarray, person: np.ndarray, one: np.ndarray, other: np.ndarray, average: Average) -> Interval:
+def lead(y: np.ndarray, person: np.ndarray, one: np.ndarray, other: np.ndarray, average: Average) -> Interval:
+    """Macro-F1 of one set of predictions, float[n, seeds, classes], less that of another, paired over persons."""
     f1, a, b = _seeds(macro_f1), one.argmax(2), other.argmax(2)
     if average == "window":
         return over_persons(lambda t, u, v: f1(t, u) - f1(t, v), person, y, a, b, bounds=(-1.0, 1.0))

@@ -48,7 +48,7 @@ def of_synthetic(
 def of_representation(
     run: Run, recipe: Any, inputs: Mapping[str, str], results: Sequence[Result], adapted: Report, o: Any
 ) -> Report:
-    """Of a representation. adapted: the adapt run's report; o: the run opened (adapters/representation.Opened)."""
+    """Of a representation. adapted: the adapt run's report; o: the run opened (adapters/represented.Opened)."""
     card = o.cohort.card
     return Report(
         verb="evaluate", run=run.name, study=recipe.study, config=public(recipe.model_dump(mode="json")),

@@ -16,8 +16,11 @@ from ..core.errors import MienError
 from ..core.results import Baseline, Result
 from ..data.features import WindowTable
 from . import leave_one_out as held_out
+from . import transfer
+from .transfer import Probe, Represented
 
 ADAPTED, BASE, BAR = "adapted", "frozen base", "classical (forest)"
+TASK = "task"
 
 
 def results(
@@ -25,9 +28,9 @@ def results(
     slices: Mapping[str, slice], *, average: held_out.Average = "window", trees: int = 200, seeds: int = 3,
 ) -> list[Result]:  # fmt: skip
     """Z, frozen: float[n, width]; table: the same windows' statistics; y: int[n]; train: bool[n], of training persons;
-    slices: modality -> columns. MienError when a person is on both sides, or a class is missing from training."""
-    if shared := set(table.person[train]) & set(table.person[~train]):
-        raise MienError(f"{len(shared)} person(s) are in training and in test; a probe is judged on others")
+    slices: modality -> columns, zeros where it is missing. MienError when a person is on both sides, or a class is missing
+    from training."""
+    transfer.refuse_shared(set(table.person[train]), set(table.person[~train]), "evaluate")
     if not train.any() or train.all():
         raise MienError(f"{int(train.sum())} windows to train a probe on and {int((~train).sum())} to judge it by")
     if gone := set(range(len(classes))) - set(y[train]):
@@ -35,40 +38,35 @@ def results(
     fold = held_out.Fold(
         table=table, train=np.flatnonzero(train), test=np.flatnonzero(~train), y=y, classes=len(classes)
     )
-    alone = {m: _only(Z, slices, [m]) for m in slices}
+    several = len(slices) > 1
     learners = {
         ADAPTED: (_on(Z), 1), BASE: (_on(frozen), 1), BAR: (held_out.forest(trees), seeds), "majority": (held_out.majority, 1),
         "metadata only": (held_out.forest(trees, lambda t: t.meta), seeds),
-        **({f"{m} alone": (_on(X), 1) for m, X in alone.items()} if len(slices) > 1 else {}),
+        **({f"{m} alone": (_on(Z[:, s]), 1) for m, s in slices.items()} if several else {}),
     }  # fmt: skip
     found = held_out.predict([fold], learners)
-    rivals = [BASE, BAR]
-    note = ""
-    if len(slices) > 1:
-        best = max(slices, key=lambda m: _inside(alone[m], fold))
-        note = f"the best single stream, {best}, was chosen on the training persons"
-        rivals.append(f"{best} alone")
-    out = held_out.results([fold], found, average, ADAPTED, rivals)
-    out = [r.model_copy(update={"note": f"{r.note}; {note}"}) if note and " alone" in r.metric else r for r in out]
-    return [*out, *missing(Z, fold, slices, average, found[ADAPTED])]
+    if not several:
+        return held_out.results([fold], found, average, ADAPTED, [BASE, BAR])
+    data = _by_stream(Z, table, y, classes, slices)
+    best = _best(data.rows(fold.train))
+    out = held_out.results([fold], found, average, ADAPTED, [BASE, BAR, f"{best} alone"])
+    note = f"the best single stream, {best}, was chosen on the training persons"
+    out = [r.model_copy(update={"note": f"{r.note}; {note}"}) if " alone" in r.metric else r for r in out]
+    return [*out, *missing(data, fold, average, found[ADAPTED])]
 
 
-def missing(
-    Z: np.ndarray, fold: held_out.Fold, slices: Mapping[str, slice], average: held_out.Average, whole: np.ndarray
-) -> list[Result]:
+def missing(data: Represented, fold: held_out.Fold, average: held_out.Average, whole: np.ndarray) -> list[Result]:
     """For each stream: what it costs when it is missing at test time, beside never having had it in the probe. The probe has
     seen its training windows whole and without each stream, as the heads have."""
-    if len(slices) < 2:
-        return []
-    out, rows = [], held_out.tested([fold])
-    y, person = fold.y[rows], fold.table.person[rows]
-    for m in slices:
-        rest = [other for other in slices if other != m]
-        gone = Z.copy()
-        gone[fold.test] = _only(Z[fold.test], slices, rest)
-        lost = held_out.predict([fold], {"lost": (_subsets(gone, slices), 1)})["lost"]
-        never = held_out.predict([fold], {"never": (_on(_only(Z, slices, rest)), 1)})["never"]
-        gap = held_out._lead(y, person, lost, never, average)
+    out = []
+    train, test = data.rows(fold.train), data.rows(fold.test)
+    y, person = fold.y[fold.test], fold.table.person[fold.test]
+    taught = Probe(absent=True).fit(train, TASK)
+    for m in data.X:
+        rest = [other for other in data.X if other != m]
+        lost = taught(test.without(m))[:, None]
+        never = Probe().fit(train.only(rest), TASK)(test.only(rest))[:, None]
+        gap = held_out.lead(y, person, lost, never, average)
         values = [held_out.measure("macro-F1", y, person, p, average) for p in (lost, never, whole)]
         out.append(
             Result(
@@ -89,44 +87,25 @@ def _on(X: np.ndarray) -> held_out.Learner:
     )
 
 
-def _subsets(X: np.ndarray, slices: Mapping[str, slice]) -> held_out.Learner:
-    """The probe, fitted on training windows with all streams and without each of them in turn."""
-
-    def learner(fold: held_out.Fold, seed: int) -> np.ndarray:
-        parts = [X, *(_only(X[fold.train], slices, [o for o in slices if o != m]) for m in slices)]
-        n, k = len(X), len(fold.train)
-        wide = replace(
-            fold, train=np.concatenate([fold.train, np.arange(n, n + k * len(slices))]),
-            y=np.concatenate([fold.y, *[fold.y[fold.train]] * len(slices)]),
-        )  # fmt: skip
-        return _on(np.concatenate(parts))(wide, seed)
-
-    return learner
+def _by_stream(
+    Z: np.ndarray, table: WindowTable, y: np.ndarray, classes: Sequence[str], slices: Mapping[str, slice]
+) -> Represented:
+    """Stream by stream, NaN where one is missing."""
+    parts = {m: np.asarray(Z[:, s], np.float64) for m, s in slices.items()}
+    return Represented(
+        X={m: np.where(np.abs(x).sum(1, keepdims=True) > 0, x, np.nan) for m, x in parts.items()}, person=table.person,
+        recording=table.recording, time_s=table.meta[:, -1], seconds=0.0, classes={TASK: tuple(classes)},
+        labels={TASK: np.array([classes[c] for c in y], dtype=object)},
+    )  # fmt: skip
 
 
-def _only(Z: np.ndarray, slices: Mapping[str, slice], kept: Sequence[str]) -> np.ndarray:
-    """The representation of windows that have only these streams: the others' places are zero, and what is left is scaled as
-    the towers' fusion scales it. Exact where every stream was present."""
-    out = np.zeros_like(Z)
-    there = {m: np.abs(Z[:, s]).sum(1) > 0 for m, s in slices.items()}
-    before, after = sum(t.astype(float) for t in there.values()), sum(there[m].astype(float) for m in kept)
-    scale = np.sqrt(np.maximum(before, 1) / np.maximum(after, 1))
-    for m in kept:
-        out[:, slices[m]] = Z[:, slices[m]] * scale[:, None]
-    return out
+def _best(train: Represented, folds: int = 3) -> str:
+    """The stream whose probe does best within the training persons, by folds of persons; the first where there is one person."""
+    if len(train.persons) < 2:
+        return next(iter(train.X))
 
+    def score(m: str) -> float:
+        found = transfer.held_out(train.only([m]), TASK, Probe(), min(folds, len(train.persons)))
+        return found.metric("macro-F1")(found.y, found.given)
 
-def _inside(X: np.ndarray, fold: held_out.Fold, k: int = 3) -> float:
-    """Macro-F1 of the probe within the training persons, by folds of persons."""
-    people = sorted(set(fold.table.person[fold.train]))
-    if len(people) < 2:
-        return 0.0
-    score: list[float] = []
-    for part in (people[i :: min(k, len(people))] for i in range(min(k, len(people)))):
-        test = fold.train[np.isin(fold.table.person[fold.train], part)]
-        rest = np.setdiff1d(fold.train, test)
-        if len(set(fold.y[rest])) < 2:
-            continue
-        inner = replace(fold, train=rest, test=test)
-        score.append(held_out.macro_f1(fold.y[test], _on(X)(inner, 0).argmax(1)))
-    return float(np.mean(score)) if score else 0.0
+    return max(train.X, key=score)

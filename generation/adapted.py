@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..adapters import lora
-from ..adapters.protections import pooled
-from ..backbones.causal_lm import CausalBackbone
+from ..backbones.causal_lm import CausalBackbone, pooled
 from ..core import plugins, runs
 from ..core.config import Plugin
 from ..core.errors import MienError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mien.adapters import budget, training, world
 from mien.adapters.lora import Lora
 from mien.adapters.protections import Protections
-from mien.adapters.representation import Represent, Representing
+from mien.adapters.representation import Represent
+from mien.adapters.represented import Representing
 from mien.backbones import llava, tiny
 from mien.core import config, console, runs, verbs
 from mien.core.results import Report, environment

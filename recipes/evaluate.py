@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mien.adapters.representation import opened
+from mien.adapters.represented import opened
 from mien.attacks import represented as attacked
 from mien.core import config, console, runs, verbs
 from mien.core.errors import MienError

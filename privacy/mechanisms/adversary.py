@@ -102,15 +102,6 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def pooled(hidden: Any, mask: Any) -> Any:
-    """The mean of the unmasked positions of each row, in float32: hidden[B, T, d], mask 0/1 [B, T] -> [B, d].
-
-    A row without any position gives zeros.
-    """
-    mask = mask.float().unsqueeze(-1)
-    return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1)
-
-
 def head(width: int, classes: int, config: Config) -> Any:
     """A fresh adversary for one attribute: reversal, then Linear, ReLU, Linear. [B, width] -> logits [B, classes].
 

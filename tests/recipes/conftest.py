@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -71,10 +73,11 @@ class Lab:
         return one
 
 
-def lab(folder: Path) -> Lab:
+def lab(folder: Path, recipes: Mapping[str, Any] = RECIPES) -> Lab:
+    """A lab with these recipes, name -> content."""
     folder.mkdir(parents=True, exist_ok=True)
-    for verb, recipe in RECIPES.items():
-        (folder / f"{verb}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    for name, recipe in recipes.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     return Lab(folder)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import yaml
 
 from .conftest import lab
 
@@ -38,9 +37,7 @@ RECIPES = {
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    made = lab(tmp_path_factory.mktemp("align") / "toy")
-    for name, recipe in RECIPES.items():
-        (made.folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    made = lab(tmp_path_factory.mktemp("align") / "toy", RECIPES)
     made.run("adapt", "adapt_toy.yaml")
     return made
 

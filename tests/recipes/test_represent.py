@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from mien import cli
 
@@ -31,9 +30,7 @@ RECIPES = {
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    made = lab(tmp_path_factory.mktemp("represent") / "toy")
-    for name, recipe in RECIPES.items():
-        (made.folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    made = lab(tmp_path_factory.mktemp("represent") / "toy", RECIPES)
     made.run("adapt", "represent.yaml")
     return made
 

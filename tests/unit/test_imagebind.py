@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
-from mien.adapters import representation
+from mien.adapters.windows import encode, towers_of
 from mien.backbones import _imagebind as inside
 from mien.backbones import imagebind
 from mien.backbones._binder import collate
@@ -541,20 +541,20 @@ def test_two_streams_of_a_cohort_for_one_tower(home, tiny):
         Recording(id="one", person="p01", streams={"acc": halves["acc"]}, labels={"activity": "rest"}),
     ]
     cohort = Cohort.build(recordings, card=card, consents={"p00": Consent(), "p01": Consent()})
-    chosen = representation.towers_of(card, tiny, {"acc": "imu", "gyro": "imu"})
-    windows = representation.encode(cohort, tiny, chosen, {}, seconds=5, stride_s=5, quiet=True)
+    chosen = towers_of(card, tiny, {"acc": "imu", "gyro": "imu"})
+    windows = encode(cohort, tiny, chosen, {}, seconds=5, stride_s=5, quiet=True)
     assert windows.recordings == ["both"]  # one sensor alone is a missing stream, not zeros
     assert [a["imu"]["values"].shape for a in windows.arrays] == [(1, 6, 2000)] * 2
     silent = replace(halves["gyro"], valid=np.arange(600) < 250)
     cohort = Cohort.build(
         [replace(recordings[0], streams={**halves, "gyro": silent})], card=card, consents={"p00": Consent()}
     )
-    windows = representation.encode(cohort, tiny, chosen, {}, seconds=5, stride_s=5, valid=0.0, quiet=True)
+    windows = encode(cohort, tiny, chosen, {}, seconds=5, stride_s=5, valid=0.0, quiet=True)
     assert len(windows) == 1  # in the second nothing was measured
     with pytest.raises(MienError, match="two streams for the tower 'audio'"):
-        representation.towers_of(card, tiny, {"acc": "audio", "sound": "audio"})
+        towers_of(card, tiny, {"acc": "audio", "sound": "audio"})
     with pytest.raises(MienError, match="no tower 'smell'"):
-        representation.towers_of(card, tiny, {"acc": "smell"})
+        towers_of(card, tiny, {"acc": "smell"})
 
 
 # --- adapting -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from scipy import optimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
+from mien.backbones.causal_lm import pooled
 from mien.core import config, plugins
 from mien.core.config import Section
 from mien.core.errors import MienError
@@ -126,10 +127,10 @@ def test_pooled_is_the_mean_of_what_the_mask_keeps():
     hidden = torch.randn(4, 6, 3, dtype=torch.bfloat16)
     mask = torch.tensor([[1] * 6, [1, 1, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1], [0] * 6])
     slow = [h[m.bool()].float().mean(0) if m.any() else torch.zeros(3) for h, m in zip(hidden, mask, strict=True)]
-    assert torch.allclose(adversary.pooled(hidden, mask), torch.stack(slow), atol=1e-6)
+    assert torch.allclose(pooled(hidden, mask), torch.stack(slow), atol=1e-6)
     changed = hidden.clone()
     changed[1, 2:] = 100.0
-    assert torch.equal(adversary.pooled(changed, mask)[1], adversary.pooled(hidden, mask)[1])
+    assert torch.equal(pooled(changed, mask)[1], pooled(hidden, mask)[1])
 
 
 def test_targets_of_words_and_numbers():

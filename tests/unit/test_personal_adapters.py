@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mien.adapters import personal, representation
+from mien.adapters import personal, represented
 from mien.adapters.personal import Personalise
 from mien.core.errors import MienError
 from mien.core.plugins import ROOT
@@ -36,26 +36,26 @@ def test_the_first_windows_in_time_and_what_comes_after(fitted):
 def test_it_learns_and_the_shared_adapter_does_not_move(fitted):
     made, windows, rows, _ = fitted
     before = {n: p.clone() for n, p in made.model.named_parameters()}
-    Z = representation.represented(made, windows)
+    Z = represented.vectors(made, windows)
     start = float(made.losses(made.model, made.batch(windows, rows)).mean())
     mine = personal.fit(made, windows, rows, OPTIONS)
     assert float(mine.losses(mine.model, mine.batch(windows, rows)).mean()) < start
-    assert not np.allclose(representation.represented(mine, windows), Z, atol=1e-3)
+    assert not np.allclose(represented.vectors(mine, windows), Z, atol=1e-3)
     personal.drop(made)
-    assert np.array_equal(representation.represented(made, windows), Z)
+    assert np.array_equal(represented.vectors(made, windows), Z)
     assert all((p == before[n]).all() for n, p in made.model.named_parameters())
 
 
 def test_what_is_kept_comes_back_and_is_forgotten(fitted):
     made, windows, rows, _ = fitted
     mine = personal.fit(made, windows, rows, OPTIONS)
-    want = representation.represented(mine, windows)
+    want = represented.vectors(mine, windows)
     place = personal.save(mine, "p01", "a" * 64)
     assert place.stat().st_mode & 0o077 == 0
     assert "p01" not in str(place)
     personal.drop(made)
     back = personal.load(made, "p01", "a" * 64)
-    assert np.allclose(representation.represented(back, windows), want, atol=1e-6)
+    assert np.allclose(represented.vectors(back, windows), want, atol=1e-6)
     assert (back.heads["activity"].weight == mine.heads["activity"].weight).all()
     personal.drop(made)
     with pytest.raises(MienError, match="no personal adapter"):
@@ -70,7 +70,7 @@ def test_it_is_never_shared(fitted, tmp_path):
     place = personal.save(personal.fit(made, windows, rows, OPTIONS), "p01", "b" * 64)
     with pytest.raises(MienError, match="one person's data"):
         personal.refuse_to_share(place.parent)
-    representation.save(made, tmp_path / "adapter", seconds=4.0, chosen={m: m for m in made.modalities})
+    represented.save(made, tmp_path / "adapter", seconds=4.0, chosen={m: m for m in made.modalities})
     personal.refuse_to_share(tmp_path / "adapter")
     from safetensors.torch import load_file
 

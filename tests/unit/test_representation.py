@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mien.adapters import lora, representation
-from mien.adapters.representation import Head, Represent, Windows, contrast, head_loss
+from mien.adapters import lora, representation, represented
+from mien.adapters.representation import Head, Represent, contrast, head_loss
+from mien.adapters.windows import Windows, encode, towers_of
 from mien.backbones import _behaviour, behaviour
 from mien.core.errors import MienError
 from mien.core.records import Cohort, CohortCard, Consent, Events, Recording, Signal, StreamSpec
@@ -55,9 +56,9 @@ def base(card: CohortCard = WITH_CALLS, seconds: float = 4.0):
 
 def made_of(people: Cohort, *, private: bool = False, seed: int = 0, task: str = "activity", **options):
     binder, represent = base(people.card), Represent(**options)
-    chosen = representation.towers_of(people.card, binder, represent.streams)
+    chosen = towers_of(people.card, binder, represent.streams)
     made = representation.attach(binder, represent, lora.Lora(rank=2, alpha=4), task, people.card, chosen, seed)
-    windows = representation.encode(people, binder, chosen, made.classes, seconds=4.0, stride_s=4.0, quiet=True)
+    windows = encode(people, binder, chosen, made.classes, seconds=4.0, stride_s=4.0, quiet=True)
     made.bank = representation.bank_of(binder, binder.model, windows)
     for p in made.model.parameters():
         if p.requires_grad:
@@ -109,7 +110,7 @@ def test_per_person_gradients_are_those_of_one_person_at_a_time(people, options)
 def test_a_missing_stream_is_nothing_and_the_rest_is_scaled_up(people):
     made, windows = made_of(people)
     who = np.array(windows.persons)[windows.person]
-    Z, d = representation.represented(made, windows), made.binder.dim
+    Z, d = represented.vectors(made, windows), made.binder.dim
     at = {m: slice(i * d, (i + 1) * d) for i, m in enumerate(made.modalities)}
     assert set(made.modalities) == {"acc", "eda", "calls"}
     assert (Z[who == "p03"][:, at["eda"]] == 0).all()
@@ -130,14 +131,14 @@ def test_every_subset_of_streams_is_there_once(people):
 def test_what_is_saved_is_what_comes_back(people, tmp_path):
     made, windows = made_of(people)
     chosen = {m: m for m in made.modalities}
-    representation.save(made, tmp_path / "adapter", seconds=4.0, chosen=chosen)
-    back, raw = representation.restore(base(), tmp_path / "adapter")
-    assert np.allclose(representation.represented(back, windows), representation.represented(made, windows), atol=1e-6)
+    represented.save(made, tmp_path / "adapter", seconds=4.0, chosen=chosen)
+    back, raw = represented.restore(base(), tmp_path / "adapter")
+    assert np.allclose(represented.vectors(back, windows), represented.vectors(made, windows), atol=1e-6)
     batch = made.batch(windows, np.arange(9))
     assert raw["seconds"] == 4.0
     a, b = back.heads["activity"].weight, made.heads["activity"].weight
     assert torch.equal(a, b)
-    assert not np.allclose(representation.frozen(back, windows), representation.represented(back, windows), atol=1e-3)
+    assert not np.allclose(represented.frozen(back, windows), represented.vectors(back, windows), atol=1e-3)
     assert batch.unit.tolist() == list(range(9))
 
 
@@ -145,11 +146,11 @@ def test_plain_peft_loads_the_adapter(people, tmp_path):
     from peft import PeftModel
 
     made, windows = made_of(people)
-    representation.save(made, tmp_path / "adapter", seconds=4.0, chosen={m: m for m in made.modalities})
+    represented.save(made, tmp_path / "adapter", seconds=4.0, chosen={m: m for m in made.modalities})
     plain = PeftModel.from_pretrained(base().model, str(tmp_path / "adapter"))
-    want = representation.represented(made, windows)
+    want = represented.vectors(made, windows)
     bare = dataclasses.replace(made, heads=None, kinds={}, binder=base())
-    assert np.allclose(representation.represented(bare, windows, model=plain), want, atol=1e-6)
+    assert np.allclose(represented.vectors(bare, windows, model=plain), want, atol=1e-6)
 
 
 # --- losses against slow ones -------------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ def test_the_concordance_is_lins(seed, n):
 )
 def test_streams_and_towers_that_do_not_meet(streams, says):
     with pytest.raises(MienError, match=says):
-        representation.towers_of(WITH_CALLS, base(), streams)
+        towers_of(WITH_CALLS, base(), streams)
 
 
 @pytest.mark.parametrize(
@@ -252,20 +253,16 @@ def test_losses_that_mix_persons_are_refused_under_privacy(options, kinds, group
 
 def test_a_label_outside_the_declared_ones(people):
     with pytest.raises(MienError, match="not among its declared classes"):
-        representation.encode(
-            people, base(), {"acc": "acc"}, {"activity": ("rest", "run")}, seconds=4.0, stride_s=4.0, quiet=True
-        )
+        encode(people, base(), {"acc": "acc"}, {"activity": ("rest", "run")}, seconds=4.0, stride_s=4.0, quiet=True)
 
 
 def test_a_recording_whose_only_stream_is_missing_is_counted(people):
     binder = base()
-    windows = representation.encode(people, binder, {"eda": "eda"}, {}, seconds=4.0, stride_s=4.0, quiet=True)
+    windows = encode(people, binder, {"eda": "eda"}, {}, seconds=4.0, stride_s=4.0, quiet=True)
     assert "p03" not in windows.persons
     assert windows.skipped["none of the chosen streams"] == 4 * 3
     with pytest.raises(MienError, match="was left"):
-        representation.encode(
-            people.select(lambda p: p == "p03"), binder, {"eda": "eda"}, {}, seconds=4.0, stride_s=4.0, quiet=True
-        )
+        encode(people.select(lambda p: p == "p03"), binder, {"eda": "eda"}, {}, seconds=4.0, stride_s=4.0, quiet=True)
 
 
 def test_negatives_never_come_from_people(people):
@@ -345,7 +342,7 @@ def test_a_tower_takes_another_rate_of_the_same_movement():
 
 
 def test_windows_know_their_own(people):
-    windows = representation.encode(people, base(), {"acc": "acc"}, {}, seconds=4.0, stride_s=4.0, quiet=True)
+    windows = encode(people, base(), {"acc": "acc"}, {}, seconds=4.0, stride_s=4.0, quiet=True)
     part = windows.rows(np.array([3, 1]))
     assert isinstance(part, Windows)
     assert part.arrays[0] is windows.arrays[3]

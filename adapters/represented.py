@@ -1,0 +1,270 @@
+"""Representations from a recipe to a run and back: what `recipes/adapt.py` adapts, what it keeps, what later verbs open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backbones._binder import Binder
+from ..core import plugins, runs
+from ..core.config import Plugin
+from ..core.errors import MienError
+from ..core.records import Cohort, CohortCard, Recording, Window
+from ..core.runs import write_text
+from ..data import features
+from ..data.features import WindowTable
+from ..data.load import open_cohort
+from ..data.splits import Splits
+from . import lora
+from .representation import Batch, Head, Represent, Representer, attach, heads_of, make_heads, negatives, refuse
+from .windows import Windows, encode, towers_of
+
+HEADS = "heads.safetensors"
+
+
+def save(made: Representer, folder: Path, *, seconds: float, chosen: Mapping[str, str]) -> None:
+    """A plain PEFT adapter, with `heads.safetensors` (trained like it, and covered by the same guarantee) and
+    `represent.json` beside it: what goes where."""
+    from safetensors.torch import save_file
+
+    lora.save(made.model, folder, made.binder)
+    save_file({k: v.detach().cpu().contiguous() for k, v in made.heads.state_dict().items()}, folder / HEADS)
+    write_text(
+        folder / "represent.json",
+        json.dumps(
+            {
+                "seconds": seconds, "streams": dict(chosen), "modalities": list(made.modalities), "dim": made.binder.dim,
+                "options": made.options.model_dump(mode="json", exclude={"negatives"}),
+                "heads": {t: h.model_dump(mode="json") for t, h in made.kinds.items()},
+                "classes": {t: list(c) for t, c in made.classes.items()},
+            },
+            indent=1,
+        ),
+    )  # fmt: skip
+
+
+def restore(binder: Binder, folder: Path) -> tuple[Representer, dict[str, Any]]:
+    """A saved adapter on its base, in eval mode; and `represent.json`. MienError when files are missing or do not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        raw = json.loads((folder / "represent.json").read_text())
+        tensors = load_file(folder / HEADS) if raw["heads"] else {}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MienError(f"{folder} holds no readable representation: {error}") from None
+    model = lora.restore(binder, folder)
+    kinds = {t: Head(**h) for t, h in raw["heads"].items()}
+    classes = {t: tuple(c) for t, c in raw["classes"].items()}
+    heads = make_heads(kinds, classes, len(raw["modalities"]) * binder.dim)
+    try:
+        heads.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise MienError(
+            f"{folder / HEADS} does not fit represent.json: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    model.add_module("heads", heads.eval().requires_grad_(False))
+    made = Representer(
+        binder=binder, model=model, modalities=tuple(raw["modalities"]), heads=heads, options=Represent(**raw["options"]),
+        kinds=kinds, classes=classes,
+    )  # fmt: skip
+    return made, raw
+
+
+def vectors(made: Representer, windows: Windows, *, model: Any = None, size: int = 256) -> np.ndarray:
+    """float32[n, width] of all windows. model: another than the adapted one (the frozen base)."""
+    import torch
+
+    model = made.model if model is None else model
+    device = next(made.binder.model.parameters()).device
+    was, parts = model.training, []
+    model.eval()
+    with torch.no_grad():
+        for at in range(0, len(windows), size):
+            batch = made.batch(windows, np.arange(at, min(at + size, len(windows))), device)
+            parts.append(made.fused(made.embeddings(model, batch), batch.present[:, None])[:, 0].cpu().numpy())
+    model.train(was)
+    return np.concatenate(parts)
+
+
+def frozen(made: Representer, windows: Windows) -> np.ndarray:
+    """The same from the base without its adapter."""
+    with made.model.disable_adapter():
+        return vectors(made, windows)
+
+
+class Representing:
+    """A binder that learns to represent recordings, and the windows it learns from: what `recipes/adapt.py` adapts, as
+    `generation/adapted.Writing` is where no `represent:` is asked for."""
+
+    windows: Windows
+    made: Representer
+
+    def __init__(self, recipe: Any, card: CohortCard):
+        self.recipe = recipe
+        self.base = open_binder(recipe.backbone)
+        self.chosen = towers_of(card, self.base, recipe.represent.streams, recipe.streams)
+        self.kinds, self.classes = heads_of(recipe.represent, recipe.task, card)
+        self.restrictions = self.base.restrictions
+
+    def encode(
+        self, cohort: Cohort, keep: Callable[[Window], bool], change: Callable[[Recording], Recording], quiet: bool
+    ) -> None:
+        """Read the windows for which `keep` holds. MienError when there are none, or a class of a head has none."""
+        r = self.recipe
+        self.windows = encode(
+            cohort, self.base, self.chosen, self.classes, seconds=r.seconds, stride_s=r.stride_s, valid=r.valid, keep=keep,
+            change=change, quiet=quiet,
+        )  # fmt: skip
+        for task, classes in self.classes.items():
+            there = set(self.windows.labels[task][~np.isnan(self.windows.labels[task])].astype(int))
+            if lost := [c for i, c in enumerate(classes) if i not in there]:
+                raise MienError(f"the training split has no window of {task} = {lost[0]}; draw another split")
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def persons(self) -> Sequence[str]:
+        return self.windows.persons
+
+    @property
+    def person(self) -> np.ndarray:
+        return self.windows.person
+
+    @property
+    def recording(self) -> np.ndarray:
+        return self.windows.recording
+
+    @property
+    def width(self) -> int:
+        return self.made.width
+
+    def attach(self, card: CohortCard, private: Any) -> Any:
+        """The `PeftModel` to train, heads and all. private: the plan, or None."""
+        options = self.recipe.represent
+        refuse(options, self.kinds, private is not None, getattr(private, "groups", None))
+        self.made = attach(self.base, options, self.recipe.lora, self.recipe.task, card, self.chosen, self.recipe.seed)
+        self.made.bank = negatives(self.base, options, self.chosen, seconds=self.recipe.seconds)
+        return self.made.model
+
+    def losses(self, model: Any, batch: Any) -> Any:
+        return self.made.losses(model, batch)
+
+    def losses_and_states(self, model: Any, batch: Any) -> tuple[Any, Any]:
+        return self.made.losses_and_states(model, batch)
+
+    def batch(self, rows: np.ndarray, device: Any) -> Batch:
+        return self.made.batch(self.windows, rows, device)
+
+    def probes(self, device: Any) -> list[Batch]:
+        return self.made.probes(self.windows, device)
+
+    def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
+        save(self.made, folder, seconds=self.recipe.seconds, chosen=self.chosen)
+        how = f"# base: the towers, as `mien.backbones` opens them (licence of the weights: {self.base.licence})"
+        lora.write_notes(folder, self.base, how, guarantee, restrictions)
+
+
+def open_binder(section: Plugin) -> Binder:
+    """MienError for a backbone that writes instead."""
+    module, config = plugins.resolve("backbones", section, f"backbone {section.name}")
+    if getattr(module, "KIND", "") != "binder":
+        raise MienError(
+            f"backbone {section.name!r} has no towers to represent recordings with; represent: takes a binder (behaviour,"
+            " imagebind, open_clip)"
+        )
+    return module.load(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A finished representation run with the windows of *all* its cohort's persons, for later verbs.
+
+    Z: float32[n, width], the adapted representation; frozen: the base's without the adapter; table: window statistics of the
+    same n windows; y: int64[n] classes of `task`, in `classes`; train: bool[n], of persons the adapter learned from; loss:
+    float64[n], of the heads; slices: modality -> its columns; session: str[n].
+    """
+
+    made: Representer
+    config: dict[str, Any]
+    cohort: Cohort
+    left_out: dict[str, int]
+    split: Splits
+    task: str
+    classes: tuple[str, ...]
+    Z: np.ndarray
+    frozen: np.ndarray
+    table: WindowTable
+    y: np.ndarray
+    train: np.ndarray
+    loss: np.ndarray
+    session: np.ndarray
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        d = self.made.binder.dim
+        return {m: slice(i * d, (i + 1) * d) for i, m in enumerate(self.made.modalities)}
+
+
+def opened(folder: Path, purpose: str) -> Opened:
+    """MienError when the run is of a model that writes, its base has changed, or its task is no classification."""
+    import torch
+
+    asked = runs.asked(folder)
+    config = asked["config"]
+    if asked["verb"] != "adapt" or not config.get("represent"):
+        raise MienError(f"{folder.name} is no representation run: its recipe has no `represent:` section")
+    binder = open_binder(Plugin(**config["backbone"]))
+    if binder.fingerprint != asked["inputs"]["base"]:
+        raise MienError(f"the base of {folder.name} has changed since: adapt again, or restore the old base")
+    made, raw = restore(binder, folder / "release" / "adapter")
+    cohort, left_out = open_cohort(Plugin(**config["cohort"]), purpose)
+    split = Splits.read(folder / "private" / "splits.json")
+    task = config["task"]
+    classes = tuple(map(str, cohort.card.tasks.get(task, ())))
+    if len(classes) < 2:
+        raise MienError(f"task: {task!r} has no classes in cohort {cohort.card.name!r}; there is nothing to probe for")
+    known = {**made.classes, task: classes}
+    windows = encode(
+        cohort, binder, raw["streams"], known, seconds=raw["seconds"], stride_s=config["stride_s"], valid=config["valid"],
+        keep=lambda w: split.side(w) is not None,
+    )  # fmt: skip
+    table = features.tabulate(
+        cohort, seconds=raw["seconds"], stride_s=config["stride_s"], task=task, streams=tuple(raw["streams"]),
+        valid=config["valid"],
+    )  # fmt: skip
+    names = np.array(windows.recordings, object)[windows.recording]
+    place = {
+        (r, round(float(s), 6)): i for i, (r, s) in enumerate(zip(table.recording, table.meta[:, -1], strict=True))
+    }
+    at = [place.get((r, round(float(s), 6))) for r, s in zip(names, windows.start_s, strict=True)]
+    keep = np.array([i for i, j in enumerate(at) if j is not None], dtype=int)
+    windows = windows.rows(keep)
+    table = table.rows(np.array([at[i] for i in keep], dtype=int))
+    made.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Opened(
+        made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes,
+        Z=vectors(made, windows), frozen=frozen(made, windows), table=table,
+        y=windows.labels[task].astype(np.int64), session=windows.session, loss=_losses(made, windows),
+        train=np.isin(table.person, split.train),
+    )  # fmt: skip
+
+
+def _losses(made: Representer, windows: Windows, size: int = 256) -> np.ndarray:
+    """float64[n]: the heads' losses alone, of each window."""
+    import torch
+
+    plain = replace(made, options=Represent(heads={}, bind="none"))
+    device, parts = next(made.binder.model.parameters()).device, []
+    made.heads.to(device)
+    with torch.no_grad():
+        for at in range(0, len(windows), size):
+            batch = plain.batch(windows, np.arange(at, min(at + size, len(windows))), device)
+            parts.append(plain.losses(made.model, batch).double().cpu().numpy())
+    return np.concatenate(parts)
