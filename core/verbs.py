@@ -108,7 +108,13 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        off = False
+        while not off:  # the repetition may arrive in here: half undone, it would strike once more, outside of `guard`
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                for s in signals:
+                    signal.signal(s, signal.SIG_IGN)
+                off = True
         for s, handler in before.items():
             signal.signal(s, handler)
 
