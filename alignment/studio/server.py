@@ -116,6 +116,8 @@ class Desk:
     def recording(self, pair: str, side: str) -> str:
         """The id of what stands on one side of a pair."""
         p, left = self._pair(pair)
+        if side not in _SIDES:
+            raise Refused("side: left or right")
         return p.a if (side == "left") == (left == "a") else p.b
 
     def _pair(self, pair: Any) -> tuple[Pair, str]:
@@ -167,8 +169,6 @@ class Desk:
     def advise(self, form: Mapping[str, Any], *, at: str = "") -> int:
         """Store a piece of advice about one side of a pair. Refused: a correction that cannot be made."""
         said = _fields(form, {"pair", "nonce", "side", "kind"}, {"body"})
-        if said["side"] not in _SIDES:
-            raise Refused("side: left or right")
         recording = self.recording(said["pair"], said["side"])
         if said["kind"] == "recognise" and recording.startswith(plan.BROKEN):
             recording = self._pair(said["pair"])[0].a
@@ -439,6 +439,7 @@ def serve(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
+            listening.listen(128)  # from here on, whoever is told of it gets in
         except OSError as error:
             raise MienError(
                 f"cannot listen on {host} port {port} ({error.strerror}); choose another with port=N"

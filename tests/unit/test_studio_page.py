@@ -1,0 +1,384 @@
+"""The studio's page in a real browser: by keyboard, by pointer, on a phone, with a wrong link, without a server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mien.alignment.store import Store
+from mien.alignment.studio import mended, offline, shown
+
+from . import invented
+from .studio_process import Running
+
+pytestmark = pytest.mark.timeout(240)
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium: the system's, the one on PATH, or Playwright's own; without any the tests are skipped."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    with sync_api.sync_playwright() as p:
+        found = [x for x in ("/usr/bin/chromium", shutil.which("chromium"), shutil.which("google-chrome")) if x]
+        found = [x for x in found if Path(x).exists()] or [p.chromium.executable_path]
+        if not Path(found[0]).exists():
+            pytest.skip("no Chromium found: install it, or run `playwright install chromium`")
+        made = p.chromium.launch(executable_path=found[0], args=ARGS)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Ten pairs, and one of them again and one control, of short recordings."""
+    raters = ("--raters", "ann", "bob", "cy", "dee", "eve")
+    made = Running(tmp_path_factory.mktemp("plain"), ("--kind", "noise", "--pairs", "10", *raters)).start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def wrist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    made = Running(
+        tmp_path_factory.mktemp("wrist"), ("--kind", "wrist", "--pairs", "6", "--raters", "ann", "bob", "cy")
+    ).start()
+    yield made
+    made.stop()
+
+
+class Window:
+    """One browser window of its own, whose page may say nothing to the console."""
+
+    def __init__(self, browser: Any, **context: Any):
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **context})
+        self.context.set_default_timeout(15_000)
+        self.page, self.trouble = self.context.new_page(), []
+        self.page.on("console", lambda m: self.trouble.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.trouble.append(str(e)))
+
+    def open(self, url: str) -> Window:
+        self.page.goto(url)
+        self.page.wait_for_selector("#rate:not([hidden])")
+        return self
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def count(self, text: str) -> None:
+        """Wait until the progress says so."""
+        self.page.wait_for_function("t => document.getElementById('count').textContent === t", arg=text)
+
+    def close(self) -> None:
+        assert self.trouble == []
+        self.context.close()
+
+
+def said(studio: Running, rater: str) -> list[Any]:
+    with Store.open(studio.folder / "feedback.sqlite") as store:
+        return [answer for _, _, answer, _ in store.standing(rater)]
+
+
+def test_ten_pairs_by_keyboard_reload_undo_and_download(browser, plain):
+    w = Window(browser, accept_downloads=True).open(plain.page("ann"))
+    w.count("0 of 12")
+    for i in range(10):
+        w.press("abtn"[i % 4], str(1 + i % 5))
+        if i == 3:
+            w.press("c")
+            w.page.keyboard.type("A 1 u <b>x</b>")  # keys that mean something elsewhere
+            w.press("Escape")
+        w.press("Enter")
+        w.count(f"{i + 1} of 12")
+    w.page.reload()
+    w.count("10 of 12")
+    w.press("u")
+    w.count("9 of 12")
+    assert w.page.is_checked("input[name=choice][value=right]")  # what the tenth answer was
+    assert w.page.is_checked("input[name=sure][value='5']")
+    w.press("t", "Enter")
+    w.count("10 of 12")
+    with w.page.expect_download() as download:
+        w.page.click("#mine")
+    lines = [json.loads(x) for x in Path(download.value.path()).read_text().splitlines()]
+    assert [x["choice"] for x in lines[:4]] == ["left", "right", "tie", "both_bad"]
+    assert lines[3]["comment"] == "A 1 u <b>x</b>"
+    assert lines[9]["choice"] == "tie"
+    answers = said(plain, "ann")
+    assert len(answers) == 10
+    assert [a.confidence for a in answers[:5]] == [1, 2, 3, 4, 5]
+    assert answers[0].choice == ("A" if answers[0].side == "a" else "B")
+    for _ in range(2):
+        w.press("a", "Enter")
+    w.page.wait_for_selector("#message:not([hidden])")
+    assert "All done" in w.page.inner_text("#message")
+    w.press("u")
+    w.count("11 of 12")
+    w.close()
+
+
+def test_a_wrong_link_says_what_to_do(browser, plain):
+    for tail in ("/#seat=wrong", "/", "/#"):
+        w = Window(browser)
+        w.page.goto(plain.url + tail)
+        w.page.wait_for_selector("#message:not([hidden])")
+        assert "opens no seat" in w.page.inner_text("#message h1")
+        assert "new link" in w.page.inner_text("#message")
+        assert not w.page.is_visible("#rate")
+        assert not w.page.is_visible("#answer")
+        w.context.close()
+
+
+def test_two_raters_see_nothing_of_one_another(browser, plain):
+    one, two = Window(browser).open(plain.page("bob")), Window(browser).open(plain.page("cy"))
+    for i in range(3):
+        one.press("a", "Enter")
+        one.count(f"{i + 1} of 12")
+    two.press("b", "Enter")
+    two.count("1 of 12")
+    two.page.reload()
+    two.count("1 of 12")
+    assert "bob" not in two.page.content()
+    assert (len(said(plain, "bob")), len(said(plain, "cy"))) == (3, 1)
+    one.close()
+    two.close()
+
+
+def test_a_draft_survives_a_reload_and_an_answer_the_studios_death(browser, plain):
+    w = Window(browser).open(plain.page("dee"))
+    w.press("b", "5", "c")
+    w.page.keyboard.type("half a thought")
+    w.page.reload()
+    w.page.wait_for_selector("#rate:not([hidden])")
+    assert w.page.is_checked("input[name=choice][value=right]")
+    assert w.page.input_value("#comment") == "half a thought"
+    plain.stop(signal.SIGKILL)
+    w.press("Enter")
+    w.page.wait_for_selector("#banner:not([hidden])")
+    assert "kept here" in w.page.inner_text("#banner")
+    plain.start()
+    w.count("1 of 12")
+    assert not w.page.is_visible("#banner")
+    (answer,) = said(plain, "dee")
+    assert answer.comment == "half a thought"
+    w.context.close()  # a refused connection is told to the console, which is fine here
+
+
+def test_everything_is_reached_by_keyboard_and_has_a_name(browser, wrist):
+    w = Window(browser).open(wrist.page("ann"))
+    seen = set()
+    for _ in range(80):
+        w.press("Tab")
+        about = w.page.evaluate(
+            """() => { const e = document.activeElement; const l = e.labels && e.labels[0];
+            const name = e.getAttribute('aria-label') || (l && l.textContent) || e.textContent || e.title;
+            const set = e.closest('fieldset'); const shown = e.matches('input[type=radio]') ? e.nextElementSibling : e;
+            return [e.tagName, e.name || e.id, name.trim(), getComputedStyle(shown).outlineStyle,
+                    set ? set.querySelector('legend').textContent : '']; }"""
+        )
+        tag, key, name, outline, _ = about
+        if tag == "BODY":
+            break
+        assert name, about
+        assert outline != "none", about
+        seen.add(key or name)
+    for key in (
+        "choice",
+        "sure",
+        "mode",
+        "play",
+        "in",
+        "out",
+        "fit",
+        "comment",
+        "note-left",
+        "next",
+        "mine",
+        "help-open",
+    ):
+        assert key in seen, key
+    assert sum(1 for x in seen if x.startswith("Pulse wave of")) == 2
+    names = w.page.evaluate("[...document.querySelectorAll('#lanes canvas')].map(c => c.getAttribute('aria-label'))")
+    assert any("heartbeats detected" in n for n in names)
+    rows = w.page.evaluate("document.querySelectorAll('#vitals .vital:not(.head)').length")
+    assert rows == len(shown.RANGES)
+    w.close()
+
+
+def pixel(page: Any, name: str, side: int, t: float, height: float) -> tuple[float, float]:
+    """Where second t of a stream's lane is on the screen."""
+    box = page.evaluate(
+        """([name, side]) => { const c = [...document.querySelectorAll('#lanes canvas')].filter(c => c.getAttribute('aria-label').startsWith(name))[side];
+        c.scrollIntoView({block: 'center'}); const b = c.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; }""",
+        [name, side],
+    )
+    return box[0] + 46 + t / 60 * (box[2] - 52), box[1] + height * box[3]
+
+
+def drag(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=6)
+    page.mouse.up()
+
+
+def test_marking_and_correcting_by_pointer_and_by_key(browser, wrist):
+    w = Window(browser).open(wrist.page("bob"))
+    page = w.page
+    w.press("m")
+    drag(page, pixel(page, "Breathing", 0, 20, 0.5), pixel(page, "Breathing", 0, 30, 0.6))
+    assert "Breathing: wrong from" in page.inner_text("#told-left")
+    w.press("m")
+    sent = page.evaluate(
+        """async () => { const s = await (await fetch('api/seat', {headers: {'X-Seat': location.hash.slice(6)}})).json();
+        const r = await (await fetch(`api/recording/${s.upcoming[0].pair}/right`, {headers: {'X-Seat': location.hash.slice(6)}})).json();
+        return r.streams.find(x => x.name === 'bvp').marks.times; }"""
+    )
+    beat = next(i for i, t in enumerate(sent) if t > 25)
+    x, y = pixel(page, "Pulse wave", 1, sent[beat], 0.04)
+    drag(page, (x, y), (x + 3, y))
+    page.evaluate(
+        "[...document.querySelectorAll('#lanes canvas')].filter(c => c.getAttribute('aria-label').startsWith('Pulse wave'))[1].focus()"
+    )
+    w.press("ArrowRight", "ArrowRight")
+    assert "1 moved" in page.inner_text("#told-right")
+    page.check("#advice input[name=rating-left][value='2']", force=True)
+    page.fill("#note-right", "slower <i>breath</i>")
+    page.check("input[name=aspect-physiology][value=left]", force=True)
+    page.click("#count")
+    w.press("a", "Enter")
+    w.page.wait_for_function("document.getElementById('count').textContent.startsWith('1 of')")
+    with Store.open(wrist.folder / "feedback.sqlite") as store:
+        advice = {d.advice.kind: d.advice for d in store.advice("bob")}
+        pair = next(p for p in store.pairs() if p.id == advice["region"].pair)
+        corrections = [p for p in store.preferences() if p.kind == "correction"]
+    assert set(advice) == {"region", "correction", "rating", "instruction"}
+    assert advice["region"].body["stream"] == "resp"
+    assert advice["region"].body["start"] == pytest.approx(20, abs=0.3)
+    assert advice["region"].body["end"] == pytest.approx(30, abs=0.3)
+    assert advice["instruction"].body == {"text": "slower <i>breath</i>"}
+    ((number, to, _),) = advice["correction"].body["moves"]
+    assert number == beat
+    assert to > sent[beat] + 0.03
+    assert advice["region"].recording != advice["correction"].recording
+    assert {advice["region"].recording, advice["correction"].recording} == {pair.a, pair.b}
+    assert (corrections[0].b, corrections[0].choice) == (advice["correction"].recording, "A")
+    study, _ = invented.study(wrist.folder, "wrist", 6, ["bob"])
+    body = advice["correction"].body
+    made = mended.corrected(
+        study.recording(corrections[0].b), body["stream"], body["mark"], body["moves"], study.roles, "c"
+    )
+    assert shown.marks(made, study.roles)["bvp"].times[beat] == pytest.approx(to, abs=0.05)
+    w.press("u")
+    w.page.wait_for_function("document.getElementById('count').textContent.startsWith('0 of')")
+    assert page.is_checked("input[name=aspect-physiology][value=left]")
+    assert "said before" in page.inner_text("#told-left")
+    w.close()
+
+
+def test_who_is_recognised_is_hidden_after_asking(browser, plain):
+    w = Window(browser).open(plain.page("eve"))
+    w.page.click(".say.a .recognise")
+    w.page.click("#recognise button[value=no]")
+    w.count("0 of 12")
+    w.page.click(".say.a .recognise")
+    w.page.click("#recognise button[value=yes]")
+    w.page.wait_for_function("document.getElementById('count').textContent !== '0 of 12'")
+    with Store.open(plain.folder / "feedback.sqlite") as store:
+        assert len(store.blocked()) == 1
+    w.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_is_wide_enough_and_colours_can_be_told(browser, wrist, scheme):
+    w = Window(browser, viewport={"width": 390, "height": 780}, has_touch=True, color_scheme=scheme).open(
+        wrist.page("cy")
+    )
+    page = w.page
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    small = page.evaluate(
+        """[...document.querySelectorAll('#answer label, #answer button, #play')].filter(e => { const b = e.getBoundingClientRect();
+        return b.height < 36 || b.width < 34; }).map(e => e.textContent)"""
+    )
+    assert small == []
+    ratio = page.evaluate(
+        """() => { const v = (k) => getComputedStyle(document.documentElement).getPropertyValue(k).trim();
+        const light = (hex) => { const n = hex.length === 4 ? [...hex.slice(1)].map(x => x + x) : hex.slice(1).match(/../g);
+          const c = n.map(x => parseInt(x, 16) / 255).map(x => x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
+          return .2126 * c[0] + .7152 * c[1] + .0722 * c[2]; };
+        const of = (p, q) => { const [a, b] = [light(v(p)), light(v(q))].sort((x, y) => y - x); return (a + .05) / (b + .05); };
+        return Math.min(...['--ink', '--soft', '--a', '--b', '--wrong', '--c3'].map(k => of(k, '--card'))); }"""
+    )
+    assert ratio >= 4.5  # WCAG 2.1, level AA
+    page.tap("text=Tie")
+    page.tap("#next")
+    page.wait_for_function("document.getElementById('count').textContent.startsWith('1 of')")
+    page.click("#undo")
+    page.wait_for_function("document.getElementById('count').textContent.startsWith('0 of')")
+    w.close()
+
+
+def test_a_page_in_a_file_keeps_saves_and_loads(browser, tmp_path):
+    study, _ = invented.study(tmp_path, "noise", 10, ["ann"])
+    (file,) = offline.write_pages(study, ["ann"], tmp_path / "page.html")
+    w = Window(browser, accept_downloads=True, offline=True).open(file.as_uri())
+    for i in range(3):
+        w.press("a", "Enter")
+        w.count(f"{i + 1} of 12")
+    w.press("u")
+    w.count("2 of 12")
+    w.press("n", "c")
+    w.page.keyboard.type("</script><script>alert(1)</script>")
+    w.press("Escape", "Enter")
+    w.count("3 of 12")
+    w.page.reload()
+    w.count("3 of 12")
+    with w.page.expect_download() as download:
+        w.page.click("#file")
+    saved = tmp_path / "answers.jsonl"
+    download.value.save_as(saved)
+    w.close()
+    other = Window(browser).open(file.as_uri())
+    other.count("0 of 12")
+    other.page.set_input_files("#picker", saved)
+    other.count("3 of 12")
+    (tmp_path / "foreign.jsonl").write_text(saved.read_text().replace('"ann"', '"bob"'))
+    other.page.set_input_files("#picker", tmp_path / "foreign.jsonl")
+    other.page.wait_for_function("document.getElementById('status').textContent.includes('another rater')")
+    other.close()
+    assert offline.take(study, saved) == {"answer": 4, "undo": 1}
+    answers = [a for _, _, a, _ in study.store.standing("ann")]
+    assert [a.choice for a in answers][2] == "both_bad"
+    assert answers[2].comment == "</script><script>alert(1)</script>"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lab", "days"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_modality_is_drawn_and_played(browser, tmp_path, kind, width):
+    studio = Running(tmp_path, ("--kind", kind, "--pairs", "4")).start()
+    w = Window(browser, viewport={"width": width, "height": 800}).open(studio.page("ann"))
+    page = w.page
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.wait_for_timeout(500)
+    empty = page.evaluate(
+        """[...document.querySelectorAll('#lanes canvas, .actor:not([hidden]) canvas')].filter(c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        for (let i = 3; i < d.length; i += 4) if (d[i]) return false; return true; }).length"""
+    )
+    assert empty == 0
+    before = page.inner_text("#clock")
+    page.click("#play")
+    page.wait_for_timeout(1500)
+    assert page.inner_text("#clock") != before
+    page.click("#play")
+    w.press("b", "Enter")
+    page.wait_for_function("document.getElementById('count').textContent.startsWith('1 of')")
+    w.close()
+    studio.stop()
