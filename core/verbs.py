@@ -79,6 +79,8 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         console.fail(str(error))
         return 2
     except KeyboardInterrupt:
+        # CPython notes an interrupted exec() of a string, and `python -m` then dies of SIGINT whatever its exit code: note another
+        exec("")
         console.fail("stopped; run the same command again to continue where it was")
         return 130
     except BrokenPipeError:
