@@ -1085,8 +1085,8 @@ async function guarded(work) {
     if (error instanceof Problem && error.status === 401) { seatless(error.message); return; }
     tell(error.message);
     if (error instanceof Problem && [403, 409].includes(error.status)) {
-      banner(`${error.message}.`);
       try { state = await again(() => backend.start()); await show(); } catch { /* the banner says what happened */ }
+      banner(`${error.message}.`); // last: whatever succeeds takes the banner down
     }
   } finally {
     busy = false;

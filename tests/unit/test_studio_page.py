@@ -39,7 +39,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Ten pairs, and one of them again and one control, of short recordings."""
-    raters = ("--raters", "ann", "bob", "cy", "dee", "eve")
+    raters = ("--raters", "ann", "bob", "cy", "dee", "eve", "fay")
     made = Running(tmp_path_factory.mktemp("plain"), ("--kind", "noise", "--pairs", "10", *raters)).start()
     yield made
     made.stop()
@@ -235,10 +235,11 @@ def pixel(page: Any, name: str, side: int, t: float, height: float) -> tuple[flo
     return box[0] + 46 + t / 60 * (box[2] - 52), box[1] + height * box[3]
 
 
-def drag(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
+def drag(page: Any, start: tuple[float, float], *on: tuple[float, float]) -> None:
     page.mouse.move(*start)
     page.mouse.down()
-    page.mouse.move(*end, steps=6)
+    for point in on:
+        page.mouse.move(*point, steps=6)
     page.mouse.up()
 
 
@@ -256,7 +257,7 @@ def test_marking_and_correcting_by_pointer_and_by_key(browser, wrist):
     )
     beat = next(i for i, t in enumerate(sent) if t > 25)
     x, y = pixel(page, "Pulse wave", 1, sent[beat], 0.04)
-    drag(page, (x, y), (x + 5, y))
+    drag(page, (x, y), (x + 5, y), (x + 2, y))  # further than a click's tremble, and back: its neighbour is near
     page.evaluate(
         "[...document.querySelectorAll('#lanes canvas')].filter(c => c.getAttribute('aria-label').startsWith('Pulse wave'))[1].focus()"
     )
@@ -294,6 +295,19 @@ def test_marking_and_correcting_by_pointer_and_by_key(browser, wrist):
     assert page.is_checked("input[name=aspect-physiology][value=left]")
     assert "said before" in page.inner_text("#told-left")
     w.close()
+
+
+def test_what_the_studio_refuses_it_says_until_it_is_mended(browser, plain):
+    w = Window(browser).open(plain.page("fay"))
+    w.page.route("**/api/answer", lambda r: r.fulfill(status=409, json={"error": "not like this"}), times=1)
+    w.press("a", "Enter")
+    w.page.wait_for_selector("#banner:not([hidden])")
+    assert "not like this" in w.page.inner_text("#banner")
+    w.press("Enter")  # the answer was kept
+    w.count("1 of 12")
+    assert w.page.is_hidden("#banner")
+    assert [x for x in w.trouble if "409" not in x] == []
+    w.context.close()
 
 
 def test_who_is_recognised_is_hidden_after_asking(browser, plain):
