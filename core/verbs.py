@@ -72,6 +72,9 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
     for name in ("bitsandbytes", "DeepSpeed", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch|accelerate")
+    warnings.filterwarnings(
+        "ignore", message="`past_key_values` is deprecated"
+    )  # its new name is younger than what we allow
     try:
         with _stoppable():
             return main(*args) or 0
