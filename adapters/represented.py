@@ -188,7 +188,8 @@ class Opened:
 
     Z: float32[n, width], the adapted representation; frozen: the base's without the adapter; table: window statistics of the
     same n windows; y: int64[n] classes of `task`, in `classes`; train: bool[n], of persons the adapter learned from; loss:
-    float64[n], of the heads; slices: modality -> its columns; session: str[n].
+    float64[n], of the heads; slices: modality -> its columns; session: str[n]; windows: what the towers were given; streams:
+    stream -> its modality.
     """
 
     made: Representer
@@ -205,6 +206,8 @@ class Opened:
     train: np.ndarray
     loss: np.ndarray
     session: np.ndarray
+    windows: Windows
+    streams: Mapping[str, str]
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -252,7 +255,7 @@ def opened(folder: Path, purpose: str) -> Opened:
         made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes,
         Z=vectors(made, windows), frozen=frozen(made, windows), table=table,
         y=windows.labels[task].astype(np.int64), session=windows.session, loss=_losses(made, windows),
-        train=np.isin(table.person, split.train),
+        train=np.isin(table.person, split.train), windows=windows, streams=raw["streams"],
     )  # fmt: skip
 
 

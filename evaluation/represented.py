@@ -47,7 +47,7 @@ def results(
     found = held_out.predict([fold], learners)
     if not several:
         return held_out.results([fold], found, average, ADAPTED, [BASE, BAR])
-    data = _by_stream(Z, table, y, classes, slices)
+    data = by_stream(Z, table, y, classes, slices)
     best = _best(data.rows(fold.train))
     out = held_out.results([fold], found, average, ADAPTED, [BASE, BAR, f"{best} alone"])
     note = f"the best single stream, {best}, was chosen on the training persons"
@@ -87,7 +87,7 @@ def _on(X: np.ndarray) -> held_out.Learner:
     )
 
 
-def _by_stream(
+def by_stream(
     Z: np.ndarray, table: WindowTable, y: np.ndarray, classes: Sequence[str], slices: Mapping[str, slice]
 ) -> Represented:
     """Stream by stream, NaN where one is missing."""
