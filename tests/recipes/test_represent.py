@@ -120,18 +120,13 @@ def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_make_one_adapter(toy):
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        "launch/ddp.yaml",
-        "--num_processes",
-        "2",
-    ]
     from mien.core.plugins import ROOT
 
-    command = [*launch, str(ROOT / "recipes" / "adapt.py"), str(toy.folder / "represent.yaml"), "study=toy_two"]
+    config = ["--config_file", str(ROOT / "launch" / "ddp.yaml"), "--num_processes", "2"]
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", *config, str(ROOT / "recipes" / "adapt.py"), "represent.yaml",
+        "study=toy_two",
+    ]  # fmt: skip
     env = {**toy.env, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = subprocess.run(command, cwd=toy.folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
