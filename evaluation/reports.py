@@ -53,7 +53,7 @@ def of_representation(
     return Report(
         verb="evaluate", run=run.name, study=recipe.study, config=public(recipe.model_dump(mode="json")),
         summary=(
-            f"The towers {', '.join(o.slices)} of a frozen base ({o.config['backbone']['name']}) were LoRA-adapted to"
+            f"{_made(o)}"
             f" recordings of {len(o.split.train)} persons of the cohort {card.name}, licence {card.licence}. Probes were fitted"
             f" on their {int(o.train.sum())} windows and judged on {int((~o.train).sum())} windows of"
             f" {len(set(o.table.person[~o.train]))} others."
@@ -72,3 +72,9 @@ def of_representation(
             " their own spread is not in the intervals.",
         ),
     )  # fmt: skip
+
+
+def _made(o: Any) -> str:
+    if o.config.get("autoencoder"):
+        return f"An autoencoder of {', '.join(o.made.modalities)} was trained whole on"
+    return f"The towers {', '.join(o.slices)} of a frozen base ({o.config['backbone']['name']}) were LoRA-adapted to"

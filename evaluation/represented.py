@@ -26,10 +26,11 @@ TASK = "task"
 def results(
     Z: np.ndarray, frozen: np.ndarray, table: WindowTable, y: np.ndarray, train: np.ndarray, classes: Sequence[str],
     slices: Mapping[str, slice], *, average: held_out.Average = "window", trees: int = 200, seeds: int = 3,
+    beside: str = BASE,
 ) -> list[Result]:  # fmt: skip
     """Z, frozen: float[n, width]; table: the same windows' statistics; y: int[n]; train: bool[n], of training persons;
-    slices: modality -> columns, zeros where it is missing. MienError when a person is on both sides, or a class is missing
-    from training."""
+    slices: modality -> columns, zeros where it is missing; beside: what `frozen` is, in words. MienError when a person is on
+    both sides, or a class is missing from training."""
     transfer.refuse_shared(set(table.person[train]), set(table.person[~train]), "evaluate")
     if not train.any() or train.all():
         raise MienError(f"{int(train.sum())} windows to train a probe on and {int((~train).sum())} to judge it by")
@@ -40,16 +41,16 @@ def results(
     )
     several = len(slices) > 1
     learners = {
-        ADAPTED: (_on(Z), 1), BASE: (_on(frozen), 1), BAR: (held_out.forest(trees), seeds), "majority": (held_out.majority, 1),
+        ADAPTED: (_on(Z), 1), beside: (_on(frozen), 1), BAR: (held_out.forest(trees), seeds), "majority": (held_out.majority, 1),
         "metadata only": (held_out.forest(trees, lambda t: t.meta), seeds),
         **({f"{m} alone": (_on(Z[:, s]), 1) for m, s in slices.items()} if several else {}),
     }  # fmt: skip
     found = held_out.predict([fold], learners)
     if not several:
-        return held_out.results([fold], found, average, ADAPTED, [BASE, BAR])
+        return held_out.results([fold], found, average, ADAPTED, [beside, BAR])
     data = _by_stream(Z, table, y, classes, slices)
     best = _best(data.rows(fold.train))
-    out = held_out.results([fold], found, average, ADAPTED, [BASE, BAR, f"{best} alone"])
+    out = held_out.results([fold], found, average, ADAPTED, [beside, BAR, f"{best} alone"])
     note = f"the best single stream, {best}, was chosen on the training persons"
     out = [r.model_copy(update={"note": f"{r.note}; {note}"}) if " alone" in r.metric else r for r in out]
     return [*out, *missing(data, fold, average, found[ADAPTED])]

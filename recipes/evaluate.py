@@ -98,9 +98,11 @@ def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
         if not run.reused:
             o = opened(source, "evaluation")
             results = [
-                *represented.results(o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=recipe.average),
+                *represented.results(
+                    o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=recipe.average, beside=o.made.beside
+                ),
                 *attacked.all_of(
-                    {"adapted": o.Z, "frozen base": o.frozen, "window statistics": o.table.X}, o.table.person,
+                    {"adapted": o.Z, o.made.beside: o.frozen, "window statistics": o.table.X}, o.table.person,
                     o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=recipe.dimension,
                 ),
             ]  # fmt: skip
