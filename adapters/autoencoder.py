@@ -18,6 +18,7 @@ own, and an adversary that was misled proves nothing. attacks/represented.py tra
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +30,11 @@ from pydantic import Field
 from ..backbones._binder import Binder, Tower
 from ..core.config import Section, parse
 from ..core.errors import MienError
-from ..core.records import RESTRICTIONS, Cohort, CohortCard, Recording
+from ..core.records import RESTRICTIONS, Cohort, CohortCard, Recording, Stream, StreamSpec
 from ..core.runs import write_text
 from .described import Described, described
 from .representation import Batch, Head, Represent, Representer, head_loss, make_heads
+from .training import hash_seed
 from .windows import Windows
 
 WEIGHTS, SHAPE = "autoencoder.safetensors", "autoencoder.json"
@@ -141,6 +143,25 @@ class Autoencoder(Representer):
         made.model.eval().to(next(self.model.parameters()).device)
         return made
 
+    @property
+    def seconds(self) -> float:
+        """Of a window."""
+        return next(iter(self.described.values())).seconds
+
+    @property
+    def written(self) -> dict[str, StreamSpec]:
+        """The streams that can be generated."""
+        return {m: d.spec for m, d in self.described.items() if d.back}
+
+    def round_trip(self, streams: Mapping[str, Stream], label: str) -> dict[str, Stream]:
+        """One window as numbers and back, without the model: what the numbers alone lose."""
+        out: dict[str, Stream] = {}
+        for m, s in streams.items():
+            if m in self.written:
+                numbers = self.described[m].numbers(s)
+                out[m] = self.described[m].signal(numbers, np.random.default_rng(zlib.crc32(numbers.tobytes())))
+        return out
+
     def represent(self, windows: Windows) -> np.ndarray:
         """float32[n, latent]: the posteriors' means."""
         from .represented import vectors
@@ -151,28 +172,30 @@ class Autoencoder(Representer):
         """n recordings of one window each, by people who do not exist, with this cohort's signals in physical units (events
         and text cannot be turned back and are left out). label: a class of the task (None: of none, from N(0, 1)). MienError
         for a label the prior does not know, no signal, and n < 1."""
-        if n < 1:
-            raise MienError(f"n is {n}; generate one recording at least")
         card = replace(
             self.card, name=f"synthetic-{self.card.name}", synthetic=True, attributes=(), guarantee=UNPROTECTED,
             consent="synthetic recordings; the persons behind the autoencoder are covered by their cohort's consent",
             licence=f"derived from {self.card.name}: see that cohort's licence",
-            streams={m: d.spec for m, d in self.described.items() if d.back},
+            streams=self.written,
         )  # fmt: skip
-        if not card.streams:
-            raise MienError("none of the autoencoder's streams is a signal, and it writes nothing else")
-        return Cohort.build(self._recordings(n, label, seed), card=card)
+        return Cohort.build(self.recordings(n, label, seed), card=card)
 
-    def _recordings(self, n: int, label: str | None, seed: int) -> Iterator[Recording]:
+    def recordings(self, n: int, label: str | None = None, seed: int = 0) -> Iterator[Recording]:
+        """`generate`'s, one after the other."""
         import torch
 
+        if n < 1:
+            raise MienError(f"n is {n}; generate one recording at least")
+        if not self.written:
+            raise MienError("none of the autoencoder's streams is a signal, and it writes nothing else")
         known = self.classes.get(self.task, ())
         if label is not None and label not in known:
             raise MienError(
                 f"label {label!r} is not a class of {self.task!r} that the autoencoder knows ({', '.join(known) or 'none'})"
             )
         device = next(self.model.parameters()).device
-        draw = torch.Generator().manual_seed(seed)
+        place = 0 if label is None else known.index(label) + 1
+        draw = torch.Generator().manual_seed(hash_seed(seed, 0xAE, place))
         z = torch.randn((n, self.width), generator=draw).to(device)
         with torch.no_grad():
             z = z if label is None else z + self.model.prior[known.index(label)]
@@ -183,7 +206,7 @@ class Autoencoder(Representer):
                     x = mean + log.exp() * torch.randn(mean.shape, generator=draw).to(device)
                     numbers[m] = self.model.unscaled(i, x.clamp(-_FAR, _FAR)).double().cpu().numpy()
         for k in range(n):
-            rng = np.random.default_rng([seed, 0xAE, k])
+            rng = np.random.default_rng([seed, 0xAE, place, k])
             name = f"synthetic-{label or 'any'}-{seed}-{k:05d}"
             yield Recording(
                 id=name, person=name, streams={m: self.described[m].signal(x[k], rng) for m, x in numbers.items()},
@@ -312,7 +335,7 @@ def standardise(made: Autoencoder, windows: Windows) -> None:
         made.model.get_buffer(f"scale_unit_{i}").copy_(torch.as_tensor(sd))
 
 
-def save(made: Autoencoder, folder: Path, *, seconds: float, restrictions: Sequence[str] = ()) -> None:
+def save(made: Autoencoder, folder: Path, restrictions: Sequence[str] = ()) -> None:
     """`autoencoder.safetensors` (without adversaries), `autoencoder.json` (what it takes), and a README that says what is
     not promised."""
     from safetensors.torch import save_file
@@ -321,7 +344,7 @@ def save(made: Autoencoder, folder: Path, *, seconds: float, restrictions: Seque
     state = {k: v for k, v in made.model.state_dict().items() if not k.startswith("adversaries.")}
     save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
     raw = {
-        "config": made.config.model_dump(mode="json"), "seconds": seconds, "task": made.task, "card": made.card.to_json(),
+        "config": made.config.model_dump(mode="json"), "seconds": made.seconds, "task": made.task, "card": made.card.to_json(),
         "heads": {t: h.model_dump(mode="json") for t, h in made.kinds.items()},
         "classes": {t: list(c) for t, c in made.classes.items()},
     }  # fmt: skip

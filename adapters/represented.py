@@ -198,7 +198,7 @@ class Autoencoding(Representing):
 
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
         assert isinstance(self.made, Autoencoder)
-        autoencoder.save(self.made, folder, seconds=self.recipe.seconds, restrictions=restrictions)
+        autoencoder.save(self.made, folder, restrictions)
 
 
 def open_binder(section: Plugin) -> Binder:

@@ -15,15 +15,18 @@ from .protocols import Inputs
 
 def of_synthetic(
     run: Run, recipe: Any, inputs: Mapping[str, str], results: Sequence[Result], guarantee: str, cohort: Cohort,
-    synthetic: Cohort, data: Inputs, split: splits.Splits, backbone: Mapping[str, Any], left_out: dict[str, int], attacked: bool,
+    synthetic: Cohort, data: Inputs, split: splits.Splits, asked: Mapping[str, Any], left_out: dict[str, int], attacked: bool,
 ) -> Report:  # fmt: skip
-    """Of a synthetic cohort. recipe: the Evaluate; backbone: its adapter's, as configured; attacked: whether an attack is
+    """Of a synthetic cohort. recipe: the Evaluate; asked: the adapt recipe; attacked: whether an attack is
     shown beside."""
-    layout_seconds = data.windows.seconds
+    layout_seconds, made = data.windows.seconds, "An autoencoder was trained whole on"
+    if not asked.get("autoencoder"):
+        backbone = asked["backbone"]
+        made = f"A frozen base ({backbone.get('model', backbone['name'])}) was LoRA-adapted to"
     return Report(
         verb="evaluate", run=run.name, study=recipe.study, config=public(recipe.model_dump(mode="json")),
         summary=(
-            f"A frozen base ({backbone.get('model', backbone['name'])}) was LoRA-adapted to"
+            f"{made}"
             f" recordings of {len(split.train)} persons of the cohort {cohort.card.name}, licence {cohort.card.licence};"
             f" {len(synthetic)} synthetic recordings of {layout_seconds:g} s were sampled from it. Utility is"
             f" measured on {len(data.tables.test)} windows of {len(set(data.tables.test.person))} persons."

@@ -15,7 +15,7 @@ from mien.data.load import open_cohort
 from mien.evaluation import reports, represented
 from mien.evaluation.protocols import gather, measured
 from mien.evaluation.report import html, pages
-from mien.generation.layout import Layout
+from mien.generation.adapted import written
 
 
 class Evaluate(verbs.Recipe):
@@ -69,7 +69,7 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
         if not run.reused:
             split = splits.Splits.read(source / "private" / "splits.json")
             guarantee = Report.read(source / "release" / "report.json").guarantee
-            layout = Layout.read(source / "release" / "adapter" / "layout.json")
+            layout = written(source)
             synthetic = Cohort.read(release / "release" / "cohort")
             data = gather(
                 cohort, synthetic, split, seconds=layout.seconds, stride_s=asked["stride_s"], task=layout.task,
@@ -78,7 +78,7 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
             )  # fmt: skip
             results = measured(data, recipe.utility, recipe.fidelity)
             report = reports.of_synthetic(
-                run, recipe, inputs, results, guarantee, cohort, synthetic, data, split, asked["backbone"], left_out, attack is not None
+                run, recipe, inputs, results, guarantee, cohort, synthetic, data, split, asked, left_out, attack is not None
             )  # fmt: skip
             found = None if attack is None else Report.read(attack / "release" / "report.json")
             pages.evaluation(
