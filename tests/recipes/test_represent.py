@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mien import cli
+from mien.core.plugins import ROOT
 from mien.core.records import Cohort
 
 from .conftest import lab
@@ -190,19 +191,16 @@ def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_make_one_adapter(toy):
+@pytest.mark.parametrize("recipe", ["represent", "autoencoder"])
+def test_two_processes_make_one_adapter(toy, recipe):
     launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
         "--config_file",
-        "launch/ddp.yaml",
+        str(ROOT / "launch" / "ddp.yaml"),
         "--num_processes",
         "2",
+        str(ROOT / "recipes" / "adapt.py"),
     ]
-    from mien.core.plugins import ROOT
-
-    command = [*launch, str(ROOT / "recipes" / "adapt.py"), str(toy.folder / "represent.yaml"), "study=toy_two"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launch, f"{recipe}.yaml", f"study=two_{recipe}"]
     env = {**toy.env, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=toy.folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
