@@ -218,7 +218,8 @@ class Opened:
 
     Z: float32[n, width], the adapted representation; frozen: the same without what it learnt (`made.beside`); table: window
     statistics of the same n windows; y: int64[n] classes of `task`, in `classes`; train: bool[n], of persons the adapter
-    learned from; loss: float64[n], of the heads; slices: modality -> its columns; session: str[n].
+    learned from; loss: float64[n], of the heads; slices: modality -> its columns; session: str[n]; alone, without: modality
+    -> float32[n, width], from that modality alone and from all others, where modalities share their columns (else None).
     """
 
     made: Representer
@@ -235,6 +236,8 @@ class Opened:
     train: np.ndarray
     loss: np.ndarray
     session: np.ndarray
+    alone: dict[str, np.ndarray] | None = None
+    without: dict[str, np.ndarray] | None = None
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -287,8 +290,18 @@ def opened(folder: Path, purpose: str) -> Opened:
         made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes,
         Z=vectors(made, windows), frozen=frozen(made, windows), table=table,
         y=windows.labels[task].astype(np.int64), session=windows.session, loss=_losses(made, windows),
-        train=np.isin(table.person, split.train),
+        train=np.isin(table.person, split.train), **_in_parts(made, windows),
     )  # fmt: skip
+
+
+def _in_parts(made: Representer, windows: Windows) -> dict[str, dict[str, np.ndarray]]:
+    names = made.modalities
+    if not isinstance(made, Autoencoder) or len(names) < 2:
+        return {}
+    return {
+        "alone": {m: vectors(made, windows.of([m])) for m in names},
+        "without": {m: vectors(made, windows.of([n for n in names if n != m])) for m in names},
+    }
 
 
 def _losses(made: Representer, windows: Windows, size: int = 256) -> np.ndarray:

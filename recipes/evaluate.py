@@ -99,7 +99,8 @@ def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
             o = opened(source, "evaluation")
             results = [
                 *represented.results(
-                    o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=recipe.average, beside=o.made.beside
+                    o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=recipe.average, beside=o.made.beside,
+                    alone=o.alone, without=o.without,
                 ),
                 *attacked.all_of(
                     {"adapted": o.Z, o.made.beside: o.frozen, "window statistics": o.table.X}, o.table.person,
