@@ -255,7 +255,7 @@ def build(
     return Autoencoder(
         binder=reader(streams, model), model=model, modalities=tuple(streams), heads=heads,
         options=Represent(heads=dict(kinds), bind="none"), kinds=dict(kinds), classes=dict(classes), config=config,
-        described=streams, task=task, card=replace(card, streams={m: s.spec for m, s in streams.items()}),
+        described=streams, task=task, card=replace(card, source="", streams={m: s.spec for m, s in streams.items()}),
     )  # fmt: skip
 
 
@@ -292,12 +292,12 @@ def _network(widths: Sequence[int], config: Config, classes: int) -> Any:
             return z * self.get_buffer(f"scale_unit_{i}") + self.get_buffer(f"scale_centre_{i}")
 
         def expert(self, i: int, x: Any) -> Any:
-            mean, log = self.encoders[i](self.scaled(i, x)[0]).chunk(2, -1)
+            mean, log = self.encoders[i](self.scaled(i, x)[0]).float().chunk(2, -1)
             return torch.stack([mean, (_PRECISION * torch.tanh(log / _PRECISION)).exp()], 1)
 
         def decode(self, i: int, z: Any) -> tuple[Any, Any]:
             """Mean, float32[..., widths[i]], and log deviation, float32[widths[i]], of the scaled numbers."""
-            return self.decoders[i](z), getattr(self, f"log_sd_{i}").clamp(*_SPREAD)
+            return self.decoders[i](z).float(), getattr(self, f"log_sd_{i}").clamp(*_SPREAD)
 
     return Network()
 
