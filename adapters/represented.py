@@ -218,8 +218,9 @@ class Opened:
 
     Z: float32[n, width], the adapted representation; frozen: the same without what it learnt (`made.beside`); table: window
     statistics of the same n windows; y: int64[n] classes of `task`, in `classes`; train: bool[n], of persons the adapter
-    learned from; loss: float64[n], of the heads; slices: modality -> its columns; session: str[n]; alone, without: modality
-    -> float32[n, width], from that modality alone and from all others, where modalities share their columns (else None).
+    learned from; loss: float64[n], of the heads; slices: modality -> its columns; session: str[n]; windows: what the towers
+    were given; streams: stream -> its modality; alone, without: modality -> float32[n, width], from that modality alone and
+    from all others, where modalities share their columns (else None).
     """
 
     made: Representer
@@ -236,12 +237,24 @@ class Opened:
     train: np.ndarray
     loss: np.ndarray
     session: np.ndarray
+    windows: Windows
+    streams: Mapping[str, str]
     alone: dict[str, np.ndarray] | None = None
     without: dict[str, np.ndarray] | None = None
 
     @property
     def slices(self) -> dict[str, slice]:
         return self.made.slices
+
+    @property
+    def views(self) -> dict[str, np.ndarray]:
+        """name -> float[n, d]: what attackers compare, the last one unprotected."""
+        return {"adapted": self.Z, self.made.beside: self.frozen, "window statistics": self.table.X}
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """modality -> float32[n, d], what is known from it alone."""
+        return self.alone or {m: self.Z[:, s] for m, s in self.slices.items()}
 
 
 def opened(folder: Path, purpose: str) -> Opened:
@@ -290,7 +303,7 @@ def opened(folder: Path, purpose: str) -> Opened:
         made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes,
         Z=vectors(made, windows), frozen=frozen(made, windows), table=table,
         y=windows.labels[task].astype(np.int64), session=windows.session, loss=_losses(made, windows),
-        train=np.isin(table.person, split.train), **_in_parts(made, windows),
+        train=np.isin(table.person, split.train), windows=windows, streams=raw["streams"], **_in_parts(made, windows),
     )  # fmt: skip
 
 

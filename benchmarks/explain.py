@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mien.attacks.identity import reidentify
+from mien.attacks.represented import each_recognised
 from mien.core.intervals import Interval
 from mien.data.datasets import simulated, watch
 from mien.evaluation import explain, personal, transfer
@@ -40,30 +40,6 @@ def load(study: str) -> Represented:
     data = transfer.statistics(watch.load(watch.Config()), seconds=seconds, stride_s=seconds)
     order = np.unique(data.recording.astype(str), return_inverse=True)[1]
     return replace(data, time_s=data.time_s + 1000.0 * order)
-
-
-def recognised(data: Represented) -> dict[str, float]:
-    """Person -> share of their probe recordings whose nearest gallery entry is theirs; gallery: half of the persons."""
-    X = np.hstack(list(data.X.values()))
-    turn = np.arange(len(data.persons)) % 2
-    every = reidentify.Views(X=X, person=data.person, recording=data.recording).pooled("recording")
-    place = np.zeros(len(every), int)
-    for p in data.persons:
-        mine = np.flatnonzero(every.person == p)
-        place[mine] = np.arange(len(mine)) % 2
-    out: dict[str, float] = {}
-    for half in (0, 1):
-        judged = np.isin(every.person, np.array(data.persons)[turn == half])
-        sides = reidentify.Sides(
-            probes=every.rows(judged & (place == 0)),
-            gallery=every.rows(judged & (place == 1)),
-            background=every.rows(~judged),
-        )
-        found = reidentify.score(sides, sides, reidentify.Config()).attackers["semi_informed"]
-        assert isinstance(found, reidentify.Attacked)
-        first = found.raw.entry[found.raw.score.argmax(1)] == found.raw.probe
-        out |= {str(p): float(first[found.raw.probe == p].mean()) for p in set(found.raw.probe)}
-    return dict(sorted(out.items()))
 
 
 def said(i: Interval) -> str:
@@ -101,14 +77,14 @@ def main() -> None:
     chance = dict.fromkeys(nothing, 2 / len(data.persons))
     sides = tuple(
         explain.shapley(list(data.X), explain.subsets(data, of, none))
-        for of, none in ((use, nothing), (recognised, chance))
+        for of, none in ((use, nothing), (each_recognised, chance))
     )
     for side, s in zip(("task", "re-identification"), sides, strict=True):
         print(f"  {side}: {s.empty.mean():.3f} with nothing, {s.full.mean():.3f} with all; " + "; ".join(
             f"{m} {said(i)}" for m, i in s.intervals().items()
         ))  # fmt: skip
     tried: Mapping[str, explain.Remedy] = explain.remedies(data, steps=(2.0,), scales=(2.0,))
-    advice = explain.advise(data, tried, use, recognised)
+    advice = explain.advise(data, tried, use, each_recognised)
     for name, (utility, leakage) in advice.lost.items():
         print(f"    {name}: utility lost {said(utility)}, leakage lost {said(leakage)}")
     print(f"  {advice.sentence}")

@@ -72,6 +72,9 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
     for name in ("bitsandbytes", "DeepSpeed", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch|accelerate")
+    warnings.filterwarnings(
+        "ignore", message="`past_key_values` is deprecated"
+    )  # its new name is younger than what we allow
     try:
         with _stoppable():
             return main(*args) or 0
@@ -79,6 +82,8 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         console.fail(str(error))
         return 2
     except KeyboardInterrupt:
+        # CPython notes an interrupted exec() of a string, and `python -m` then dies of SIGINT whatever its exit code: note another
+        exec("")
         console.fail("stopped; run the same command again to continue where it was")
         return 130
     except BrokenPipeError:

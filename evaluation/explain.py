@@ -155,6 +155,10 @@ def _signed(found: Predicted, metric: str) -> dict[str, float]:
 # --- integrated gradients ------------------------------------------------------------------------------------------
 
 
+class TooCoarse(MienError):
+    """The sum over the path is not yet the integral: take more steps."""
+
+
 def gradients(
     forward: Callable[..., Any],
     inputs: Mapping[str, Any],
@@ -172,8 +176,8 @@ def gradients(
     unit variance: what is larger gets more from any weights; extra: tensors[n, …] (masks) that are not explained; target:
     int64[n], a class or an enrolled person; baseline: modality -> tensor[n or 1, …], what "nothing" looks like (default:
     zeros); batch: rows at a time, `steps` copies of each. Returns modality -> float64 of the inputs' shape; over all
-    modalities they sum to forward(inputs) − forward(baseline) for each row. MienError where they miss that by more than
-    `tolerance` of the typical difference, or without captum.
+    modalities they sum to forward(inputs) − forward(baseline) for each row. TooCoarse where they miss that by more than
+    `tolerance` of the typical difference; MienError without captum.
     """
     try:
         from captum.attr import IntegratedGradients
@@ -202,7 +206,7 @@ def gradients(
     total, moved = torch.cat(totals), torch.cat(moves)
     gap, size = float((total - moved).abs().mean()), float(moved.abs().mean())
     if not gap <= tolerance * size + 1e-5:
-        raise MienError(
+        raise TooCoarse(
             f"integrated gradients miss the model's change by {gap:.3g} of {size:.3g}; take more steps (now {steps})"
         )
     return {m: np.concatenate([p[i] for p in parts]) for i, m in enumerate(names)}
@@ -478,6 +482,24 @@ class Findings:
     explained: Sequence[Explained] = ()
     checks: Sequence[Result] = ()
     advice: Mapping[str, Advice] = field(default_factory=dict)
+
+    def released(self, least: int = LEAST) -> list[Result]:
+        """Shapley values and checks over `least` persons or more, as a report's measures."""
+        out = [c for c in self.checks if c.n_persons >= least]
+        for task, sides in self.shapley.items() if len(self.persons) >= least else ():
+            for what, s in zip((f"worth to {task}", "worth to recognition"), sides, strict=True):
+                out += [
+                    Result(
+                        metric=f"{m}: {what}", value=i.value, low=i.low, high=i.high, n_persons=i.n_persons, unit="person",
+                        note="Shapley value of a stream, learners anew from what is left; they add up to all streams less none",
+                        baselines=(
+                            Baseline(name="all streams", value=float(s.full.mean())),
+                            Baseline(name="none", value=float(s.empty.mean())),
+                        ),
+                    )
+                    for m, i in s.intervals().items()
+                ]  # fmt: skip
+        return out
 
 
 def write(found: Findings, private: Path, release: Path, least: int = LEAST) -> None:

@@ -48,6 +48,12 @@ def of_synthetic(
     )  # fmt: skip
 
 
+EXPLAINED = (
+    "What a stream is worth is what learners made of it, not a cause in the world; it was computed from recordings, and no ε"
+    " covers it.",
+)
+
+
 def of_representation(
     run: Run, recipe: Any, inputs: Mapping[str, str], results: Sequence[Result], adapted: Report, o: Any
 ) -> Report:
@@ -73,6 +79,7 @@ def of_representation(
             " tell about those who trained it, not what a vector tells about whom it was computed from.",
             f"Intervals are over {len(set(o.table.person[~o.train]))} held-out persons; one split and one seed were used, and"
             " their own spread is not in the intervals.",
+            *(EXPLAINED if recipe.explain is not None else ()),
         ),
     )  # fmt: skip
 

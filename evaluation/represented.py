@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -50,12 +51,20 @@ def results(
     found = held_out.predict([fold], learners)
     if not several:
         return held_out.results([fold], found, average, ADAPTED, [beside, BAR])
-    data = _by_stream(parts, table, y, classes)
+    data = by_stream(parts, table, y, classes)
     best = _best(data.rows(fold.train))
     out = held_out.results([fold], found, average, ADAPTED, [beside, BAR, f"{best} alone"])
     note = f"the best single stream, {best}, was chosen on the training persons"
     out = [r.model_copy(update={"note": f"{r.note}; {note}"}) if " alone" in r.metric else r for r in out]
     return [*out, *missing(data, fold, average, found[ADAPTED], None if without is None else (Z, without))]
+
+
+def of(o: Any, average: held_out.Average = "window") -> list[Result]:
+    """`results` of an opened run (`adapters/represented.Opened`)."""
+    return results(
+        o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=average, beside=o.made.beside, alone=o.alone,
+        without=o.without,
+    )  # fmt: skip
 
 
 def missing(
@@ -116,7 +125,7 @@ def _on(X: np.ndarray) -> held_out.Learner:
     )
 
 
-def _by_stream(
+def by_stream(
     parts: Mapping[str, np.ndarray], table: WindowTable, y: np.ndarray, classes: Sequence[str]
 ) -> Represented:
     """Stream by stream, NaN where one is missing."""

@@ -12,7 +12,7 @@ from mien.core.records import Cohort
 from mien.core.results import Report
 from mien.data import splits
 from mien.data.load import open_cohort
-from mien.evaluation import reports, represented
+from mien.evaluation import explain, explained, reports, represented
 from mien.evaluation.protocols import gather, measured
 from mien.evaluation.report import html, pages
 from mien.generation.adapted import written
@@ -20,13 +20,15 @@ from mien.generation.adapted import written
 
 class Evaluate(verbs.Recipe):
     """synthetic: a generate run; represented: or an adapt run of a representation (average: of macro-F1, over persons or
-    windows; dimension: that all are attacked in); attack: an attack run on the same adapter (or null); utility, fidelity:
-    metrics; leakage: the attack's metric on the privacy-utility picture; beside: other evaluate runs, side by side."""
+    windows; dimension: that all are attacked in; explain: what carried the task, and what recognition); attack: an attack run
+    on the same adapter (or null); utility, fidelity: metrics; leakage: the attack's metric on the privacy-utility picture;
+    beside: other evaluate runs, side by side."""
 
     synthetic: str | None = None
     represented: str | None = None
     average: Literal["person", "window"] = "window"
     dimension: int = 16
+    explain: explained.Explain | None = None
     attack: str | None = None
     utility: tuple[config.Plugin, ...] = (config.Plugin(name="tstr"),)
     fidelity: tuple[config.Plugin, ...] = tuple(config.Plugin(name=n) for n in ("c2st", "spectra", "validity"))
@@ -44,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         f"evaluation of {recipe.study}", ["measure", "value", "95 % over persons", "persons", *(["beside"] if recipe.represented else [])],
         [[r.metric, html.value(r), html.interval(r), r.n_persons or "", *([html.beside(r)] if recipe.represented else [])] for r in shown],
     )  # fmt: skip
+    if recipe.explain is not None:
+        console.say(f"what carried it, person by person, not to be shared: {run.private / 'explanations.json'}")
     if recipe.beside:
         console.say("side by side with " + ", ".join(recipe.beside) + ": in the report")
     if recipe.synthetic:
@@ -97,19 +101,16 @@ def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
     with run:
         if not run.reused:
             o = opened(source, "evaluation")
-            results = [
-                *represented.results(
-                    o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=recipe.average, beside=o.made.beside,
-                    alone=o.alone, without=o.without,
-                ),
-                *attacked.all_of(
-                    {"adapted": o.Z, o.made.beside: o.frozen, "window statistics": o.table.X}, o.table.person,
-                    o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=recipe.dimension,
-                ),
-            ]  # fmt: skip
+            found = recipe.explain and explained.of(o, attacked.each_recognised, recipe.explain, recipe.seed)
+            results = represented.of(o, recipe.average) + attacked.all_of(
+                o.views, o.table.person, o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=recipe.dimension
+            )  # fmt: skip
             adapted = Report.read(source / "release" / "report.json")
+            if found is not None:
+                explain.write(found, run.private, run.release)
+                results += found.released()
             report = reports.of_representation(run, recipe, inputs, results, adapted, o)
-            pages.represented(run, report, o.cohort, [Report.read(p / "release" / "report.json") for p in others])
+            pages.represented(run, report, o.cohort, [Report.read(p / "release" / "report.json") for p in others], found)  # fmt: skip
             report.write(run.release / "report.json")
     return run
 

@@ -12,6 +12,7 @@ from ...core.records import Events, Recording, Signal, Stream, Text
 from .shown import Marks, marks
 
 NEAREST_S = {"beat": 0.2, "scr": 0.5}  # two marks cannot be nearer to one another
+ROUNDED_S = 2e-4  # the page is told times to a tenth of a millisecond, and says them so: two such errors, and room
 
 
 def corrected(
@@ -49,7 +50,7 @@ def _moved(found: Marks, moves: Sequence[Sequence[float]], s: Signal) -> np.ndar
         to[int(i)] = second
     around = np.r_[s.offset_s, to, s.offset_s + (len(s.values) - 1) / s.rate_hz]
     gaps = np.diff(around)
-    if len(to) and ((gaps[1:-1] < NEAREST_S[found.kind] - 1e-6) & _touched(found, moves)).any():
+    if len(to) and ((gaps[1:-1] < NEAREST_S[found.kind] - ROUNDED_S) & _touched(found, moves)).any():
         raise MienError(f"correction: a {found.kind} cannot pass its neighbour")
     if (gaps[[0, -1]] <= 0).any():
         raise MienError(f"correction: a {found.kind} cannot leave the recording")

@@ -1079,16 +1079,18 @@ function setMode(to) {
 async function guarded(work) {
   if (busy) return;
   busy = true;
+  $("rate").setAttribute("aria-busy", "true");
   $("next").disabled = true;
   try { await work(); } catch (error) {
     if (error instanceof Problem && error.status === 401) { seatless(error.message); return; }
     tell(error.message);
     if (error instanceof Problem && [403, 409].includes(error.status)) {
-      banner(`${error.message}.`);
       try { state = await again(() => backend.start()); await show(); } catch { /* the banner says what happened */ }
+      banner(`${error.message}.`); // last: whatever succeeds takes the banner down
     }
   } finally {
     busy = false;
+    $("rate").setAttribute("aria-busy", "false");
     if (draft) ready4next();
   }
 }
@@ -1204,10 +1206,13 @@ function keys(e) {
   const button = t.matches("button, a, summary"), radio = t.matches("input[type=radio]"), key = e.key.length === 1 ? e.key.toLowerCase() : e.key;
   if (key === "?") { e.preventDefault(); $("help").showModal(); return; }
   if (key === "u") { e.preventDefault(); undo(); return; }
-  if (!pair || $("rate").hidden) return;
+  if (!pair || busy || $("rate").hidden) return; // while an answer is on its way, what is shown is no longer what is judged
   const choices = {a: "left", b: "right", t: "tie", n: "both_bad"};
   let done = true;
-  if (choices[key]) choose(choices[key]);
+  if (choices[key]) {
+    choose(choices[key]);
+    if (button) t.blur(); // after a click on Play, Enter means the answer
+  }
   else if (/^[1-5]$/.test(key)) sure(+key);
   else if (key === "Enter" && !button) submit();
   else if (key === " " && !button && !radio) playing ? stop() : play();

@@ -15,6 +15,7 @@ from ...core.results import Report
 from ...core.scores import Scores
 from ...core.verbs import protection
 from .. import frontier, pictures
+from ..explain import LEAST, Findings
 from ..protocols import Inputs
 from . import html
 
@@ -159,9 +160,11 @@ def evaluation(
     _release(run, page, cohort)
 
 
-def represented(run: runs.Run, report: Report, cohort: Cohort, beside: Sequence[Report] = ()) -> None:
+def represented(
+    run: runs.Run, report: Report, cohort: Cohort, beside: Sequence[Report] = (), found: Findings | None = None
+) -> None:
     """`release/report.html` of an evaluate run of a representation: what it is worth against whom it gives away. beside:
-    other representations' reports."""
+    other representations' reports; found: what carried either."""
     points = []
     for r in (report, *beside):
         named = {x.metric: x for x in r.results}
@@ -197,6 +200,15 @@ def represented(run: runs.Run, report: Report, cohort: Cohort, beside: Sequence[
             shown.append(
                 html.Picture(title=r.metric, svg=pictures.whiskers(r, r.metric), caption="95 % intervals over persons.")
             )
+    if found is not None and len(found.persons) >= LEAST:
+        for task, sides in found.shapley.items():
+            use, leakage = (s.intervals() for s in sides)
+            shown.append(
+                html.Picture(
+                    title=f"What carried {task}, and what carried recognition", svg=pictures.use_and_leakage(use, leakage),
+                    caption=f"Shapley values of the streams; 95 % intervals over persons. {found.advice[task].sentence}",
+                )
+            )  # fmt: skip
     _release(run, html.release_html(report, shown), cohort)
 
 

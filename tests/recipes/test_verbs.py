@@ -206,7 +206,7 @@ def test_killed_in_the_middle_then_continued(chain: Lab, verb: str, how: signal.
     said, error = process.communicate(timeout=60)
     assert process.returncode != 0, said + error
     if how == signal.SIGINT:
-        assert process.returncode == 130
+        assert process.returncode == 130, said + error
         assert error.strip().splitlines()[-1] == "mien: stopped; run the same command again to continue where it was"
         assert "Traceback" not in error
     run = lab.only(verb)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +39,16 @@ def test_a_repetition_while_the_handlers_are_taken_off(monkeypatch, capsys, agai
     assert [signal.getsignal(s) for s in SIGNALS] == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert left == [0]
+
+
+def test_a_stop_within_generated_code_keeps_the_exit_code(tmp_path):
+    """Data classes and named tuples are made by exec() of a string; importing libraries makes many."""
+    (tmp_path / "stopped_there.py").write_text(
+        "from mien.core import verbs\n\n\ndef main():\n    exec('raise KeyboardInterrupt')\n\n\n"
+        "raise SystemExit(verbs.guard(main))\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / ".typing"), str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-m", "stopped_there"], env=env, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert "run the same command again" in done.stderr

@@ -166,6 +166,15 @@ def test_what_cannot_be_is_refused(stream, kind, moves, told, wrist):
         mended.corrected(wrist, stream, kind, moves, ROLES, "c")
 
 
+def test_the_nearest_place_that_the_page_allows_is_allowed(wrist):
+    """The page knows times, and says them, to a tenth of a millisecond."""
+    told = [round(t, 4) for t in shown.marks(wrist, ROLES)["bvp"].times.tolist()]
+    for i, after in enumerate(told[1:]):
+        mended.corrected(wrist, "bvp", "beat", [[i, round(after - mended.NEAREST_S["beat"], 4), 0]], ROLES, "c")
+    with pytest.raises(MienError, match="pass its neighbour"):
+        mended.corrected(wrist, "bvp", "beat", [[5, told[6] - mended.NEAREST_S["beat"] + 0.001, 0]], ROLES, "c")
+
+
 def test_a_broken_recording_is_plainly_broken(life):
     made = mended.broken(life, np.random.default_rng(0), "broken:x")
     for name, s in life.streams.items():
