@@ -18,7 +18,6 @@ from ..core.intervals import over_persons
 from ..core.records import Cohort
 from ..core.results import Baseline, Result
 from ..core.scores import Scores
-from ..evaluation.transfer import Represented
 from .attribute import inference
 from .identity import reidentify
 from .judge import judge
@@ -182,10 +181,10 @@ def membership(loss: np.ndarray, person: np.ndarray, train: np.ndarray) -> Resul
     )  # fmt: skip
 
 
-def each_recognised(data: Represented) -> dict[str, float]:
+def each_recognised(data: Any) -> dict[str, float]:
     """Person -> share of their probe recordings whose nearest gallery entry is theirs, closed set, by the semi-informed attacker
     who learnt on half of the persons and recognises the others, then the other way round; gallery and probes are different
-    recordings, every second one of a person. Missing modalities are zeros to them."""
+    recordings, every second one of a person. data: `evaluation/transfer.Represented`; what is missing in it is 0 to them."""
     X = np.nan_to_num(np.hstack(list(data.X.values())))
     turn = np.arange(len(data.persons)) % 2
     every = reidentify.Views(X=X, person=data.person, recording=data.recording).pooled("recording")

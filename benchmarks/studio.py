@@ -59,6 +59,7 @@ def looked(folder: Path, kind: str, rounds: int) -> None:
     from playwright.sync_api import sync_playwright
 
     raters = [f"rater-{i}" for i in range(rounds)]
+    folder.mkdir()
     studio = Running(folder, ("--kind", kind, "--pairs", "12", "--raters", *raters)).start()
     first: list[float] = []
     after: list[float] = []
@@ -88,6 +89,7 @@ def looked(folder: Path, kind: str, rounds: int) -> None:
 def loaded(folder: Path, pairs: int, answers: int) -> None:
     """Answers of ten raters at once, and then plain requests of ten clients."""
     raters = [f"rater-{i}" for i in range(10)]
+    folder.mkdir()
     studio = Running(folder, ("--kind", "noise", "--pairs", str(pairs), "--raters", *raters)).start()
     stored: list[float] = []
     plain: list[float] = []

@@ -502,9 +502,10 @@ class Findings:
         return out
 
 
-def write(found: Findings, private: Path, release: Path, least: int = LEAST) -> None:
-    """`explanations.json` and pictures. private: every window's and person's, and maps of moments; release: aggregates over
-    `least` persons or more, and nothing about fewer. No guarantee covers what is released. MienError where an id would show.
+def write(found: Findings, private: Path, release: Path, least: int = LEAST) -> list[Result]:
+    """`explanations.json` and pictures; returns `found.released(least)`. private: every window's and person's, and maps of
+    moments; release: aggregates over `least` persons or more, and nothing about fewer. No guarantee covers what is released.
+    MienError where an id would show.
     """
     private, release = Path(private), Path(release)
     own: dict[str, Any] = {"shapley": {}, "shares": {}}
@@ -567,6 +568,7 @@ def write(found: Findings, private: Path, release: Path, least: int = LEAST) -> 
     write_text(release / "explanations.json", text)
     for name, svg in drawings.items():
         write_text(release / name, svg)
+    return found.released(least)
 
 
 def _plain(found: Mapping[str, Interval]) -> dict[str, dict[str, Any]]:

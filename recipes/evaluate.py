@@ -19,10 +19,9 @@ from mien.generation.adapted import written
 
 
 class Evaluate(verbs.Recipe):
-    """synthetic: a generate run; represented: or an adapt run of a representation (average: of macro-F1, over persons or
-    windows; dimension: that all are attacked in; explain: what carried the task, and what recognition); attack: an attack run
-    on the same adapter (or null); utility, fidelity: metrics; leakage: the attack's metric on the privacy-utility picture;
-    beside: other evaluate runs, side by side."""
+    """synthetic: a generate run; or represented: an adapt run of a representation, its macro-F1 as average over persons or
+    windows, all attacked in so many dimensions, explain: what carried task and recognition; attack: an attack run on the same
+    adapter; utility, fidelity: metrics; leakage: the attack's, on the picture; beside: other runs, side by side."""
 
     synthetic: str | None = None
     represented: str | None = None
@@ -38,20 +37,20 @@ class Evaluate(verbs.Recipe):
 
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("evaluate", __doc__ or "", Evaluate, argv)
-    if (recipe.synthetic is None) == (recipe.represented is None):
-        raise MienError("name either a generate run (synthetic) or an adapt run of a representation (represented)")
+    if (recipe.synthetic is None) == (recipe.represented is None) or (recipe.synthetic and recipe.explain):
+        raise MienError(
+            "name either a generate run (synthetic) or a represented one (an adapt run, which `explain` is for)"
+        )
     run = of_synthetic(recipe, fresh) if recipe.synthetic else of_representation(recipe, fresh)
     shown = Report.read(run.release / "report.json").results
     console.table(
         f"evaluation of {recipe.study}", ["measure", "value", "95 % over persons", "persons", *(["beside"] if recipe.represented else [])],
         [[r.metric, html.value(r), html.interval(r), r.n_persons or "", *([html.beside(r)] if recipe.represented else [])] for r in shown],
     )  # fmt: skip
-    if recipe.explain is not None:
-        console.say(f"what carried it, person by person, not to be shared: {run.private / 'explanations.json'}")
     if recipe.beside:
         console.say("side by side with " + ", ".join(recipe.beside) + ": in the report")
-    if recipe.synthetic:
-        console.say(f"with real recordings beside, not to be shared: {run.private / 'report.html'}")
+    if recipe.synthetic or recipe.explain:
+        console.say(f"with single persons' data, not to be shared: {run.private}")
     console.say(f"report: {run.release / 'report.html'}")
     return 0
 
@@ -101,16 +100,14 @@ def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
     with run:
         if not run.reused:
             o = opened(source, "evaluation")
-            found = recipe.explain and explained.of(o, attacked.each_recognised, recipe.explain, recipe.seed)
+            found = explained.of(o, attacked.each_recognised, recipe.explain, recipe.seed)
             results = represented.of(o, recipe.average) + attacked.all_of(
                 o.views, o.table.person, o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=recipe.dimension
             )  # fmt: skip
-            adapted = Report.read(source / "release" / "report.json")
-            if found is not None:
-                explain.write(found, run.private, run.release)
-                results += found.released()
+            results += () if found is None else explain.write(found, run.private, run.release)
+            adapted, *reports_of = (Report.read(p / "release" / "report.json") for p in (source, *others))
             report = reports.of_representation(run, recipe, inputs, results, adapted, o)
-            pages.represented(run, report, o.cohort, [Report.read(p / "release" / "report.json") for p in others], found)  # fmt: skip
+            pages.represented(run, report, o.cohort, reports_of, found)
             report.write(run.release / "report.json")
     return run
 
