@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 
 from mien.adapters import autoencoder
 from mien.adapters.training import hash_seed
 from mien.core import config, console, runs, verbs
-from mien.core.records import Cohort, CohortCard
+from mien.core.records import Cohort, CohortCard, Recording
 from mien.core.results import Report, Result, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort, require_consent
@@ -80,8 +82,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def keep(run, recipe, source, place, made, n, valid, split, bound, guarantee, **told) -> None:
-    """The synthetic cohort, and its report. valid: the share of sampled sequences that the grammar accepts, of n."""
+def keep(
+    run: runs.Run, recipe: Generate, source: Path, place: Path, made: Iterable[Recording], n: int, valid: int,
+    split: splits.Splits, bound: tuple[str, ...], guarantee: str, *, tasks: dict, streams: dict,
+) -> None:  # fmt: skip
+    """The synthetic cohort of n recordings, and its report. valid: how many sampled sequences the grammar accepts."""
     asked = runs.asked(source)
     card = CohortCard(
         name=f"synthetic-{recipe.study}",
@@ -93,7 +98,8 @@ def keep(run, recipe, source, place, made, n, valid, split, bound, guarantee, **
         synthetic=True,
         guarantee=guarantee,
         lineage=(runs.fingerprint(source)[:16], asked["inputs"]["cohort"][:16]),
-        **told,
+        tasks=tasks,
+        streams=streams,
     )
     shutil.rmtree(place, ignore_errors=True)
     Cohort.store(made, place, card=card)

@@ -141,6 +141,7 @@ def test_an_autoencoder_goes_through_the_same_verbs(toy, monkeypatch):
     }
     for kind in ("linear", "forest", "network"):
         assert named[f"identity.adapted.recognised ({kind})"]["low"] is not None
+    assert any(m.startswith("gyro missing at test") for m in named)
     assert "An autoencoder of acc, gyro was trained whole" in evaluated["summary"]
     made = Cohort.read(only(toy, "generate-toy_autoencoder-*") / "release" / "cohort")
     assert made.card.synthetic
@@ -160,6 +161,7 @@ def test_an_autoencoder_goes_through_the_same_verbs(toy, monkeypatch):
         ("autoencoder", ["autoencoder={heads: {mood: {}}}"], "declares 0 classes"),
         ("generate_autoencoder", ["sampling.temperature=2"], "leave out temperature"),
         ("generate_autoencoder", ["sampling.counts={run: 1}"], "no class 'run'"),
+        ("generate_autoencoder", ["given={relation: vary}"], "leave out given"),
         ("generate_autoencoder", ["adapter=adapt-toy_represent"], "no model that writes them"),
     ],
 )

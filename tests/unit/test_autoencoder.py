@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from mien.data import features
 
 from ..conftest import CARD, consents, recording
 
-TINY = {"latent": 3, "hidden": 8}
+TINY: dict[str, Any] = {"latent": 3, "hidden": 8}
 
 
 def people(persons: int = 6, each: int = 4, change=lambda r: r, card: CohortCard = CARD) -> Cohort:
@@ -65,7 +66,11 @@ def trained(
     cohort: Cohort, folder, steps: int = 20, weight: float = 0.0, seed: int = 0, keep=lambda w: True, lr=5e-3, **config
 ):
     made = subject(cohort, seed=seed, keep=keep, **config)
-    asked = (Plugin(name="adversary", attributes=["identity", "sex"], weight=weight),) if weight else ()
+    asked = (
+        (Plugin.model_validate({"name": "adversary", "attributes": ["identity", "sex"], "weight": weight}),)
+        if weight
+        else ()
+    )
     losses = Protections.of(asked).losses(made.made.model, made, cohort, seed, False)
     training.fit(
         made.made.model, losses, lambda rows: made.batch(rows, "cpu"), len(made),
