@@ -16,6 +16,9 @@ SCR_US = (
     0.03  # least rise of a skin conductance response [uS], absolute (usual in electrodermal research: 0.01 to 0.05)
 )
 SHORTEST_S, LONGEST_S = 0.3, 2.0  # plausible beat intervals: 200 to 30 beats/min
+REFRACTORY_S = (
+    0.22  # a heart that beats faster than is plausible is found, and then refused: halved it would look healthy
+)
 
 
 def beats(x: np.ndarray, rate_hz: float, kind: Literal["pulse", "ecg"] = "pulse") -> np.ndarray:
@@ -41,7 +44,7 @@ def beats(x: np.ndarray, rate_hz: float, kind: Literal["pulse", "ecg"] = "pulse"
         if last - first < 0.5 * short_s * rate_hz or first == 0 or last == len(x):
             continue  # too short for a beat, or cut off by the window's edge
         top = int(first + np.argmax(shape[first:last]))
-        if found and (top - found[-1]) < SHORTEST_S * rate_hz:
+        if found and (top - found[-1]) < REFRACTORY_S * rate_hz:
             if shape[top] > shape[found[-1]]:
                 found[-1] = top
             continue

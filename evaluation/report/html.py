@@ -138,7 +138,7 @@ def _page(
     e = html.escape
     every = [report, *(r for _, r in sections)]
     parts = [
-        f"<h1>{e(TITLES.get(report.verb, report.verb))}: the study “{e(report.study)}”</h1>",
+        f"<h1>{e(_title(report))}: the study “{e(report.study)}”</h1>",
         f"<p>{e(report.summary)}</p>",
     ]
     if private:
@@ -265,3 +265,7 @@ def _side(versus: Sequence[Versus]) -> str:
 
 def _name(r: Result) -> str:
     return f"{r.metric}, per {r.unit}" if not r.higher_is_better and r.unit != "window" else r.metric
+
+
+def _title(report: Report) -> str:
+    return "Representation" if report.config.get("represented") else TITLES.get(report.verb, report.verb)

@@ -128,6 +128,8 @@ class Codec:
             return f"no heartbeat for more than {_PAUSE_S:g} s in {self.name}"
         times = physiology.mended(found)
         usual = float(np.median(np.diff(times)))
+        if not 0.99 * physiology.SHORTEST_S <= usual <= physiology.LONGEST_S:
+            return f"{60 / usual:.0f} beats a minute in {self.name}, which is no heart's pace"
         before = max(0, round(times[0] / usual - 0.5))  # a first token reaches no further than two intervals
         times = np.r_[times[0] - usual * np.arange(before, 0, -1), times]
         rr = np.diff(times)

@@ -75,7 +75,9 @@ def test_evaluate_prints_worth_and_leakage(toy):
     for kind in ("linear", "forest"):
         assert named[f"identity.adapted.recognised ({kind})"]["low"] is not None
     assert any(m.startswith("acc missing at test") for m in named)
-    assert "motion-0" not in (run / "release" / "report.html").read_text()
+    page = (run / "release" / "report.html").read_text()
+    assert "motion-0" not in page
+    assert "<h1>Representation: " in page
 
 
 def test_a_private_twin_is_charged_and_says_its_guarantee(toy):

@@ -237,3 +237,12 @@ def test_what_the_first_stream_is_follows_from_its_name_or_the_option():
     # upside down is an ECG's alone: pulses are found at their tops, and a pulse's grammar has no other
     shapes = [max(last for node, _, last, _ in c.machine.arcs if node == 5) for c in (codec(), codec(ecg=ECG))]
     assert shapes[1] - shapes[0] == len(codec().family)
+
+
+@pytest.mark.parametrize(("bpm", "coded"), [(40, True), (190, True), (205, False), (210, False), (230, False)])
+def test_a_pace_that_no_heart_has_is_refused_by_name(bpm, coded):
+    said = codec().encode([{"bvp": signal(BVP, pulse(np.arange(0, 61, 60 / bpm)))}])[0]
+    if coded:
+        assert not isinstance(said, str), said
+    else:
+        assert said == f"{bpm} beats a minute in bvp, which is no heart's pace"
