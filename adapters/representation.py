@@ -14,7 +14,7 @@ is bounded by the clip norm: it is refused under privacy. Against public, frozen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -72,7 +72,7 @@ class Batch:
 class Representer:
     """A binder with its adapter and heads. model: `PeftModel` (or the bare base); modalities: in the order of their places
     in a representation; heads: `ModuleDict`, task -> linear layer; kinds, classes: of the tasks; bank: modality ->
-    float32[K, dim], public negatives."""
+    float32[K, dim], public negatives; beside: what it is without what it learnt, in words."""
 
     binder: Binder
     model: Any
@@ -82,10 +82,21 @@ class Representer:
     kinds: dict[str, Head]
     classes: dict[str, tuple[str, ...]]
     bank: dict[str, Any] = field(default_factory=dict)
+    beside: str = "frozen base"
 
     @property
     def width(self) -> int:
         return len(self.modalities) * self.binder.dim
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """modality -> its columns of a representation."""
+        d = self.binder.dim
+        return {m: slice(i * d, (i + 1) * d) for i, m in enumerate(self.modalities)}
+
+    def heads_alone(self) -> Representer:
+        """The same with the heads' losses and no other."""
+        return replace(self, options=Represent(heads={}, bind="none"))
 
     @cached_property
     def subsets(self) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from ..data import features
 from ..data.features import WindowTable
 from ..data.load import open_cohort
 from ..data.splits import Splits
-from . import lora
+from . import autoencoder, lora
+from .autoencoder import Autoencoder
+from .described import described
 from .representation import Batch, Head, Represent, Representer, attach, heads_of, make_heads, negatives, refuse
 from .windows import Windows, encode, towers_of
 
@@ -93,7 +95,9 @@ def vectors(made: Representer, windows: Windows, *, model: Any = None, size: int
 
 
 def frozen(made: Representer, windows: Windows) -> np.ndarray:
-    """The same from the base without its adapter."""
+    """The same from the base without its adapter; of an autoencoder, from one that was never trained."""
+    if isinstance(made, Autoencoder):
+        return vectors(made.untrained(), windows)
     with made.model.disable_adapter():
         return vectors(made, windows)
 
@@ -171,6 +175,32 @@ class Representing:
         lora.write_notes(folder, self.base, how, guarantee, restrictions)
 
 
+class Autoencoding(Representing):
+    """An autoencoder and the windows it learns from, where a recipe asks for an `autoencoder:`."""
+
+    def __init__(self, recipe: Any, card: CohortCard):
+        self.recipe = recipe
+        self.described = described(card, recipe.seconds, recipe.streams)
+        self.base = autoencoder.reader(self.described)
+        self.chosen = {m: m for m in self.described}
+        self.kinds, self.classes = heads_of(Represent(heads=recipe.autoencoder.heads), recipe.task, card)
+        self.restrictions = ()
+
+    def attach(self, card: CohortCard, private: Any) -> Any:
+        """The network to train, heads and all. private: must be None."""
+        if private is not None:
+            raise MienError(autoencoder.REFUSED)
+        r = self.recipe
+        made = autoencoder.build(r.autoencoder, r.task, card, self.described, self.kinds, self.classes, r.seed)
+        autoencoder.standardise(made, self.windows)
+        self.made = made
+        return made.model
+
+    def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
+        assert isinstance(self.made, Autoencoder)
+        autoencoder.save(self.made, folder, restrictions)
+
+
 def open_binder(section: Plugin) -> Binder:
     """MienError for a backbone that writes instead."""
     module, config = plugins.resolve("backbones", section, f"backbone {section.name}")
@@ -186,10 +216,11 @@ def open_binder(section: Plugin) -> Binder:
 class Opened:
     """A finished representation run with the windows of *all* its cohort's persons, for later verbs.
 
-    Z: float32[n, width], the adapted representation; frozen: the base's without the adapter; table: window statistics of the
-    same n windows; y: int64[n] classes of `task`, in `classes`; train: bool[n], of persons the adapter learned from; loss:
-    float64[n], of the heads; slices: modality -> its columns; session: str[n]; windows: what the towers were given; streams:
-    stream -> its modality.
+    Z: float32[n, width], the adapted representation; frozen: the same without what it learnt (`made.beside`); table: window
+    statistics of the same n windows; y: int64[n] classes of `task`, in `classes`; train: bool[n], of persons the adapter
+    learned from; loss: float64[n], of the heads; slices: modality -> its columns; session: str[n]; windows: what the towers
+    were given; streams: stream -> its modality; alone, without: modality -> float32[n, width], from that modality alone and
+    from all others, where modalities share their columns (else None).
     """
 
     made: Representer
@@ -208,11 +239,22 @@ class Opened:
     session: np.ndarray
     windows: Windows
     streams: Mapping[str, str]
+    alone: dict[str, np.ndarray] | None = None
+    without: dict[str, np.ndarray] | None = None
 
     @property
     def slices(self) -> dict[str, slice]:
-        d = self.made.binder.dim
-        return {m: slice(i * d, (i + 1) * d) for i, m in enumerate(self.made.modalities)}
+        return self.made.slices
+
+    @property
+    def views(self) -> dict[str, np.ndarray]:
+        """name -> float[n, d]: what attackers compare, the last one unprotected."""
+        return {"adapted": self.Z, self.made.beside: self.frozen, "window statistics": self.table.X}
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """modality -> float32[n, d], what is known from it alone."""
+        return self.alone or {m: self.Z[:, s] for m, s in self.slices.items()}
 
 
 def opened(folder: Path, purpose: str) -> Opened:
@@ -221,12 +263,18 @@ def opened(folder: Path, purpose: str) -> Opened:
 
     asked = runs.asked(folder)
     config = asked["config"]
-    if asked["verb"] != "adapt" or not config.get("represent"):
-        raise MienError(f"{folder.name} is no representation run: its recipe has no `represent:` section")
-    binder = open_binder(Plugin(**config["backbone"]))
-    if binder.fingerprint != asked["inputs"]["base"]:
-        raise MienError(f"the base of {folder.name} has changed since: adapt again, or restore the old base")
-    made, raw = restore(binder, folder / "release" / "adapter")
+    if asked["verb"] != "adapt" or not (config.get("represent") or config.get("autoencoder")):
+        raise MienError(
+            f"{folder.name} is no representation run: its recipe has no `represent:` or `autoencoder:` section"
+        )
+    if config.get("autoencoder"):
+        made, raw = autoencoder.restore(folder / "release" / "adapter")
+        binder = made.binder
+    else:
+        binder = open_binder(Plugin(**config["backbone"]))
+        if binder.fingerprint != asked["inputs"]["base"]:
+            raise MienError(f"the base of {folder.name} has changed since: adapt again, or restore the old base")
+        made, raw = restore(binder, folder / "release" / "adapter")
     cohort, left_out = open_cohort(Plugin(**config["cohort"]), purpose)
     split = Splits.read(folder / "private" / "splits.json")
     task = config["task"]
@@ -255,15 +303,25 @@ def opened(folder: Path, purpose: str) -> Opened:
         made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes,
         Z=vectors(made, windows), frozen=frozen(made, windows), table=table,
         y=windows.labels[task].astype(np.int64), session=windows.session, loss=_losses(made, windows),
-        train=np.isin(table.person, split.train), windows=windows, streams=raw["streams"],
+        train=np.isin(table.person, split.train), windows=windows, streams=raw["streams"], **_in_parts(made, windows),
     )  # fmt: skip
+
+
+def _in_parts(made: Representer, windows: Windows) -> dict[str, dict[str, np.ndarray]]:
+    names = made.modalities
+    if not isinstance(made, Autoencoder) or len(names) < 2:
+        return {}
+    return {
+        "alone": {m: vectors(made, windows.of([m])) for m in names},
+        "without": {m: vectors(made, windows.of([n for n in names if n != m])) for m in names},
+    }
 
 
 def _losses(made: Representer, windows: Windows, size: int = 256) -> np.ndarray:
     """float64[n]: the heads' losses alone, of each window."""
     import torch
 
-    plain = replace(made, options=Represent(heads={}, bind="none"))
+    plain = made.heads_alone()
     device, parts = next(made.binder.model.parameters()).device, []
     made.heads.to(device)
     with torch.no_grad():

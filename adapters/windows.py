@@ -48,6 +48,12 @@ class Windows:
             skipped=self.skipped,
         )  # fmt: skip
 
+    def of(self, modalities: Sequence[str]) -> Windows:
+        """The same windows, of which only these were measured (the others count as missing)."""
+        made = self.rows(np.arange(len(self)))
+        made.arrays = [{m: a for m, a in row.items() if m in modalities} for row in self.arrays]
+        return made
+
     @cached_property
     def present(self) -> np.ndarray:
         """bool[n, modalities]"""

@@ -53,7 +53,7 @@ def of(o: Any, leak: Each, config: Explain | None, seed: int = 0) -> Findings | 
             f"explain: {len(twice)} held-out person(s) with two recordings; an attacker who learns on half of them and recognises"
             f" the others needs {LEAST_PERSONS}. Hold more persons out, or leave `explain` away"
         )
-    data = by_stream(o.Z, o.table, o.y, o.classes, o.slices).rows(test)
+    data = by_stream(o.parts, o.table, o.y, o.classes).rows(test)
     k = min(config.folds, len(twice))
     use, nothing = explain.predicting(TASK, Probe(), k=k, seed=seed), explain.unseen(data, TASK, k=k)
     chance = dict.fromkeys(nothing, 2 / len(nothing))

@@ -15,15 +15,18 @@ from .protocols import Inputs
 
 def of_synthetic(
     run: Run, recipe: Any, inputs: Mapping[str, str], results: Sequence[Result], guarantee: str, cohort: Cohort,
-    synthetic: Cohort, data: Inputs, split: splits.Splits, backbone: Mapping[str, Any], left_out: dict[str, int], attacked: bool,
+    synthetic: Cohort, data: Inputs, split: splits.Splits, asked: Mapping[str, Any], left_out: dict[str, int], attacked: bool,
 ) -> Report:  # fmt: skip
-    """Of a synthetic cohort. recipe: the Evaluate; backbone: its adapter's, as configured; attacked: whether an attack is
+    """Of a synthetic cohort. recipe: the Evaluate; asked: the adapt recipe; attacked: whether an attack is
     shown beside."""
-    layout_seconds = data.windows.seconds
+    layout_seconds, made = data.windows.seconds, "An autoencoder was trained whole on"
+    if not asked.get("autoencoder"):
+        backbone = asked["backbone"]
+        made = f"A frozen base ({backbone.get('model', backbone['name'])}) was LoRA-adapted to"
     return Report(
         verb="evaluate", run=run.name, study=recipe.study, config=public(recipe.model_dump(mode="json")),
         summary=(
-            f"A frozen base ({backbone.get('model', backbone['name'])}) was LoRA-adapted to"
+            f"{made}"
             f" recordings of {len(split.train)} persons of the cohort {cohort.card.name}, licence {cohort.card.licence};"
             f" {len(synthetic)} synthetic recordings of {layout_seconds:g} s were sampled from it. Utility is"
             f" measured on {len(data.tables.test)} windows of {len(set(data.tables.test.person))} persons."
@@ -59,7 +62,7 @@ def of_representation(
     return Report(
         verb="evaluate", run=run.name, study=recipe.study, config=public(recipe.model_dump(mode="json")),
         summary=(
-            f"The towers {', '.join(o.slices)} of a frozen base ({o.config['backbone']['name']}) were LoRA-adapted to"
+            f"{_made(o)}"
             f" recordings of {len(o.split.train)} persons of the cohort {card.name}, licence {card.licence}. Probes were fitted"
             f" on their {int(o.train.sum())} windows and judged on {int((~o.train).sum())} windows of"
             f" {len(set(o.table.person[~o.train]))} others."
@@ -79,3 +82,9 @@ def of_representation(
             *(EXPLAINED if recipe.explain is not None else ()),
         ),
     )  # fmt: skip
+
+
+def _made(o: Any) -> str:
+    if o.config.get("autoencoder"):
+        return f"An autoencoder of {', '.join(o.made.modalities)} was trained whole on"
+    return f"The towers {', '.join(o.slices)} of a frozen base ({o.config['backbone']['name']}) were LoRA-adapted to"

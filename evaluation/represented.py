@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +27,12 @@ TASK = "task"
 def results(
     Z: np.ndarray, frozen: np.ndarray, table: WindowTable, y: np.ndarray, train: np.ndarray, classes: Sequence[str],
     slices: Mapping[str, slice], *, average: held_out.Average = "window", trees: int = 200, seeds: int = 3,
+    beside: str = BASE, alone: Mapping[str, np.ndarray] | None = None, without: Mapping[str, np.ndarray] | None = None,
 ) -> list[Result]:  # fmt: skip
     """Z, frozen: float[n, width]; table: the same windows' statistics; y: int[n]; train: bool[n], of training persons;
-    slices: modality -> columns, zeros where it is missing. MienError when a person is on both sides, or a class is missing
-    from training."""
+    slices: modality -> columns, zeros where it is missing; beside: what `frozen` is, in words; alone,
+    without: modality -> float[n, width], from it alone and from all others, where all share their columns. MienError when a
+    person is on both sides, or a class is missing from training."""
     transfer.refuse_shared(set(table.person[train]), set(table.person[~train]), "evaluate")
     if not train.any() or train.all():
         raise MienError(f"{int(train.sum())} windows to train a probe on and {int((~train).sum())} to judge it by")
@@ -38,34 +41,43 @@ def results(
     fold = held_out.Fold(
         table=table, train=np.flatnonzero(train), test=np.flatnonzero(~train), y=y, classes=len(classes)
     )
-    several = len(slices) > 1
+    parts = {m: Z[:, s] for m, s in slices.items()} if alone is None else dict(alone)
+    several = len(parts) > 1
     learners = {
-        ADAPTED: (_on(Z), 1), BASE: (_on(frozen), 1), BAR: (held_out.forest(trees), seeds), "majority": (held_out.majority, 1),
+        ADAPTED: (_on(Z), 1), beside: (_on(frozen), 1), BAR: (held_out.forest(trees), seeds), "majority": (held_out.majority, 1),
         "metadata only": (held_out.forest(trees, lambda t: t.meta), seeds),
-        **({f"{m} alone": (_on(Z[:, s]), 1) for m, s in slices.items()} if several else {}),
+        **({f"{m} alone": (_on(x), 1) for m, x in parts.items()} if several else {}),
     }  # fmt: skip
     found = held_out.predict([fold], learners)
     if not several:
-        return held_out.results([fold], found, average, ADAPTED, [BASE, BAR])
-    data = by_stream(Z, table, y, classes, slices)
+        return held_out.results([fold], found, average, ADAPTED, [beside, BAR])
+    data = by_stream(parts, table, y, classes)
     best = _best(data.rows(fold.train))
-    out = held_out.results([fold], found, average, ADAPTED, [BASE, BAR, f"{best} alone"])
+    out = held_out.results([fold], found, average, ADAPTED, [beside, BAR, f"{best} alone"])
     note = f"the best single stream, {best}, was chosen on the training persons"
     out = [r.model_copy(update={"note": f"{r.note}; {note}"}) if " alone" in r.metric else r for r in out]
-    return [*out, *missing(data, fold, average, found[ADAPTED])]
+    return [*out, *missing(data, fold, average, found[ADAPTED], None if without is None else (Z, without))]
 
 
-def missing(data: Represented, fold: held_out.Fold, average: held_out.Average, whole: np.ndarray) -> list[Result]:
+def of(o: Any, average: held_out.Average = "window") -> list[Result]:
+    """`results` of an opened run (`adapters/represented.Opened`)."""
+    return results(
+        o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=average, beside=o.made.beside, alone=o.alone,
+        without=o.without,
+    )  # fmt: skip
+
+
+def missing(
+    data: Represented, fold: held_out.Fold, average: held_out.Average, whole: np.ndarray,
+    shared: tuple[np.ndarray, Mapping[str, np.ndarray]] | None = None,
+) -> list[Result]:  # fmt: skip
     """For each stream: what it costs when it is missing at test time, beside never having had it in the probe. The probe has
-    seen its training windows whole and without each stream, as the heads have."""
+    seen its training windows whole and without each stream, as the heads have. shared: where streams have no columns of
+    their own, all windows' vectors from all streams, and stream -> from all others."""
     out = []
-    train, test = data.rows(fold.train), data.rows(fold.test)
     y, person = fold.y[fold.test], fold.table.person[fold.test]
-    taught = Probe(absent=True).fit(train, TASK)
-    for m in data.X:
-        rest = [other for other in data.X if other != m]
-        lost = taught(test.without(m))[:, None]
-        never = Probe().fit(train.only(rest), TASK)(test.only(rest))[:, None]
+    predicted = _missing_columns(data, fold) if shared is None else _missing_vectors(data, fold, *shared)
+    for m, (lost, never) in predicted.items():
         gap = held_out.lead(y, person, lost, never, average)
         values = [held_out.measure("macro-F1", y, person, p, average) for p in (lost, never, whole)]
         out.append(
@@ -81,6 +93,32 @@ def missing(data: Represented, fold: held_out.Fold, average: held_out.Average, w
     return out
 
 
+def _missing_columns(data: Represented, fold: held_out.Fold) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """stream -> predictions int[test, 1] without it, by the taught probe and by one that never had it."""
+    train, test = data.rows(fold.train), data.rows(fold.test)
+    taught, out = Probe(absent=True).fit(train, TASK), {}
+    for m in data.X:
+        rest = [other for other in data.X if other != m]
+        never = Probe().fit(train.only(rest), TASK)(test.only(rest))
+        out[m] = taught(test.without(m))[:, None], never[:, None]
+    return out
+
+
+def _missing_vectors(
+    data: Represented, fold: held_out.Fold, Z: np.ndarray, without: Mapping[str, np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same where streams share their columns."""
+    views = [Z, *without.values()]
+    every = data.rows(np.tile(fold.train, len(views)))
+    stacked = replace(every, X={"all": np.concatenate([np.asarray(v[fold.train], np.float64) for v in views])})
+    taught, out = Probe().fit(stacked, TASK), {}
+    for m, v in without.items():
+        view = replace(data, X={"all": np.asarray(v, np.float64)})
+        never = Probe().fit(view.rows(fold.train), TASK)(view.rows(fold.test))
+        out[m] = taught(view.rows(fold.test))[:, None], never[:, None]
+    return out
+
+
 def _on(X: np.ndarray) -> held_out.Learner:
     return lambda fold, seed: held_out.logistic(
         replace(fold, table=replace(fold.table, X=np.asarray(X, np.float64))), seed
@@ -88,12 +126,11 @@ def _on(X: np.ndarray) -> held_out.Learner:
 
 
 def by_stream(
-    Z: np.ndarray, table: WindowTable, y: np.ndarray, classes: Sequence[str], slices: Mapping[str, slice]
+    parts: Mapping[str, np.ndarray], table: WindowTable, y: np.ndarray, classes: Sequence[str]
 ) -> Represented:
     """Stream by stream, NaN where one is missing."""
-    parts = {m: np.asarray(Z[:, s], np.float64) for m, s in slices.items()}
     return Represented(
-        X={m: np.where(np.abs(x).sum(1, keepdims=True) > 0, x, np.nan) for m, x in parts.items()}, person=table.person,
+        X={m: np.where(np.abs(x).sum(1, keepdims=True) > 0, x, np.nan).astype(np.float64) for m, x in parts.items()}, person=table.person,
         recording=table.recording, time_s=table.meta[:, -1], seconds=0.0, classes={TASK: tuple(classes)},
         labels={TASK: np.array([classes[c] for c in y], dtype=object)},
     )  # fmt: skip

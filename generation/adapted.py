@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters import lora
+from ..adapters import autoencoder, lora
+from ..adapters.autoencoder import Autoencoder
 from ..backbones.causal_lm import CausalBackbone, pooled
 from ..core import plugins, runs
 from ..core.config import Plugin
@@ -149,6 +150,16 @@ def rows_to_train(layout: Layout, backbone: CausalBackbone) -> list[int]:
     return [backbone.offset + r for r in speaks if not backbone.speaks_behaviour or LABEL_0 <= r < FIRST_CODEC]
 
 
+def written(folder: Path) -> Layout | Autoencoder:
+    """How an adapt run's model writes windows: its `seconds`, `task` and `round_trip`."""
+    place = folder / "release" / "adapter"
+    return (
+        autoencoder.restore(place)[0]
+        if runs.asked(folder)["config"].get("autoencoder")
+        else Layout.read(place / "layout.json")
+    )
+
+
 def open_adapted(folder: Path) -> Adapted:
     """On the GPU where there is one. MienError when the run is not an adapt run, or its base is no longer the one it
     was trained on."""
@@ -157,6 +168,8 @@ def open_adapted(folder: Path) -> Adapted:
     asked = runs.asked(folder)
     if asked["verb"] not in ("adapt", "align"):
         raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt or align")
+    if asked["config"].get("represent") or asked["config"].get("autoencoder"):
+        raise MienError(f"{folder.name} represents recordings and has no model that writes them as tokens")
     layout = Layout.read(folder / "release" / "adapter" / "layout.json")
     backbone = open_base(Plugin(**asked["config"]["backbone"]), layout, shows(asked["config"]))
     if backbone.fingerprint != asked["inputs"]["base"]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
+from ..adapters.autoencoder import Autoencoder
 from ..core.config import Section
 from ..core.errors import MienError
 from ..core.records import Recording
@@ -34,17 +36,17 @@ class Sampling(Section):
     seconds: float | None = Field(default=None, gt=0)
     contexts: dict[str, str | float] = {}
 
-    def labels(self, layout: Layout) -> list[str]:
-        """The label of each recording to make, classes taking turns. MienError for a class the layout lacks."""
-        strange = set(self.counts) - set(layout.classes)
+    def labels(self, classes: Sequence[str]) -> list[str]:
+        """The label of each recording to make, classes taking turns. MienError for a class that is not there."""
+        strange = set(self.counts) - set(classes)
         if strange:
-            raise MienError(f"sampling.counts: no class {min(strange)!r}; there are {', '.join(layout.classes)}")
-        left = {c: self.counts.get(c, self.per_label) for c in layout.classes}
+            raise MienError(f"sampling.counts: no class {min(strange)!r}; there are {', '.join(classes)}")
+        left = {c: self.counts.get(c, self.per_label) for c in classes}
         if min(left.values()) < 0 or not sum(left.values()):
             raise MienError("sampling.counts: numbers of recordings are 0 or more, and not all 0")
         out = []
         while any(left.values()):
-            for c in layout.classes:
+            for c in classes:
                 if left[c]:
                     out.append(c)
                     left[c] -= 1
@@ -202,6 +204,19 @@ def recordings(
         if seconds is not None:
             streams = {n: s for n, v in streams.items() if (s := v.cut(0, seconds)) is not None}
         yield Recording(id=name(i), person=name(i), streams=streams, labels={layout.task: label} if label else {})
+
+
+def drawn(made: Autoencoder, sampling: Sampling, seed: int, *, given: bool = False) -> list[Recording]:
+    """The same of an autoencoder, class by class. MienError for what it cannot do: anything but so many of each class."""
+    other = sorted(sampling.model_fields_set - {"per_label", "counts", "batch"}) + ["given"] * given
+    if other:
+        raise MienError(f"an autoencoder draws one window of a class and no more: leave out {', '.join(other)}")
+    classes = made.classes.get(made.task, ())
+    if not classes:
+        raise MienError(f"the autoencoder was trained without the classes of {made.task!r}; adapt with a head for them")
+    wanted = sampling.labels(classes)
+    out = [r for c in classes if c in wanted for r in made.recordings(wanted.count(c), c, seed)]
+    return [replace(r, id=name(i), person=name(i)) for i, r in enumerate(out)]
 
 
 def part(

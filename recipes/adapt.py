@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from mien.adapters import budget, training, world
+from mien.adapters.autoencoder import REFUSED
+from mien.adapters.autoencoder import Config as Autoencoder
 from mien.adapters.lora import Lora
 from mien.adapters.protections import Protections
 from mien.adapters.representation import Represent
-from mien.adapters.represented import Representing
+from mien.adapters.represented import Autoencoding, Representing
 from mien.backbones import llava, tiny
 from mien.core import config, console, runs, verbs
 from mien.core.results import Report, environment
@@ -18,16 +22,31 @@ from mien.privacy.plan import PrivacySpec
 
 
 class Adapt(Written):
-    """backbone: the frozen base; represent: learn to represent recordings, not to write them; privacy: what to guarantee
-    (left out: a plain run, ε = ∞); protections: others beside it; the rest as in `generation/tokens.Written`."""
+    """backbone: the frozen base; represent: learn to represent recordings, not to write them; autoencoder: or do so without
+    any base, trained whole; privacy: what to guarantee (left out: a plain run, ε = ∞); protections: others beside it; the
+    rest as in `generation/tokens.Written`."""
 
-    backbone: config.Plugin
+    backbone: config.Plugin | None = None
     represent: Represent | None = None
+    autoencoder: Autoencoder | None = None
     split: splits.Split = splits.Split()
     lora: Lora = Lora()
     train: training.Train = training.Train()
     privacy: PrivacySpec | None = None
     protections: tuple[config.Plugin, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Adapt:
+        if self.autoencoder is None:
+            if self.backbone is None:
+                raise ValueError("name a `backbone` to adapt (or give an `autoencoder:` section, which has none)")
+        elif self.backbone or self.represent:
+            raise ValueError("an `autoencoder:` is trained whole: leave out `backbone` and `represent`")
+        elif self.privacy:
+            raise ValueError(REFUSED)
+        elif self.train.checkpointing != "off":
+            raise ValueError("train.checkpointing is for a backbone's layers; an autoencoder has none worth it")
+        return self
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,12 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     main, everyone = accelerator.is_main_process, accelerator.wait_for_everyone
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(recipe.cohort, "training")
-        base = tiny.with_weights(recipe.backbone)
-        if not recipe.represent:
-            base = llava.with_tower(base, recipe.layout(cohort.card).streams, recipe.seconds)
-        recipe = recipe.model_copy(update={"backbone": base})
+        if recipe.backbone:
+            base = tiny.with_weights(recipe.backbone)
+            if not recipe.represent:
+                base = llava.with_tower(base, recipe.layout(cohort.card).streams, recipe.seconds)
+            recipe = recipe.model_copy(update={"backbone": base})
     split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
-    subject = (Representing if recipe.represent else Writing)(recipe, cohort.card)
+    kind = Autoencoding if recipe.autoencoder else Representing if recipe.represent else Writing
+    subject = kind(recipe, cohort.card)
     bound = tuple(dict.fromkeys((*cohort.card.restrictions, *subject.restrictions)))
     inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": subject.base.fingerprint}
     if recipe.split.same_as:

@@ -15,7 +15,7 @@ from mien.data.load import open_cohort
 from mien.evaluation import explain, explained, reports, represented
 from mien.evaluation.protocols import gather, measured
 from mien.evaluation.report import html, pages
-from mien.generation.layout import Layout
+from mien.generation.adapted import written
 
 
 class Evaluate(verbs.Recipe):
@@ -72,7 +72,7 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
         if not run.reused:
             split = splits.Splits.read(source / "private" / "splits.json")
             guarantee = Report.read(source / "release" / "report.json").guarantee
-            layout = Layout.read(source / "release" / "adapter" / "layout.json")
+            layout = written(source)
             synthetic = Cohort.read(release / "release" / "cohort")
             data = gather(
                 cohort, synthetic, split, seconds=layout.seconds, stride_s=asked["stride_s"], task=layout.task,
@@ -81,7 +81,7 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
             )  # fmt: skip
             results = measured(data, recipe.utility, recipe.fidelity)
             report = reports.of_synthetic(
-                run, recipe, inputs, results, guarantee, cohort, synthetic, data, split, asked["backbone"], left_out, attack is not None
+                run, recipe, inputs, results, guarantee, cohort, synthetic, data, split, asked, left_out, attack is not None
             )  # fmt: skip
             found = None if attack is None else Report.read(attack / "release" / "report.json")
             pages.evaluation(
@@ -101,13 +101,9 @@ def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
         if not run.reused:
             o = opened(source, "evaluation")
             found = explained.of(o, attacked.each_recognised, recipe.explain, recipe.seed)
-            results = [
-                *represented.results(o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=recipe.average),
-                *attacked.all_of(
-                    {"adapted": o.Z, "frozen base": o.frozen, "window statistics": o.table.X}, o.table.person,
-                    o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=recipe.dimension,
-                ),
-            ]  # fmt: skip
+            results = represented.of(o, recipe.average) + attacked.all_of(
+                o.views, o.table.person, o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=recipe.dimension
+            )  # fmt: skip
             results += () if found is None else explain.write(found, run.private, run.release)
             adapted, *reports_of = (Report.read(p / "release" / "report.json") for p in (source, *others))
             report = reports.of_representation(run, recipe, inputs, results, adapted, o)

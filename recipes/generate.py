@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 
+from mien.adapters import autoencoder
 from mien.adapters.training import hash_seed
 from mien.core import config, console, runs, verbs
-from mien.core.records import Cohort, CohortCard
+from mien.core.records import Cohort, CohortCard, Recording
 from mien.core.results import Report, Result, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort, require_consent
@@ -42,7 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     run = runs.Run.start("generate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
     place = (run.private if hidden else run.release) / "cohort"
     with run:
-        if not run.reused:
+        if not run.reused and asked.get("autoencoder"):
+            made, _ = autoencoder.restore(source / "release" / "adapter")
+            drawn = sample.drawn(made, recipe.sampling, recipe.seed, given=recipe.given is not None)
+            told = {"tasks": {made.task: made.classes[made.task]}, "streams": made.written}
+            keep(run, recipe, source, place, drawn, len(drawn), len(drawn), split, bound, adapter.guarantee, **told)
+        elif not run.reused:
             adapted = open_adapted(source)
             layout, sampling = adapted.layout, recipe.sampling
             if recipe.given and cohort is not None:
@@ -53,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
                 )  # fmt: skip
                 runs.write_text(run.private / "given.csv", f"made,from,person\n{start.told}")
             else:
-                prompts = [layout.prompt(label, sampling.contexts) for label in sampling.labels(layout)]
+                prompts = [layout.prompt(label, sampling.contexts) for label in sampling.labels(layout.classes)]
                 start = Opened(prompts=prompts, guarantee=adapter.guarantee)
             prompts, shown = start.prompts, start.shown
             rows, size = [], sampling.batch
@@ -65,37 +73,41 @@ def main(argv: list[str] | None = None) -> int:
                     rows += sample.part(adapted, sampling, prompts[i : i + size], hash_seed(recipe.seed, n), file, soft)
                     bar.step(len(prompts[i : i + size]))
             valid = [all(layout.grammar.accepts(d[d != PAD]) for d in row) for row in rows]
-            card = CohortCard(
-                name=f"synthetic-{recipe.study}",
-                licence=f"derived from {adapted.config['cohort']['name']}: see that cohort's licence"
-                + (f", which asks of this too: {', '.join(bound)}" if bound else ""),
-                restrictions=bound,
-                consent="synthetic recordings; the persons behind the adapter are covered by their cohort's consent",
-                tasks={layout.task: layout.classes},
-                streams=layout.streams,
-                source=run.name,
-                synthetic=True,
-                guarantee=start.guarantee,
-                lineage=(adapted.fingerprint[:16], runs.asked(source)["inputs"]["cohort"][:16]),
-            )
-            shutil.rmtree(place, ignore_errors=True)
-            Cohort.store(sample.recordings(rows, layout, sampling.seconds), place, card=card)
-            write_report(run, recipe, sum(valid), len(rows), split, card)
+            made = sample.recordings(rows, layout, sampling.seconds)
+            told = {"tasks": {layout.task: layout.classes}, "streams": layout.streams}
+            keep(run, recipe, source, place, made, len(rows), sum(valid), split, bound, start.guarantee, **told)
     console.say(f"synthetic cohort: {place}")
     if hidden:
         console.say(UNPROTECTED)
     return 0
 
 
-def write_report(run: runs.Run, recipe: Generate, valid: int, n: int, split: splits.Splits, card: CohortCard) -> None:
+def keep(
+    run: runs.Run, recipe: Generate, source: Path, place: Path, made: Iterable[Recording], n: int, valid: int,
+    split: splits.Splits, bound: tuple[str, ...], guarantee: str, *, tasks: dict, streams: dict,
+) -> None:  # fmt: skip
+    """The synthetic cohort of n recordings, and its report. valid: how many sampled sequences the grammar accepts."""
+    asked = runs.asked(source)
+    card = CohortCard(
+        name=f"synthetic-{recipe.study}",
+        licence=f"derived from {asked['config']['cohort']['name']}: see that cohort's licence"
+        + (f", which asks of this too: {', '.join(bound)}" if bound else ""),
+        restrictions=bound,
+        consent="synthetic recordings; the persons behind the adapter are covered by their cohort's consent",
+        source=run.name,
+        synthetic=True,
+        guarantee=guarantee,
+        lineage=(runs.fingerprint(source)[:16], asked["inputs"]["cohort"][:16]),
+        tasks=tasks,
+        streams=streams,
+    )
+    shutil.rmtree(place, ignore_errors=True)
+    Cohort.store(made, place, card=card)
     Report(
         verb="generate", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
         inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=card.guarantee,
-        restrictions=card.restrictions,
-        environment=environment(recipe.seed), caveats=splits.warnings(split),
-        results=(
-            Result(metric="valid sequences", value=valid / n, unit="recording", note=f"{valid} of {n} sampled"),
-        ),
+        restrictions=card.restrictions, environment=environment(recipe.seed), caveats=splits.warnings(split),
+        results=(Result(metric="valid sequences", value=valid / n, unit="recording", note=f"{valid} of {n} sampled"),),
     ).write(run.release / "report.json")  # fmt: skip
 
 

@@ -173,7 +173,11 @@ def represented(
             continue
         points.append(frontier.Point(label=_protected(r), utility=useful, leakage=known))
         if r is report:
-            for name, bar in (("frozen base", "frozen base"), ("window statistics", "classical (forest)")):
+            for name, bar in (
+                ("frozen base", "frozen base"),
+                ("untrained", "untrained"),
+                ("window statistics", "classical (forest)"),
+            ):
                 at = next((b for b in useful.baselines if b.name == bar), None)
                 leak = named.get(f"identity.{name}.recognised (forest)")
                 if at is not None and leak is not None:

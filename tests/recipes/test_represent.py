@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from mien import cli
+from mien.core.plugins import ROOT
+from mien.core.records import Cohort
 
 from .conftest import lab
 
@@ -25,6 +27,17 @@ RECIPES = {
         "split": {"holdout": 3}, "lora": {"rank": 2, "alpha": 4}, "train": TRAIN,
     },
     "evaluate_represent": {"study": "toy_represent", "represented": "adapt-toy_represent", "dimension": 4},
+    "autoencoder": {
+        "study": "toy_autoencoder", "cohort": COHORT, "task": "movement", "seconds": 2, "stride_s": 2,
+        "autoencoder": {"latent": 4, "hidden": 8}, "split": {"holdout": 3}, "train": TRAIN,
+        "protections": [{"name": "adversary", "attributes": ["identity"]}],
+    },
+    "evaluate_autoencoder": {"study": "toy_autoencoder", "represented": "adapt-toy_autoencoder", "dimension": 4},
+    "generate_autoencoder": {"study": "toy_autoencoder", "adapter": "adapt-toy_autoencoder", "sampling": {"per_label": 6}},
+    "evaluate_synthetic": {
+        "study": "toy_synthetic", "synthetic": "generate-toy_autoencoder", "utility": [{"name": "tstr", "trees": 10}],
+        "fidelity": [{"name": "spectra"}],
+    },
 }  # fmt: skip
 
 
@@ -99,6 +112,67 @@ def test_recipes_that_cannot_be(toy, options, says, monkeypatch, capsys):
     assert says in refused(toy, monkeypatch, capsys, "adapt", "represent.yaml", *options)
 
 
+def test_an_autoencoder_goes_through_the_same_verbs(toy, monkeypatch):
+    for name in ("MIEN_CACHE", "MIEN_RUNS", "MIEN_LEDGER"):
+        monkeypatch.setenv(name, toy.env[name])
+    monkeypatch.chdir(toy.folder)
+    steps = (
+        "adapt autoencoder",
+        "evaluate evaluate_autoencoder",
+        "generate generate_autoencoder",
+        "evaluate evaluate_synthetic",
+    )
+    for step in steps:
+        verb, recipe = step.split()
+        assert cli.main([verb, f"{recipe}.yaml"]) == 0, step
+    adapted = only(toy, "adapt-toy_autoencoder-*") / "release"
+    assert {f.name for f in (adapted / "adapter").iterdir()} == {
+        "autoencoder.safetensors",
+        "autoencoder.json",
+        "README.md",
+    }
+    report = json.loads((adapted / "report.json").read_text())
+    assert report["guarantee"].startswith("none")
+    assert any("adversary: none" in c for c in report["caveats"])
+    evaluated = json.loads((only(toy, "evaluate-toy_autoencoder-*") / "release" / "report.json").read_text())
+    named = {r["metric"]: r for r in evaluated["results"]}
+    assert {b["name"] for b in named["adapted macro-F1"]["baselines"]} >= {
+        "untrained",
+        "classical (forest)",
+        "majority",
+    }
+    for kind in ("linear", "forest", "network"):
+        assert named[f"identity.adapted.recognised ({kind})"]["low"] is not None
+    assert any(m.startswith("gyro missing at test") for m in named)
+    assert "An autoencoder of acc, gyro was trained whole" in evaluated["summary"]
+    made = Cohort.read(only(toy, "generate-toy_autoencoder-*") / "release" / "cohort")
+    assert made.card.synthetic
+    assert made.card.guarantee.startswith("none")
+    assert len(made) == 6 * len(made.card.tasks["movement"])
+    worth = json.loads((only(toy, "evaluate-toy_synthetic-*") / "release" / "report.json").read_text())
+    assert any("TSTR" in r["metric"] for r in worth["results"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "says"),
+    [
+        ("autoencoder", ["privacy={epsilon: 8, batch: 2}"], "takes no `privacy:` section"),
+        ("autoencoder", ["represent={bind: none}"], "leave out `backbone` and `represent`"),
+        ("autoencoder", ["autoencoder=null"], "name a `backbone` to adapt"),
+        ("autoencoder", ["train.checkpointing=reentrant"], "train.checkpointing"),
+        ("autoencoder", ["autoencoder={heads: {mood: {}}}"], "declares 0 classes"),
+        ("generate_autoencoder", ["sampling.temperature=2"], "leave out temperature"),
+        ("generate_autoencoder", ["sampling.counts={run: 1}"], "no class 'run'"),
+        ("generate_autoencoder", ["given={relation: vary}"], "leave out given"),
+        ("generate_autoencoder", ["adapter=adapt-toy_represent"], "no model that writes them"),
+    ],
+)
+def test_autoencoders_that_cannot_be(toy, recipe, options, says, monkeypatch, capsys):
+    assert says in refused(
+        toy, monkeypatch, capsys, recipe.split("_")[0].replace("autoencoder", "adapt"), f"{recipe}.yaml", *options
+    )
+
+
 def refused(toy, monkeypatch, capsys, *argv):
     """What the verb says when it refuses, in this process."""
     for name in ("MIEN_CACHE", "MIEN_RUNS", "MIEN_LEDGER"):
@@ -121,13 +195,12 @@ def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_make_one_adapter(toy):
-    from mien.core.plugins import ROOT
-
+@pytest.mark.parametrize("recipe", ["represent", "autoencoder"])
+def test_two_processes_make_one_adapter(toy, recipe):
     config = ["--config_file", str(ROOT / "launch" / "ddp.yaml"), "--num_processes", "2"]
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", *config, str(ROOT / "recipes" / "adapt.py"), "represent.yaml",
-        "study=toy_two",
+        sys.executable, "-m", "accelerate.commands.launch", *config, str(ROOT / "recipes" / "adapt.py"), f"{recipe}.yaml",
+        f"study=two_{recipe}",
     ]  # fmt: skip
     env = {**toy.env, "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, cwd=toy.folder, env=env, capture_output=True, text=True)

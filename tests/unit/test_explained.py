@@ -38,10 +38,12 @@ def run(tmp_path):
     made.model.eval()
     table = features.tabulate(people, seconds=4.0, stride_s=4.0, task="activity")
     assert table.recording.tolist() == [windows.recordings[i] for i in windows.recording]
+    Z = vectors(made, windows)
     return SimpleNamespace(
-        made=made, windows=windows, table=table, Z=vectors(made, windows), y=windows.labels["activity"].astype(int),
+        made=made, windows=windows, table=table, Z=Z, parts={m: Z[:, s] for m, s in made.slices.items()},
+        y=windows.labels["activity"].astype(int),
         train=np.isin(table.person, ["p00", "p01"]), task="activity", classes=people.card.tasks["activity"],
-        slices={m: slice(8 * i, 8 * i + 8) for i, m in enumerate(made.modalities)}, config={"seconds": 4.0},
+        slices=made.slices, config={"seconds": 4.0},
         cohort=people, streams={m: m for m in made.modalities},
     )  # fmt: skip
 

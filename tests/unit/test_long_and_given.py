@@ -76,7 +76,7 @@ def people(persons=4) -> list[Recording]:
 def test_long_recordings_have_exactly_the_length_that_was_asked_for(adapted, tmp_path):
     sampling = sample.Sampling(per_label=2, seconds=50)
     assert sample.windows_of(adapted.layout, sampling) == 3
-    prompts = [adapted.layout.prompt(v) for v in sampling.labels(adapted.layout)]
+    prompts = [adapted.layout.prompt(v) for v in sampling.labels(adapted.layout.classes)]
     rows = sample.part(adapted, sampling, prompts, 0, tmp_path / "part.npz")
     assert all(adapted.layout.grammar.accepts(d[d != PAD]) for row in rows for d in row)
     made = list(sample.recordings(rows, adapted.layout, 50.0))
@@ -163,11 +163,11 @@ def test_a_stream_that_one_window_lacks_has_a_gap_there_and_a_log_is_absent():
 )
 def test_impossible_counts_are_refused(sampling, says):
     with pytest.raises(MienError, match=says):
-        sample.Sampling(**sampling).labels(layout())
+        sample.Sampling(**sampling).labels(layout().classes)
 
 
 def test_counts_and_lengths_on_request():
-    labels = sample.Sampling(per_label=3, counts={"stress": 1}).labels(layout())
+    labels = sample.Sampling(per_label=3, counts={"stress": 1}).labels(layout().classes)
     assert labels == ["calm", "stress", "calm", "calm"]
     with pytest.raises(MienError, match="condition: {extend"):
         sample.windows_of(layout(conditioned=False), sample.Sampling(seconds=50))

@@ -29,10 +29,10 @@ def world():
     return rng, table, y, train
 
 
-def results(world, Z, slices=None):
+def results(world, Z, slices=None, **parts):
     _, table, y, train = world
     found = represented.results(
-        Z, Z * 0 + 1, table, y, train, ("a", "b"), slices or {"one": slice(0, Z.shape[1])}, trees=10, seeds=1
+        Z, Z * 0 + 1, table, y, train, ("a", "b"), slices or {"one": slice(0, Z.shape[1])}, trees=10, seeds=1, **parts
     )
     return {r.metric: r for r in found}
 
@@ -55,6 +55,20 @@ def test_a_missing_stream_costs_no_more_than_never_having_had_it(world):
     lost = found["a missing at test − trained without it, macro-F1"]
     assert lost.high >= 0
     assert {b.name for b in lost.baselines} == {"missing at test", "trained without", "with all"}
+
+
+def test_streams_that_share_columns_are_judged_in_parts_all_the_same(world):
+    """Two streams whose sum is the vector: a has the label, b has nothing."""
+    rng, _, y, _ = world
+    a, b = rng.normal(size=(2, len(y), 3)) * 0.3
+    a[:, 0] += 4 * y
+    found = results(world, a + b, alone={"a": a, "b": b}, without={"a": b, "b": a})
+    assert "adapted − a alone macro-F1" in found
+    name = "{} missing at test − trained without it, macro-F1"
+    without_a, without_b = ({b.name: b.value for b in found[name.format(m)].baselines} for m in "ab")
+    assert without_a["missing at test"] < 0.65
+    assert without_b["missing at test"] > 0.9
+    assert abs(without_a["trained without"] - 0.5) < 0.15
 
 
 def test_the_best_single_stream_is_chosen_without_the_judges(world):
