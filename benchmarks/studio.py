@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,12 @@ def looked(folder: Path, kind: str, rounds: int) -> None:
                 time.sleep(1)  # a person looks; meanwhile the page fetches the pair after this one
                 page.keyboard.press("a")
 
-                def go(page: Any = page, n: int = i + 1) -> None:
+                def go(page: Any, n: int) -> None:
                     page.keyboard.press("Enter")
                     page.wait_for_selector(f"#count:text-matches('^{n} of')", state="attached")
                     page.wait_for_selector(READY)
 
-                timed(after, go)
+                timed(after, partial(go, page, i + 1))
             page.context.close()
         browser.close()
     studio.stop()
