@@ -57,9 +57,21 @@ def find(root: Path, name: str, depth: int = 2) -> Iterator[Path]:
         for path in sorted(root.glob("*/" * level + name)):
             if any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts):
                 continue
-            if not path.resolve().is_relative_to(inside):
-                raise MienError(f"{path} is a link out of {root}; copy what it points to, or give its own folder")
-            yield path
+            yield whole(path, root, inside)
+
+
+def whole(path: Path, root: Path, inside: Path | None = None) -> Path:
+    """The path, if it is a file or a folder in `root` (`inside`: `root` without links); MienError for a link out of it, for
+    one that leads nowhere, and for what is neither file nor folder, such as a pipe, which would be read for ever."""
+    try:
+        real = path.resolve()
+    except (RuntimeError, OSError):  # a link to itself
+        real = None
+    if real is not None and not real.is_relative_to(root.resolve() if inside is None else inside):
+        raise MienError(f"{path} is a link out of {root}; copy what it points to, or give its own folder")
+    if real is None or not (real.is_file() or real.is_dir()):
+        raise MienError(f"{path} is a link that leads nowhere, or no regular file; restore it, or remove it")
+    return path
 
 
 def one(root: Path, name: str, depth: int = 2) -> Path | None:
@@ -78,7 +90,9 @@ def cache_key(name: str, version: int, options: Mapping[str, object], files: Ite
 
 
 def is_stub(file: Path) -> bool:
-    """Whether Git LFS left a pointer instead of the file's content."""
+    """Whether Git LFS left a pointer instead of the file's content. Unreadable when it is a folder."""
+    if not file.is_file():
+        raise Unreadable("that are folders, not files")
     with open(file, "rb") as f:
         return f.read(len(_STUB)) == _STUB
 
@@ -127,6 +141,8 @@ def sound(file: Path, spec: StreamSpec, *, resample: bool = False) -> Signal:
 def table(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
     """Rows of a small csv file with its header's names stripped. A byte-order mark, and tabs or semicolons in place of
     commas, are taken as they come. MienError naming the file and what is missing or wrong."""
+    if not file.is_file():
+        raise MienError(f"{file} is a folder, not a file; restore it from its source")
     raw = file.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
@@ -138,15 +154,18 @@ def table(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
     if raw.startswith(_STUB):
         raise MienError(f"{file} is a Git LFS pointer without its content; run `git lfs pull` in the copy")
     mark = max(",\t;", key=lines[0].count)
-    names = [n.strip() for n in next(csv.reader(lines[:1], delimiter=mark))]
+    try:
+        names, *cells_of = [[c.strip() for c in row] for row in csv.reader(lines, delimiter=mark)]
+    except csv.Error as error:
+        raise MienError(f"{file} is not a csv file ({error}); restore it from its source") from None
     missing = [n for n in needed if n not in names]
     if missing:
         raise MienError(f"{file} has no column {missing[0]!r}; it has {', '.join(n for n in names if n)}")
     rows = []
-    for number, cells in enumerate(csv.reader(lines[1:], delimiter=mark), 2):
+    for number, cells in enumerate(cells_of, 2):
         if len(cells) != len(names):
             raise MienError(f"{file}, row {number}: {len(cells)} cells under {len(names)} names; repair the row")
-        rows.append({n: c.strip() for n, c in zip(names, cells, strict=True)})
+        rows.append(dict(zip(names, cells, strict=True)))
     return rows
 
 
@@ -154,6 +173,8 @@ def columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> 
     """The cells of these columns (needed, then optional: "" where there is no such column), row by row, of a csv file of
     any size. A byte-order mark, tabs or semicolons in place of commas, spaces around names and cells, rows cut short and
     rows without anything are taken as they come. MienError naming the file and what is missing or wrong."""
+    if not file.is_file():
+        raise MienError(f"{file} is a folder, not a file; restore it from its source")
     if is_stub(file):
         raise MienError(f"{file} is a Git LFS pointer without its content; run `git lfs pull` in the copy")
     try:

@@ -370,6 +370,8 @@ def _shares(activity: np.ndarray, start: float, end: float) -> Signal | None:
 
 def _answers(file: Path, left: sources.LeftOut) -> list[tuple[float, int]]:
     """(Unix seconds, place in STRESS) of each answer, in order of time."""
+    if not file.is_file():
+        raise MienError(f"{file} is a folder, not a file; restore it from its source")
     try:
         given = json.loads(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:

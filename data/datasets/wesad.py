@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -124,8 +125,7 @@ def _find(root: Path, source: str) -> dict[str, Path]:
                 person = file.name.removesuffix(end)
                 if not re.fullmatch(r"S\d+", person) or file.parent.name != person:
                     continue
-                if not file.resolve().is_relative_to(root.resolve()):
-                    raise MienError(f"{file} is a link out of {root}; copy the file, or give the folder it lies in")
+                sources.whole(file, root)
                 if person in found and found[person].parent == file.parent:
                     continue  # unpacked beside its zip
                 if person in found:
@@ -141,11 +141,11 @@ def _beside(person: str, file: Path, root: Path, config: Config) -> list[Path]:
     names = ["readme.txt"]
     names += ["quest.csv"] if config.questionnaires or config.source == "e4" else []
     names += ["respiban.txt"] if config.source == "e4" else []
-    found = [p for n in names if (p := file.with_name(f"{person}_{n}")).is_file()]
+    found = [p for n in names if os.path.lexists(p := file.with_name(f"{person}_{n}"))]
     found += sorted(p for p in file.glob("*.csv") if p.name in empatica.FILES) if file.is_dir() else []
     for path in found:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise MienError(f"{path} is a link out of {root}; copy what it points to")
+        if sources.whole(path, root).is_dir():
+            raise MienError(f"{path} is a folder, not a file; restore it")
     return found
 
 
