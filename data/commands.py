@@ -76,7 +76,8 @@ def check_command(argv: list[str]) -> int:
         " Of a published division (EmoBox's folds, MELD's tables): who is on two sides of it."
         " It changes nothing. Exit code 1 if there is an error.",
         epilog="examples: mien data check my-study; mien data check crema_d root=~/CREMA-D folds=EmoBox/data/cremad"
-        " recipe=adapt.yaml; mien data check MELD/data/MELD. A folder's layout: docs/bring-your-own.md. From numpy arrays: mien data pack --help",
+        " recipe=adapt.yaml; mien data check MELD/data/MELD. A folder's layout: docs/bring-your-own.md."
+        " From numpy arrays: mien data pack --help",
     )
     parser.add_argument(
         "what", help="the folder that holds cohort.yaml, the name of a database, or a published division of one"

@@ -153,7 +153,7 @@ def _text(file: Path) -> str:
 def _line(text: str, i: int, file: Path, fold: str, side: str) -> Row:
     try:
         row = json.loads(text)
-        key = next(k for k in (*_SPEAKERS, "wav", "key", "id") if isinstance(row[k] if k in row else None, str))
-    except (ValueError, TypeError, StopIteration):
+        key = next(k for k in (*_SPEAKERS, "wav", "key", "id") if isinstance(row.get(k), str))
+    except (ValueError, AttributeError, StopIteration):
         raise MienError(f"{file}, line {i}: no JSON object with a wav, key, id or speaker; restore it") from None
     return Row(key=row[key], by_person=key in _SPEAKERS, fold=fold, side=side)

@@ -155,9 +155,10 @@ def table(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
         raise MienError(f"{file} is a Git LFS pointer without its content; run `git lfs pull` in the copy")
     mark = max(",\t;", key=lines[0].count)
     try:
-        names, *cells_of = [[c.strip() for c in row] for row in csv.reader(lines, delimiter=mark)]
+        names, *cells_of = [[c.strip() for c in row] for row in csv.reader(lines, delimiter=mark, strict=True)]
     except csv.Error as error:
         raise MienError(f"{file} is not a csv file ({error}); restore it from its source") from None
+    _intact(text, names, file)
     missing = [n for n in needed if n not in names]
     if missing:
         raise MienError(f"{file} has no column {missing[0]!r}; it has {', '.join(n for n in names if n)}")
@@ -167,6 +168,12 @@ def table(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
             raise MienError(f"{file}, row {number}: {len(cells)} cells under {len(names)} names; repair the row")
         rows.append(dict(zip(names, cells, strict=True)))
     return rows
+
+
+def _intact(text: str, names: Sequence[str], file: Path) -> None:
+    """A name or row that was damaged would be one that is not there, and a label or rating would quietly be another."""
+    if "\0" in text or any('"' in n for n in names):
+        raise MienError(f"{file} is damaged (a zero byte, or a quote within a name); restore it from its source")
 
 
 def columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
@@ -183,12 +190,13 @@ def columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> 
             if not head.strip():
                 raise MienError(f"{file} is empty, or its first line is; restore it from its source")
             mark = max(",\t;", key=head.count)
-            names = [n.strip() for n in next(csv.reader([head], delimiter=mark))]
+            names = [n.strip() for n in next(csv.reader([head], delimiter=mark, strict=True))]
+            _intact(head, names, file)
             missing = [n for n in needed if n not in names]
             if missing:
                 raise MienError(f"{file} has no column {missing[0]!r}; it has {', '.join(n for n in names if n)[:200]}")
             at = [names.index(n) if n in names else -1 for n in (*needed, *optional)]
-            for row, cells in enumerate(csv.reader(f, delimiter=mark), 2):
+            for row, cells in enumerate(csv.reader(f, delimiter=mark, strict=True), 2):
                 short = len(names) - len(cells)
                 if short < 0 and any(c.strip() for c in cells[short:]):
                     raise MienError(f"{file}, row {row}: {len(cells)} cells under {len(names)} names; repair the row")

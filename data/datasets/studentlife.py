@@ -31,7 +31,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Events, Recording, Signal, Stream, StreamSpec, Value
 from .. import sources
 
-VERSION = 2  # of the conversion below: a change of it makes a new cache entry
+VERSION = 3  # of the conversion below: a change of it makes a new cache entry
 STRESS = ("great", "good", "a_little", "definitely", "stressed_out")
 _CODES = {"5": 0, "4": 1, "1": 2, "2": 3, "3": 4}  # the questionnaire's numbers are not in order of stress
 _ANSWERS = {"Not at all": 0, "Several days": 1, "More than half the days": 2, "Nearly every day": 3}
@@ -215,6 +215,7 @@ def _person(
     activity, first = None, []
     for name, files in logs.items():
         if person not in files:
+            left.add(f"person(s) without a file of {name}, whose stream is absent", person)
             continue
         if name == "activity":
             counts = _activity(files[person], left)
