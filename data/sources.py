@@ -19,6 +19,7 @@ from ..core.errors import MienError
 from ..core.records import Signal, StreamSpec
 
 _STUB = b"version https://git-lfs"
+LARGEST = 2 << 30  # bytes of a file that is read whole; the longest of any database here has a tenth of it
 
 
 class LeftOut:
@@ -106,6 +107,8 @@ def sound(file: Path, spec: StreamSpec, *, resample: bool = False) -> Signal:
 
     if is_stub(file):
         raise Unreadable("Git LFS pointers without their content: run `git lfs pull` in the copy")
+    if file.stat().st_size > LARGEST:
+        raise Unreadable("over 2 GB, which no recording of the database is")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -143,6 +146,8 @@ def table(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
     commas, are taken as they come. MienError naming the file and what is missing or wrong."""
     if not file.is_file():
         raise MienError(f"{file} is a folder, not a file; restore it from its source")
+    if file.stat().st_size > LARGEST:
+        raise MienError(f"{file} is over 2 GB, which no table of the database is; restore it from its source")
     raw = file.read_bytes()
     try:
         text = raw.decode("utf-8-sig")

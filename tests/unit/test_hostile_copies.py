@@ -52,6 +52,11 @@ def link(file: Path, to: Path) -> None:
     file.symlink_to(to)
 
 
+def huge(file: Path) -> None:
+    """Ten gigabytes, of which the disk holds none: read whole it would fill the memory."""
+    os.truncate(file, 10 << 30)
+
+
 SPOILT = {
     "a folder": folder,
     "a pipe": pipe,
@@ -136,3 +141,22 @@ def test_what_is_not_there_is_told(coswara_copy, wesad_copy):
     (wesad_copy / "S3" / "S3.pkl").unlink()
     told = wesad.load(wesad.Config(root=str(wesad_copy))).told
     assert any("1 person(s) whose folder holds no pickle (S3)" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "options", "file"),
+    [
+        ("coswara_copy", coswara, {}, "combined_data.csv"),
+        ("crema", crema_d, {}, "AudioWAV/1001_IEO_ANG_HI.wav"),
+        ("woz", daic_woz, {}, "300_P/300_CLNF_AUs.txt"),
+        ("e4_copy", wesad, E4, "S3/S3_E4_Data/BVP.csv"),
+    ],
+)
+def test_ten_gigabytes_are_not_read_into_memory(name, module, options, file, request):
+    root = request.getfixturevalue(name)
+    huge(root / file)
+    try:
+        told = module.load(module.Config(root=str(root), **options)).told
+    except MienError as error:
+        told = (str(error),)
+    assert any("over 2 GB" in line for line in told)
