@@ -19,6 +19,7 @@ from ..core import console, plugins
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import PURPOSES, RESTRICTIONS, Cohort
+from . import folds as division
 from . import tables, traps
 from .check import UNSTATED, Finding, check
 from .datasets import folder
@@ -72,19 +73,26 @@ def check_command(argv: list[str]) -> int:
         description="Of a folder of recordings: read it from end to end and list everything that is wrong or risky: files"
         " and tables (errors), units, gaps, consent and confounders (warnings). Of a database (`mien data list`): what"
         " would spoil a result on it: shared persons, labels that metadata gives away, few or identifiable persons, terms."
+        " Of a published division (EmoBox's folds, MELD's tables): who is on two sides of it."
         " It changes nothing. Exit code 1 if there is an error.",
-        epilog="examples: mien data check my-study; mien data check crema_d root=~/CREMA-D folds=folds.csv"
-        " recipe=adapt.yaml. A folder's layout: docs/bring-your-own.md. From numpy arrays: mien data pack --help",
+        epilog="examples: mien data check my-study; mien data check crema_d root=~/CREMA-D folds=EmoBox/data/cremad"
+        " recipe=adapt.yaml; mien data check MELD/data/MELD. A folder's layout: docs/bring-your-own.md."
+        " From numpy arrays: mien data pack --help",
     )
-    parser.add_argument("what", help="the folder that holds cohort.yaml, or the name of a database")
+    parser.add_argument(
+        "what", help="the folder that holds cohort.yaml, the name of a database, or a published division of one"
+    )
     parser.add_argument(
         "options", nargs="*", metavar="key=value",
-        help="of a database: its keys; recipe=FILE: the adapt recipe you will run; folds=FILE: a csv with a column id or"
-        " person and a column fold or split",
+        help="of a database: its keys; recipe=FILE: the adapt recipe you will run; folds=…: a csv with a column id or"
+        " person and a column fold or split, or the folder of a published division",
     )  # fmt: skip
     args = parser.parse_args(argv)
     if args.options or (args.what in plugins.names("data/datasets") and not Path(args.what, "cohort.yaml").exists()):
         return _check_database(args.what, args.options)
+    place = Path(args.what).expanduser()
+    if not (place / "cohort.yaml").exists() and division.is_division(place):
+        return 1 if _findings(args.what, list(division.overlap(place))) else 0
     found = check(args.what)
     again = f"mien data check {shlex.quote(args.what)}"
     if _findings(args.what, found):

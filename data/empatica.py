@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.errors import MienError
 from ..core.records import Events, Signal, StreamSpec
-from . import archives
+from . import archives, sources
 
 TRACES = {"ACC": 3, "BVP": 1, "EDA": 1, "TEMP": 1, "HR": 1}
 FILES = tuple(f"{n}.csv" for n in (*TRACES, "IBI", "tags"))
@@ -62,6 +62,8 @@ def read(place: Path, root: Path) -> Archive:
             if file.is_file():
                 if not file.resolve().is_relative_to(root.resolve()):
                     raise MienError(f"{file} is a link out of {root}; copy what it points to")
+                if file.stat().st_size > sources.LARGEST:
+                    raise MienError(f"{file} is over 2 GB, which no wristband's is; fetch it again")
                 content[name] = file.read_bytes()
     else:
         content = archives.read_zip(place, FILES)

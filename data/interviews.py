@@ -226,6 +226,8 @@ def numbers(file: Path, wanted: Sequence[str], *, mark: str = ",", names: Sequen
 
     if sources.is_stub(file):
         raise Unreadable("that are Git LFS pointers without their content: run `git lfs pull` in the copy")
+    if file.stat().st_size > sources.LARGEST:
+        raise Unreadable("over 2 GB, which no table of a session is")
     with open(file, "rb") as f:
         head = f.readline(1 << 16).decode("utf-8-sig", errors="replace").strip()
     if not head:

@@ -19,6 +19,7 @@ from ..core.errors import MienError
 from ..core.records import Signal, StreamSpec
 
 _STUB = b"version https://git-lfs"
+LARGEST = 2 << 30  # bytes of a file that is read whole; the longest of any database here has a tenth of it
 
 
 class LeftOut:
@@ -57,9 +58,21 @@ def find(root: Path, name: str, depth: int = 2) -> Iterator[Path]:
         for path in sorted(root.glob("*/" * level + name)):
             if any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts):
                 continue
-            if not path.resolve().is_relative_to(inside):
-                raise MienError(f"{path} is a link out of {root}; copy what it points to, or give its own folder")
-            yield path
+            yield whole(path, root, inside)
+
+
+def whole(path: Path, root: Path, inside: Path | None = None) -> Path:
+    """The path, if it is a file or a folder in `root` (`inside`: `root` without links); MienError for a link out of it, for
+    one that leads nowhere, and for what is neither file nor folder, such as a pipe, which would be read for ever."""
+    try:
+        real = path.resolve()
+    except (RuntimeError, OSError):  # a link to itself
+        real = None
+    if real is not None and not real.is_relative_to(root.resolve() if inside is None else inside):
+        raise MienError(f"{path} is a link out of {root}; copy what it points to, or give its own folder")
+    if real is None or not (real.is_file() or real.is_dir()):
+        raise MienError(f"{path} is a link that leads nowhere, or no regular file; restore it, or remove it")
+    return path
 
 
 def one(root: Path, name: str, depth: int = 2) -> Path | None:
@@ -78,7 +91,9 @@ def cache_key(name: str, version: int, options: Mapping[str, object], files: Ite
 
 
 def is_stub(file: Path) -> bool:
-    """Whether Git LFS left a pointer instead of the file's content."""
+    """Whether Git LFS left a pointer instead of the file's content. Unreadable when it is a folder."""
+    if not file.is_file():
+        raise Unreadable("that are folders, not files")
     with open(file, "rb") as f:
         return f.read(len(_STUB)) == _STUB
 
@@ -92,6 +107,8 @@ def sound(file: Path, spec: StreamSpec, *, resample: bool = False) -> Signal:
 
     if is_stub(file):
         raise Unreadable("Git LFS pointers without their content: run `git lfs pull` in the copy")
+    if file.stat().st_size > LARGEST:
+        raise Unreadable("over 2 GB, which no recording of the database is")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -127,6 +144,10 @@ def sound(file: Path, spec: StreamSpec, *, resample: bool = False) -> Signal:
 def table(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
     """Rows of a small csv file with its header's names stripped. A byte-order mark, and tabs or semicolons in place of
     commas, are taken as they come. MienError naming the file and what is missing or wrong."""
+    if not file.is_file():
+        raise MienError(f"{file} is a folder, not a file; restore it from its source")
+    if file.stat().st_size > LARGEST:
+        raise MienError(f"{file} is over 2 GB, which no table of the database is; restore it from its source")
     raw = file.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
@@ -138,22 +159,34 @@ def table(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
     if raw.startswith(_STUB):
         raise MienError(f"{file} is a Git LFS pointer without its content; run `git lfs pull` in the copy")
     mark = max(",\t;", key=lines[0].count)
-    names = [n.strip() for n in next(csv.reader(lines[:1], delimiter=mark))]
+    try:
+        names, *cells_of = [[c.strip() for c in row] for row in csv.reader(lines, delimiter=mark, strict=True)]
+    except csv.Error as error:
+        raise MienError(f"{file} is not a csv file ({error}); restore it from its source") from None
+    _intact(text, names, file)
     missing = [n for n in needed if n not in names]
     if missing:
         raise MienError(f"{file} has no column {missing[0]!r}; it has {', '.join(n for n in names if n)}")
     rows = []
-    for number, cells in enumerate(csv.reader(lines[1:], delimiter=mark), 2):
+    for number, cells in enumerate(cells_of, 2):
         if len(cells) != len(names):
             raise MienError(f"{file}, row {number}: {len(cells)} cells under {len(names)} names; repair the row")
-        rows.append({n: c.strip() for n, c in zip(names, cells, strict=True)})
+        rows.append(dict(zip(names, cells, strict=True)))
     return rows
+
+
+def _intact(text: str, names: Sequence[str], file: Path) -> None:
+    """A name or row that was damaged would be one that is not there, and a label or rating would quietly be another."""
+    if "\0" in text or any('"' in n for n in names):
+        raise MienError(f"{file} is damaged (a zero byte, or a quote within a name); restore it from its source")
 
 
 def columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
     """The cells of these columns (needed, then optional: "" where there is no such column), row by row, of a csv file of
     any size. A byte-order mark, tabs or semicolons in place of commas, spaces around names and cells, rows cut short and
     rows without anything are taken as they come. MienError naming the file and what is missing or wrong."""
+    if not file.is_file():
+        raise MienError(f"{file} is a folder, not a file; restore it from its source")
     if is_stub(file):
         raise MienError(f"{file} is a Git LFS pointer without its content; run `git lfs pull` in the copy")
     try:
@@ -162,12 +195,13 @@ def columns(file: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> 
             if not head.strip():
                 raise MienError(f"{file} is empty, or its first line is; restore it from its source")
             mark = max(",\t;", key=head.count)
-            names = [n.strip() for n in next(csv.reader([head], delimiter=mark))]
+            names = [n.strip() for n in next(csv.reader([head], delimiter=mark, strict=True))]
+            _intact(head, names, file)
             missing = [n for n in needed if n not in names]
             if missing:
                 raise MienError(f"{file} has no column {missing[0]!r}; it has {', '.join(n for n in names if n)[:200]}")
             at = [names.index(n) if n in names else -1 for n in (*needed, *optional)]
-            for row, cells in enumerate(csv.reader(f, delimiter=mark), 2):
+            for row, cells in enumerate(csv.reader(f, delimiter=mark, strict=True), 2):
                 short = len(names) - len(cells)
                 if short < 0 and any(c.strip() for c in cells[short:]):
                     raise MienError(f"{file}, row {row}: {len(cells)} cells under {len(names)} names; repair the row")

@@ -186,7 +186,8 @@ def kept(path: Path, drawn: Splits) -> Splits:
 
 def _said(cohort: Cohort, by: str) -> dict[str, list[Any]]:
     """Person -> what an attribute or label says in their recordings, where it says something."""
-    if by not in cohort.card.attributes and by not in cohort.card.tasks:
+    known = (*cohort.card.attributes, *cohort.card.tasks)
+    if by not in known and not any(by in labels for labels in cohort.column("labels")):  # one without classes
         raise MienError(f"split.by: the cohort has no attribute {by!r}; there are {', '.join(cohort.card.attributes)}")
     out: dict[str, list[Any]] = {p: [] for p in cohort.persons}
     rows = zip(cohort.column("person"), cohort.column("labels"), cohort.column("attributes"), strict=True)

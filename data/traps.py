@@ -19,7 +19,8 @@ import numpy as np
 from ..core import config, plugins
 from ..core.errors import MienError
 from ..core.records import RESTRICTIONS, Cohort, Text
-from . import clues, sources, splits
+from . import clues, splits
+from . import folds as division
 from .check import Finding
 
 _ADULT = 18
@@ -32,8 +33,8 @@ _ROLES = ("interviewer", "agent", "ellie", "therapist", "clinician")  # who asks
 def traps(
     cohort: Cohort, *, name: str = "", recipe: str | Path | None = None, folds: str | Path | None = None
 ) -> list[Finding]:
-    """Everything found, worst first. name: of the database; recipe: an adapt recipe; folds: a csv with a column id or
-    person and a column fold or split. MienError naming the file when one of these cannot be read.
+    """Everything found, worst first. name: of the database; recipe: an adapt recipe; folds: a published division
+    (data/folds.py). MienError naming the file when one of these cannot be read.
 
     error: a result would not be about new people; warning: read it before you claim; info: good to know.
     """
@@ -118,7 +119,7 @@ def _shared(
     if recipe is not None:
         yield from _recipe(cohort, name, str(recipe))
     if folds is not None:
-        yield from _folds(rows, Path(folds))
+        yield from division.overlap(Path(folds), {by: _names(rows, persons=by) for by in (True, False)})
 
 
 def _recipe(cohort: Cohort, name: str, file: str) -> Iterator[Finding]:
@@ -141,51 +142,6 @@ def _recipe(cohort: Cohort, name: str, file: str) -> Iterator[Finding]:
             return
         n, m = len(drawn.train), len(drawn.holdout)
         yield Finding(level="info", where=where, problem=f"by person: {n} to train on, {m} held out, nobody in both")
-
-
-def _folds(rows: _Rows, file: Path) -> Iterator[Finding]:
-    """Persons on both sides of a published division of the recordings."""
-    if not file.is_file():
-        raise MienError(f"no such file: {file}; folds is a csv with a column id or person and a column fold or split")
-    read = sources.table(file, ())
-    key = next((k for k in ("person", "speaker", "id", "name") if read and k in read[0]), None)
-    parts = [k for k in ("fold", "split") if read and k in read[0]]
-    if key is None or not parts:
-        raise MienError(f"{file}: it takes a column id (or person) and a column fold or split; it has {list(read[:1])}")
-    who = _names(rows, persons=key in ("person", "speaker"))
-    sides: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    unknown = []
-    for row in read:
-        person = who.get(Path(row[key]).name) or who.get(Path(row[key]).stem)
-        if person is None:
-            unknown.append(row[key])
-        elif len(parts) == 2:
-            sides[f"fold {row['fold']}"][row["split"]][person] += 1
-        else:
-            sides[""][f"{parts[0]} {row[parts[0]]}" if parts[0] == "fold" else row["split"]][person] += 1
-    if unknown:
-        yield Finding(
-            level="warning", where=str(file), fix="are they of this cohort, and of this option of its reader?",
-            problem=f"{len(unknown)} of {len(read)} rows name no {'person' if key in ('person', 'speaker') else 'recording'}"
-            f" of the cohort, the first is {unknown[0]!r}",
-        )  # fmt: skip
-    clean = True
-    for fold, of in sides.items():
-        for side, counts in of.items():
-            others = {p for s, c in of.items() if s != side for p in c}
-            shared = {p for p in counts if p in others}
-            if side.lower().startswith("train") or not shared:
-                continue
-            clean = False
-            share = sum(counts[p] for p in shared) / counts.total()
-            yield Finding(
-                level="error", where=", ".join(x for x in (str(file), fold, side) if x),
-                problem=f"{len(shared)} of {len(counts)} persons are on another side too, with {100 * share:.1f} % of its"
-                " recordings: a result is not about new people",
-                fix="divide by person (split: {kind: person}), and do not compare with numbers on these folds",
-            )  # fmt: skip
-    if clean and sides:
-        yield Finding(level="info", where=str(file), problem="no person is on two sides of the division")
 
 
 def _names(rows: _Rows, persons: bool) -> dict[str, str]:

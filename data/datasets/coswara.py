@@ -22,7 +22,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, StreamSpec, Value
 from .. import sources
 
-VERSION = 2  # of the conversion below: a change of it makes a new cache entry
+VERSION = 3  # of the conversion below: a change of it makes a new cache entry
 SOUNDS = (
     "breathing-deep", "breathing-shallow", "cough-heavy", "cough-shallow", "counting-fast", "counting-normal", "vowel-a",
     "vowel-e", "vowel-o",
@@ -148,6 +148,9 @@ def _recordings(
             if row["covid_status"] not in STATUS:
                 persons.add(f"person(s) of status {row['covid_status'] or 'blank'!r}", folder.name)
                 continue
+            if row["a"] and (age is None or not 0 < age <= 120):  # whether they are minors is then unknown
+                persons.add("person(s) whose age is no number of years", folder.name)
+                continue
             if age is not None and age < _ADULT and not config.minors:
                 persons.add("person(s) under 18 (minors=true reads them)", folder.name)
                 continue
@@ -175,6 +178,10 @@ def _recordings(
             )  # fmt: skip
     clips.tell()
     persons.tell()
+    if unrated := [s for s in SOUNDS if s not in {sound for _, sound in quality}]:
+        console.say(f"  no annotations of {', '.join(unrated)}: whether such a sound is bad is unknown")
+    if strangers := sum(person not in folders for person, _ in quality):
+        console.say(f"  {strangers} rating(s) are of persons without a folder of sounds")
     unheard = len(set(rows) - set(folders))
     if unheard:
         console.say(f"  {unheard} row(s) of combined_data.csv have no folder of sounds")

@@ -22,7 +22,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, StreamSpec
 from .. import sources
 
-VERSION = 2  # of the conversion below: a change of it makes a new cache entry
+VERSION = 3  # of the conversion below: a change of it makes a new cache entry
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happiness", "NEU": "neutral", "SAD": "sadness"}
 _VOTES = {e[0]: name for e, name in EMOTIONS.items()}
 LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}

@@ -25,7 +25,7 @@ from ...core.paths import cache_home
 from ...core.records import PURPOSES, Cohort, CohortCard, Consent, Signal, Stream, StreamSpec
 from .. import interviews, sources
 
-VERSION = 2  # of the conversion below: a change of it makes a new cache entry
+VERSION = 3  # of the conversion below: a change of it makes a new cache entry
 SESSIONS = range(300, 493)
 _EXCLUDED = (342, 394, 398, 460)  # by the authors; some copies hold them
 _INTERRUPTED = {373: (352.0, 430.0), 444: (286.0, 387.0)}  # the documentation's times, 373 as late as others heard it

@@ -23,7 +23,7 @@ from ...core.paths import cache_home
 from ...core.records import PURPOSES, Cohort, CohortCard, Consent, Signal, Stream, StreamSpec
 from .. import interviews, sources
 
-VERSION = 2  # of the conversion below: a change of it makes a new cache entry
+VERSION = 3  # of the conversion below: a change of it makes a new cache entry
 SESSIONS = (*range(300, 493), *range(600, 719))
 Name = Literal["transcript", "face", "presence", "gaze", "pose", "position", "sound", "egemaps", "mfcc"]
 _INTENSITIES = (

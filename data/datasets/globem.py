@@ -29,7 +29,7 @@ from ...core.paths import cache_home
 from ...core.records import PURPOSES, Cohort, CohortCard, Consent, Recording, Signal, StreamSpec, Value
 from .. import sources
 
-VERSION = 2  # of the conversion below: a change of it makes a new cache entry
+VERSION = 3  # of the conversion below: a change of it makes a new cache entry
 DAY_HZ = 1 / 86400
 _PURPOSES = tuple(p for p in PURPOSES if p != "sharing")  # which the licence rules out
 _YEARS = {1: 2018, 2: 2019, 3: 2020, 4: 2021}

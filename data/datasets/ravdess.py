@@ -21,7 +21,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, StreamSpec
 from .. import sources
 
-VERSION = 2  # of the conversion below: a change of it makes a new cache entry
+VERSION = 3  # of the conversion below: a change of it makes a new cache entry
 CHANNELS = ("speech", "song")
 EMOTIONS = ("neutral", "calm", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
 INTENSITIES = ("normal", "strong")

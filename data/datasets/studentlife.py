@@ -31,7 +31,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Events, Recording, Signal, Stream, StreamSpec, Value
 from .. import sources
 
-VERSION = 2  # of the conversion below: a change of it makes a new cache entry
+VERSION = 3  # of the conversion below: a change of it makes a new cache entry
 STRESS = ("great", "good", "a_little", "definitely", "stressed_out")
 _CODES = {"5": 0, "4": 1, "1": 2, "2": 3, "3": 4}  # the questionnaire's numbers are not in order of stress
 _ANSWERS = {"Not at all": 0, "Several days": 1, "More than half the days": 2, "Nearly every day": 3}
@@ -215,6 +215,7 @@ def _person(
     activity, first = None, []
     for name, files in logs.items():
         if person not in files:
+            left.add(f"person(s) without a file of {name}, whose stream is absent", person)
             continue
         if name == "activity":
             counts = _activity(files[person], left)
@@ -370,6 +371,8 @@ def _shares(activity: np.ndarray, start: float, end: float) -> Signal | None:
 
 def _answers(file: Path, left: sources.LeftOut) -> list[tuple[float, int]]:
     """(Unix seconds, place in STRESS) of each answer, in order of time."""
+    if not file.is_file():
+        raise MienError(f"{file} is a folder, not a file; restore it from its source")
     try:
         given = json.loads(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ from ...core.paths import cache_home
 from ...core.records import Cohort, CohortCard, Consent, Recording, Signal, Stream, StreamSpec, Value
 from .. import empatica, pickles, sources
 
-VERSION = 2  # of the conversion below: a change of it makes a new cache entry
+VERSION = 3  # of the conversion below: a change of it makes a new cache entry
 LABEL_HZ = 700.0
 CONDITIONS = {1: "baseline", 2: "stress", 3: "amusement", 4: "meditation"}
 _SHORTEST_S = 5.0
@@ -124,8 +125,7 @@ def _find(root: Path, source: str) -> dict[str, Path]:
                 person = file.name.removesuffix(end)
                 if not re.fullmatch(r"S\d+", person) or file.parent.name != person:
                     continue
-                if not file.resolve().is_relative_to(root.resolve()):
-                    raise MienError(f"{file} is a link out of {root}; copy the file, or give the folder it lies in")
+                sources.whole(file, root)
                 if person in found and found[person].parent == file.parent:
                     continue  # unpacked beside its zip
                 if person in found:
@@ -136,21 +136,30 @@ def _find(root: Path, source: str) -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: int(item[0][1:])))
 
 
+def _tell_empty(root: Path, files: Mapping[str, Path], source: str) -> None:
+    """Which persons have a folder and nothing in it that is read."""
+    folders = {f.name for d in ("S*", "*/S*", "*/*/S*") for f in root.glob(d) if f.is_dir()}
+    if empty := sorted(n for n in folders - set(files) if re.fullmatch(r"S\d+", n)):
+        what = "pickle" if source == "pickle" else "archive"
+        console.say(f"  left out: {len(empty)} person(s) whose folder holds no {what} ({', '.join(empty)})")
+
+
 def _beside(person: str, file: Path, root: Path, config: Config) -> list[Path]:
     """The person's other files that are read. MienError for a link out of the folder."""
     names = ["readme.txt"]
     names += ["quest.csv"] if config.questionnaires or config.source == "e4" else []
     names += ["respiban.txt"] if config.source == "e4" else []
-    found = [p for n in names if (p := file.with_name(f"{person}_{n}")).is_file()]
+    found = [p for n in names if os.path.lexists(p := file.with_name(f"{person}_{n}"))]
     found += sorted(p for p in file.glob("*.csv") if p.name in empatica.FILES) if file.is_dir() else []
     for path in found:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise MienError(f"{path} is a link out of {root}; copy what it points to")
+        if sources.whole(path, root).is_dir():
+            raise MienError(f"{path} is a folder, not a file; restore it")
     return found
 
 
 def _recordings(files: Mapping[str, Path], streams: Mapping, config: Config, root: Path) -> Iterator[Recording]:
     """One person in memory at a time."""
+    _tell_empty(root, files, config.source)
     left = {"without a defined condition": 0.0, f"in pieces under {_SHORTEST_S:g} s": 0.0}
     with console.progress("reading WESAD", len(files)) as bar:
         for person, file in files.items():
@@ -215,6 +224,7 @@ def _labels(condition: str) -> dict[str, Value]:
 # --- the wristband's own archives -----------------------------------------------------------------------------
 def _archives(files: Mapping[str, Path], streams: Mapping, config: Config, root: Path) -> Iterator[Recording]:
     """One person in memory at a time."""
+    _tell_empty(root, files, config.source)
     left, made = sources.LeftOut(), 0
     with console.progress("reading WESAD's wristbands", len(files)) as bar:
         for person, place in files.items():
@@ -340,6 +350,10 @@ def _quest(person: str, file: Path) -> list[_Block]:
     unknown = [n for n in order if n not in _NAMES and not n.endswith("Read")]
     if unknown:
         raise MienError(f"{file}: {unknown[0]!r} is no condition; there are {', '.join(_NAMES)}")
+    asked = sum(n in _NAMES for n in order)
+    for kind in ("DIM", "STAI"):  # the i-th is of the i-th condition: with one lost, the others would be of another
+        if len(rows.get(kind, [])) not in (0, asked):
+            raise MienError(f"{file}: {len(rows[kind])} answers of {kind} to {asked} conditions; restore it")
     out = []
     for i, name in enumerate(n for n in order if n in _NAMES):
         at = order.index(name)

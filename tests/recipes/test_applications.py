@@ -245,3 +245,33 @@ def test_an_application_represented(study, tmp_path):
     lab.run("adapt", f"recipes/{study}/represent.yaml", *given, *(private if study != "covid" else []))
     lab.run("evaluate", f"recipes/{study}/evaluate_represent.yaml")
     assert measured(lab, "evaluate")["adapted macro-F1"] is not None
+
+
+def test_a_derived_table_to_the_bar_in_one_command(tmp_path):
+    """Six persons at 1 Hz, as one long csv: one left out at a time, intervals, private rows at ε = 1 and 10."""
+    root, rng = tmp_path / "wesad-1hz", np.random.default_rng(0)
+    root.mkdir()
+    (root / "cohort.yaml").write_text(
+        "name: derived\nlicence: invented\nconsent: {basis: invented, purposes: [training, evaluation]}\n"
+        'tasks: {stress: ["no", "yes"]}\ntable: all.csv\n'
+        "streams:\n  eda: {channels: [EDA], unit: scaled, rate_hz: 1, range: [0, 1]}\n"
+    )
+    rows = ["recording,person,stress,EDA"]
+    for p in range(6):
+        for k, stress in enumerate(("no", "yes", "no")):
+            level = 0.3 + 0.4 * (stress == "yes") + 0.02 * p
+            rows += [f"S{p}-{k},S{p},{stress},{x:.4f}" for x in level + 0.05 * rng.normal(size=40)]
+    (root / "all.csv").write_text("\n".join(rows) + "\n")
+    lab = Lab(tmp_path)
+    lab.run(
+        "baseline", "recipes/folder/baseline.yaml", f"cohort.root={root}", "task=stress", "seconds=20", "stride_s=20",
+        "average=person", "private={epsilons: [1, 10], delta: 0.01}", *SMALL,
+    )  # fmt: skip
+    (run,) = (tmp_path / "runs").glob("baseline-*")
+    report = Report.read(run / "release" / "report.json")
+    first = next(r for r in report.results if r.metric == "random forest macro-F1")
+    assert first.value is not None
+    assert first.value > 0.9
+    assert first.low is not None
+    assert {b.name for b in first.baselines} >= {"private, ε = 1", "private, ε = 10"}
+    assert first.n_persons == 6

@@ -11,7 +11,7 @@ from scipy.io import wavfile
 
 from mien.core.errors import MienError
 from mien.core.records import Signal, Text
-from mien.data import commands
+from mien.data import commands, splits
 from mien.data.datasets import daic_woz
 
 HEAD = "Participant_ID,PHQ8_Binary,PHQ8_Score,Gender,PHQ8_NoInterest"
@@ -225,6 +225,14 @@ def test_parts_are_the_official_ones_and_a_copy_around_is_found(woz, capsys):
     assert f"no {TRAIN}: nobody of its part is read" in told
     assert "2 session(s) that no table of the split names" in told
     assert "1 recording(s) without a depression label" in told
+
+
+def test_the_official_split_can_be_asked_for_by_name(woz):
+    """It is a label without classes, for it is no trait of anybody."""
+    drawn = splits.draw(read(woz), kind="official", by="official_split")
+    assert (drawn.train, drawn.validation, drawn.holdout) == (("daic-300", "daic-373"), ("daic-409",), ("daic-451",))
+    with pytest.raises(MienError, match="no attribute 'official'"):
+        splits.draw(read(woz), kind="official", by="official")
 
 
 def test_it_is_read_once_and_again_when_a_file_changes(woz, monkeypatch):
