@@ -104,7 +104,7 @@ def loaded(folder: Path, pairs: int, answers: int) -> None:
             got = timed(stored, lambda form=form: seat.post("/api/answer", form))
             state = got.raise_for_status().json()
 
-    def look(_: str) -> None:
+    def look(client_of: str) -> None:
         with httpx.Client(base_url=studio.url) as client:
             for _ in range(answers):
                 timed(plain, lambda: client.get("/").raise_for_status())

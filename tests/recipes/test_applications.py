@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
@@ -187,7 +190,16 @@ def test_the_bar_of_a_study_in_one_command(study, tmp_path):
     assert any("not drawn at random" in c for c in report.caveats) == (study == "covid")
 
 
-@pytest.mark.slow
+def chained(lab: Lab, *calls: list[str]) -> None:
+    """Verbs one after the other in one process, which imports torch once."""
+    code = (
+        "import json, sys; from mien import cli; [sys.exit(c) for a in json.loads(sys.argv[1]) if (c := cli.main(a))]"
+    )
+    command = [sys.executable, "-c", code, json.dumps(calls)]
+    done = subprocess.run(command, cwd=lab.folder, env=lab.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_an_application_from_end_to_end(study, tmp_path):
     """Every recipe of the study as shipped, but for the copy, a base of a few steps and few samples."""
@@ -204,14 +216,17 @@ def test_an_application_from_end_to_end(study, tmp_path):
     if study == "stress":
         small["seconds"] = small["stride_s"] = 8
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(small))
-    lab.run("pretrain", "base.yaml")
-    lab.run(
-        "adapt", f"recipes/{study}/adapt.yaml", f"cohort.root={root}", "backbone.recipe=base.yaml", "train.max_steps=20",
-        "train.threads=1", *options, *(["split.holdout=3"] if study == "stress" else []),
+    chained(
+        lab,
+        ["pretrain", "base.yaml"],
+        [
+            "adapt", f"recipes/{study}/adapt.yaml", f"cohort.root={root}", "backbone.recipe=base.yaml", "train.max_steps=20",
+            "train.threads=1", *options, *(["split.holdout=3"] if study == "stress" else []),
+        ],
+        ["generate", f"recipes/{study}/generate.yaml", "sampling.per_label=8", "sampling.batch=16"],
+        ["attack", f"recipes/{study}/attack.yaml", "profile=quick"],
+        ["evaluate", f"recipes/{study}/evaluate.yaml"],
     )  # fmt: skip
-    lab.run("generate", f"recipes/{study}/generate.yaml", "sampling.per_label=8", "sampling.batch=16")
-    lab.run("attack", f"recipes/{study}/attack.yaml", "profile=quick")
-    lab.run("evaluate", f"recipes/{study}/evaluate.yaml")
     assert measured(lab, "evaluate")["TSTR accuracy"] is not None
     assert measured(lab, "attack")
     shutil.rmtree(tmp_path / "runs")
