@@ -15,6 +15,8 @@ from mien.core.records import Text, Video
 from mien.privacy.flat import Flat
 from mien.privacy.gradients import PersonGradients
 
+from .pictured import SHOWN, drawn
+
 open_clip = pytest.importorskip("open_clip", reason="needs the extra `clip`")
 from mien.backbones import open_clip as ours  # noqa: E402 - after the skip
 
@@ -22,21 +24,6 @@ from mien.backbones import open_clip as ours  # noqa: E402 - after the skip
 @pytest.fixture(scope="module")
 def binder():
     return ours.load(ours.Config(model="tiny", frames=2))
-
-
-def drawn(seed: int, height: int = 40, width: int = 56) -> Video:
-    """Three frames of a coloured disc on a plain ground, moving."""
-    rng = np.random.default_rng(seed)
-    ground, colour = rng.integers(0, 256, (2, 3))
-    y, x = np.mgrid[:height, :width]
-    discs = [((y - 20) ** 2 + (x - 15 - 8 * t) ** 2 < 100)[..., None] for t in range(3)]
-    return Video(frames=np.stack([np.where(d, colour, ground) for d in discs]).astype(np.uint8), rate_hz=2)
-
-
-SHOWN = {
-    "image": [drawn(i) for i in range(3)],
-    "text": ["a red disc", "two people smile", "somebody looks away from us"],
-}
 
 
 def rows(binder, modality):
