@@ -162,11 +162,32 @@ def _early(model: Any, inputs: Mapping[str, Any], k: int) -> Any:
 def _late(model: Any, x: Any, k: int) -> Any:
     encoder = model.image.encoder
     found = []
+    layers = encoder.encoder.layer[len(encoder.encoder.layer) - k :] if k else []
     for state in x.unbind(1):
-        for layer in encoder.encoder.layer[len(encoder.encoder.layer) - k :]:
+        for layer in layers[:-1]:
             state = layer(state)
+        if k:
+            state = _class_token(layers[-1], state)
         found.append(encoder.layernorm(state[:, 0]))
     return _ended(model, found)
+
+
+def _class_token(layer: Any, x: Any) -> Any:
+    """A block's output for the class token alone, float32[B, 1, width]: nothing else of the last block is read."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    a = layer.attention
+    if not hasattr(a, "q_proj"):  # an older transformers, whose blocks are made otherwise
+        return layer(x)[:, :1]
+    b, _, width = x.shape
+    h = layer.norm1(x)
+    q, k, v = (
+        p.view(b, -1, a.num_attention_heads, a.head_dim).transpose(1, 2)
+        for p in (a.q_proj(h[:, :1]), a.k_proj(h), a.v_proj(h))
+    )
+    mixed = scaled_dot_product_attention(q, k, v, scale=a.scaling).transpose(1, 2).reshape(b, 1, width)
+    x = x[:, :1] + layer.layer_scale1(a.o_proj(mixed))
+    return x + layer.layer_scale2(layer.mlp(layer.norm2(x)))
 
 
 def _ended(model: Any, frames: Sequence[Any]) -> Any:
