@@ -9,6 +9,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from mien.adapters.lora import Lora
+from mien.adapters.representation import _targets
 from mien.backbones._binder import Absent, collate
 from mien.core.errors import MienError
 from mien.core.records import Text, Video
@@ -87,6 +89,13 @@ def test_gradients_of_persons_are_those_of_one_at_a_time(modality):
     assert torch.stack(known).abs().max() > 1e-6
     torch.testing.assert_close(buffer, torch.stack(known), atol=1e-9, rtol=1e-7)
     gradients.detach()
+
+
+def test_a_representation_finds_its_linear_layers(binder):
+    for modality in ("image", "text"):
+        found = _targets(binder, [modality], Lora(rank=2, layers=1))
+        assert found
+        assert all(n.startswith(binder.towers[modality].layers[-1]) for n in found)
 
 
 @pytest.mark.parametrize(
