@@ -212,7 +212,7 @@ def _tiny(config: Config) -> tuple[Any, Any, Any]:
     from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     image = Dinov2Model(
         Dinov2Config(
             **shape, mlp_ratio=2, image_size=config.side, patch_size=14, use_mask_token=False, layerscale_value=0.5
