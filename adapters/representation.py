@@ -318,11 +318,12 @@ def _targets(binder: Binder, modalities: Sequence[str], adapter: lora.Lora) -> l
 
     wanted = set(binder.lora_targets)
     if adapter.targets == "attention":
-        wanted &= {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "in_proj", "query", "key", "value"}
+        attention = {"q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "in_proj", "query", "key", "value"}
+        wanted = {w for w in wanted if w.rsplit(".", 1)[-1] in attention}
     elif adapter.targets != "all":
-        if unknown := sorted(set(adapter.targets) - wanted):
+        if unknown := sorted(t for t in adapter.targets if not any(f".{w}".endswith(f".{t}") for w in wanted)):
             raise MienError(f"lora.targets: {unknown} not among the binder's linear layers {sorted(wanted)}")
-        wanted = set(adapter.targets)
+        wanted = {w for w in wanted if any(f".{w}".endswith(f".{t}") for t in adapter.targets)}
     found = []
     for modality in modalities:
         tower = binder.towers[modality]
@@ -333,7 +334,7 @@ def _targets(binder: Binder, modalities: Sequence[str], adapter: lora.Lora) -> l
             inside = name.startswith(f"{tower.module}.") and (
                 adapter.layers is None or any(name.startswith(f"{layer}.") for layer in late)
             )
-            if inside and isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in wanted:
+            if inside and isinstance(module, torch.nn.Linear) and any(f".{name}".endswith(f".{w}") for w in wanted):
                 found.append(name)
     if not found:
         raise MienError(f"no linear layer named {', '.join(sorted(wanted))} in the towers {', '.join(modalities)}")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import MienError
+from ..core.records import Text
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -32,7 +33,9 @@ class Tower:
     prepare(stream) -> named arrays of one window, without the model and without a batch axis; MienError where the stream
     is none it can take, naming what is wrong, `Absent` where this window of it is empty; embed(model, inputs: dict of
     Tensor[B, ...]) -> float32[B, dim], of unit length, each row from its own inputs alone; joins: whether `prepare` also
-    takes several streams at once, by name (a sensor whose axes a cohort holds apart).
+    takes several streams at once, by name (a sensor whose axes a cohort holds apart); early(model, inputs, k) -> float32[B, ...],
+    what enters the last k blocks, and late(model, that, k) -> as `embed`: a tower that can be cut, so that its frozen
+    beginning is computed once (`adapters/cached.py`).
     """
 
     kind: str
@@ -41,6 +44,8 @@ class Tower:
     prepare: Callable[[Any], Arrays]
     embed: Callable[[Any, Mapping[str, Any]], Any]
     joins: bool = False
+    early: Callable[[Any, Mapping[str, Any], int], Any] | None = None
+    late: Callable[[Any, Any, int], Any] | None = None
 
 
 @dataclass(kw_only=True)
@@ -69,6 +74,32 @@ class Binder:
         """float32[B, dim], of unit length. model: the binder's own, or the same inside a `PeftModel`."""
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         return self.towers[modality].embed(base, inputs)
+
+
+def words_of(stream: Any) -> str:
+    """The words of a Text (its utterances, joined) or of a string. MienError for others; Absent where there are none."""
+    words = " ".join(stream.text) if isinstance(stream, Text) else stream
+    if not isinstance(words, str):
+        raise MienError(f"text: this tower takes text, not {type(stream).__name__}")
+    if not words.strip():
+        raise Absent("text: there are no words in this window")
+    return words
+
+
+def still(model: Any) -> Any:
+    """The same module, whose frozen layers stay in evaluation mode whatever `train()` says: dropout would draw by place, and
+    batch normalisation would let rows see each other. LoRA's own dropout listens as usual."""
+    kind = type(model)
+
+    def train(self: Any, mode: bool = True) -> Any:
+        kind.train(self, mode)
+        for name, module in self.named_modules():
+            if "lora_" not in name:
+                module.training = False
+        return self
+
+    model.__class__ = type(kind.__name__, (kind,), {"train": train})
+    return model.eval()
 
 
 def collate(rows: Sequence[Arrays], device: Any = "cpu") -> dict[str, Any]:

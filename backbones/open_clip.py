@@ -15,8 +15,8 @@ from pydantic import Field
 
 from ..core.config import Section
 from ..core.errors import MienError
-from ..core.records import Text, Video
-from ._binder import Absent, Arrays, Binder, Tower, from_torch
+from ..core.records import Video
+from ._binder import Arrays, Binder, Tower, from_torch, words_of
 from .causal_lm import weights_digest
 
 KIND = "binder"
@@ -130,12 +130,7 @@ def prepare_image(stream: Any, *, pixels: Any, frames: int) -> Arrays:
 
 def prepare_text(stream: Any, *, tokenizer: Any) -> Arrays:
     """ids: int64[context]. stream: Text (its utterances, joined) or a string. Absent where there are no words."""
-    words = " ".join(stream.text) if isinstance(stream, Text) else stream
-    if not isinstance(words, str):
-        raise MienError(f"text: this tower takes text, not {type(stream).__name__}")
-    if not words.strip():
-        raise Absent("text: there are no words in this window")
-    return {"ids": np.asarray(tokenizer([words])[0], np.int64)}
+    return {"ids": np.asarray(tokenizer([words_of(stream)])[0], np.int64)}
 
 
 def _image(model: Any, inputs: Mapping[str, Any]) -> Any:

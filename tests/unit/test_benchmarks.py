@@ -50,3 +50,11 @@ def test_sampling_prints_its_ratio():
     assert run.returncode == 0, run.stderr
     assert "ours / theirs: " in run.stdout
     assert "the grammar's share of our time: " in run.stdout
+
+
+@pytest.mark.slow
+def test_late_layers_prints_its_row():
+    command = [sys.executable, str(ROOT / "benchmarks" / "late_layers.py"), "--quick"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert [line for line in run.stdout.splitlines() if line.startswith("| 1 |")]

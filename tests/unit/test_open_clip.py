@@ -9,11 +9,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from mien.adapters.lora import Lora
+from mien.adapters.representation import _targets
 from mien.backbones._binder import Absent, collate
 from mien.core.errors import MienError
 from mien.core.records import Text, Video
 from mien.privacy.flat import Flat
 from mien.privacy.gradients import PersonGradients
+
+from .pictured import SHOWN, drawn
 
 open_clip = pytest.importorskip("open_clip", reason="needs the extra `clip`")
 from mien.backbones import open_clip as ours  # noqa: E402 - after the skip
@@ -22,21 +26,6 @@ from mien.backbones import open_clip as ours  # noqa: E402 - after the skip
 @pytest.fixture(scope="module")
 def binder():
     return ours.load(ours.Config(model="tiny", frames=2))
-
-
-def drawn(seed: int, height: int = 40, width: int = 56) -> Video:
-    """Three frames of a coloured disc on a plain ground, moving."""
-    rng = np.random.default_rng(seed)
-    ground, colour = rng.integers(0, 256, (2, 3))
-    y, x = np.mgrid[:height, :width]
-    discs = [((y - 20) ** 2 + (x - 15 - 8 * t) ** 2 < 100)[..., None] for t in range(3)]
-    return Video(frames=np.stack([np.where(d, colour, ground) for d in discs]).astype(np.uint8), rate_hz=2)
-
-
-SHOWN = {
-    "image": [drawn(i) for i in range(3)],
-    "text": ["a red disc", "two people smile", "somebody looks away from us"],
-}
 
 
 def rows(binder, modality):
@@ -100,6 +89,13 @@ def test_gradients_of_persons_are_those_of_one_at_a_time(modality):
     assert torch.stack(known).abs().max() > 1e-6
     torch.testing.assert_close(buffer, torch.stack(known), atol=1e-9, rtol=1e-7)
     gradients.detach()
+
+
+def test_a_representation_finds_its_linear_layers(binder):
+    for modality in ("image", "text"):
+        found = _targets(binder, [modality], Lora(rank=2, layers=1))
+        assert found
+        assert all(n.startswith(binder.towers[modality].layers[-1]) for n in found)
 
 
 @pytest.mark.parametrize(
