@@ -19,7 +19,7 @@ def of_synthetic(
 ) -> Report:  # fmt: skip
     """Of a synthetic cohort. recipe: the Evaluate; backbone: its adapter's, as configured; attacked: whether an attack is
     shown beside."""
-    layout_seconds = data.seconds
+    layout_seconds = data.windows.seconds
     return Report(
         verb="evaluate", run=run.name, study=recipe.study, config=public(recipe.model_dump(mode="json")),
         summary=(

@@ -61,6 +61,7 @@ def test_a_round_of_simulated_feedback_and_dpo(toy):
     assert list((toy.folder / "runs").glob("generate-toy_align-*/release/cohort"))
 
 
+@pytest.mark.slow
 def test_a_passed_bound_ends_the_verb_with_3(toy):
     done = toy.run(
         "align", "dpo_toy.yaml", "study=toy_bound", "dpo.steps=2", "bounds={win_rate: 1.0, kl: 1.0e-9}", ok=False
@@ -69,9 +70,14 @@ def test_a_passed_bound_ends_the_verb_with_3(toy):
     assert "bound passed: win rate against before" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_raters_who_toss_coins_are_not_learned_from(toy):
     done = toy.run(
-        "align", "dpo_toy.yaml", "study=toy_coins", "simulate.expert={sharpness: 0, spread: 0, tie: 0}", ok=False
+        "align",
+        "dpo_toy.yaml",
+        "study=toy_coins",
+        "simulate.expert={sharpness: 0, spread: 0, tie: 0, bad: -1.0e+9}",
+        ok=False,
     )
     assert done.returncode == 2
     assert "α" in done.stderr
