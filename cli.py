@@ -15,6 +15,7 @@ usage: mien VERB …            (mien VERB --help explains each)
 verbs, in the order of the loop
   adapt RECIPE [key=value …]      LoRA-adapt a frozen base to recordings of people
   generate RECIPE [key=value …]   sample a synthetic cohort from the adapter
+  feedback RECIPE [key=value …]   experts compare synthetic recordings, in a studio on this machine or on a page in a file
   align RECIPE [key=value …]      let experts' preferences move the adapter (DPO), and look again at what it does
   attack RECIPE [key=value …]     membership and re-identification attacks on both
   evaluate RECIPE [key=value …]   utility, fidelity, the privacy–utility picture; writes report.html
@@ -34,7 +35,7 @@ A recipe is YAML; keys are overridden as key=value, dots go into sections. Runs 
 ~/.cache/mien ($MIEN_CACHE). The same command again reuses a finished run and continues a stopped one.
 """
 
-VERBS = ("adapt", "generate", "align", "attack", "evaluate", "baseline", "pretrain", "demo")
+VERBS = ("adapt", "generate", "feedback", "align", "attack", "evaluate", "baseline", "pretrain", "demo")
 
 
 def main(argv: list[str] | None = None) -> int:

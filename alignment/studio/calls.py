@@ -1,0 +1,94 @@
+"""What `mien feedback` does around a studio: go on where it was, invite raters, let simulated experts answer, count."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from ...core import console, runs
+from ...core.paths import runs_home
+from ...core.records import CohortCard
+from ...core.results import Report, Result, environment
+from ..experts import Config, Expert
+from ..store import Answer, Store
+from .server import Study
+
+FILE = "feedback.sqlite"
+Then = Callable[[], None]
+
+
+def carry_over(run: runs.Run) -> None:
+    """Bring along what raters said in the same study under another version of this code, so that nothing is asked twice."""
+    if (run.private / FILE).exists():
+        return
+    mine = runs.asked(run.folder)
+    earlier = [
+        f.parent.parent
+        for f in runs_home().glob(f"{run.verb}-{run.study}-*/private/{FILE}")
+        if all(runs.asked(f.parent.parent)[k] == mine[k] for k in ("config", "inputs"))
+    ]
+    if earlier:
+        last = max(earlier, key=lambda f: (f / "private" / FILE).stat().st_mtime_ns)
+        with Store.open(last / "private" / FILE) as store:
+            store.copy(run.private / FILE)
+        console.say(
+            f"going on from {last.name}, which another version of Mien wrote; the raters' links stay as they were"
+        )
+
+
+def invite(host: str, port: int, raters: Sequence[str], tokens: Mapping[str, str], names: Sequence[str] = ()) -> None:
+    """Print each rater's link. A token is told once; afterwards only its hash is known."""
+    local = host in ("127.0.0.1", "localhost", "::1")
+    shown = f"[{host}]" if ":" in host else host
+    base = f"https://{names[0]}" if names else f"http://{shown}:{port}"
+    console.say("Each rater opens their own link, and keeps it to come back:")
+    for rater in raters:
+        old = f"the link they have (a new one: links='[{rater}]')"
+        console.say(f"  {rater:<12} {base}/#seat={tokens[rater]}" if rater in tokens else f"  {rater:<12} {old}")
+    if not local and not names:
+        console.say("  This is plain HTTP on a network: put a proxy with TLS in front, and tell its name (names='[…]')")
+    console.say("Ctrl-C closes the studio; every answer is on disk by then. The same command opens it again.")
+
+
+def simulate(study: Study, config: Config, raters: Sequence[str]) -> int:
+    """Let simulated experts answer what is left of the study's pairs. Returns how many answers that were."""
+    expert = Expert.of(config.model_copy(update={"task": config.task or study.task or None}))
+    mine, given = {"cohort": study.store.cohort, "model": study.store.model}, 0
+    pairs, total = study.store.pairs(), len(study.store.pairs()) * len(raters)
+    with console.progress("simulated experts", total) as bar:
+        for rater in raters:
+            done = {said.pair for _, _, said, _ in study.store.standing(rater)}
+            for p in pairs:
+                bar.step()
+                if p.id in done or {p.a, p.b} & study.gone:
+                    continue
+                a, b = study.recording(p.a), study.recording(p.b)
+                said = expert.compare(a, b, pair=p.again or p.id, rater=rater, again=int(p.again is not None))
+                nonce = hashlib.sha256(f"simulated {rater} {p.id}".encode()).hexdigest()[:32]
+                form = Answer(
+                    pair=p.id, nonce=nonce, choice=said.choice, side=said.side, confidence=said.confidence,
+                    seconds=said.seconds,
+                )  # fmt: skip
+                study.store.answer(rater, form, **mine)
+                given += 1
+    return given
+
+
+def write_report(run: runs.Run, store: Store, card: CohortCard, config: Mapping[str, object], seed: int) -> None:
+    """`release/report.json`: how much was said, and by nobody in particular."""
+    counts, simulated = store.counts(), config.get("simulate") is not None
+    flagged = counts["recordings recognised"]
+    Report(
+        verb=run.verb, run=run.name, study=run.study, config=dict(config), inputs=run.inputs,
+        data_fingerprint=run.inputs["adapter"], guarantee=card.guarantee, restrictions=card.restrictions,
+        environment=environment(seed),
+        summary=f"{counts['raters']} raters compared synthetic recordings of {card.name}; {counts['answers']} answers stand.",
+        results=tuple(Result(metric=k, value=float(v), unit="answer") for k, v in counts.items()),
+        not_measured=("What the raters said, and who they are: their answers are in the run's private half.",),
+        caveats=(
+            *((f"FLAGGED: raters recognised somebody in {flagged} recording(s). Do not publish this cohort, its adapter or"
+               " anything aligned on it before somebody has looked into it.",) if flagged else ()),
+            *(("The answers are a simulated expert's: they test code, and say nothing about recordings of people.",)
+              if simulated else ()),
+        ),
+    ).write(run.release / "report.json")  # fmt: skip

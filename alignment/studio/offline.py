@@ -1,0 +1,145 @@
+"""The studio as one file without a server, and what comes back from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import MienError
+from ...core.runs import write_text
+from .. import preferences
+from ..preferences import Choice, Preference
+from ..store import Answer, Pair, Refused
+from . import plan, shown
+from .server import Desk, Study, page
+
+
+def write_pages(study: Study, raters: Sequence[str], path: Path) -> list[Path]:
+    """A page for each rater: `path`, or with several raters path-RATER.html. They hold recordings: only their owner may
+    read them."""
+    files = [path if len(raters) == 1 else path.with_name(f"{path.stem}-{r}{path.suffix}") for r in raters]
+    for rater, file in zip(raters, files, strict=True):
+        write_text(file, page_for(study, rater))
+        file.chmod(0o600)
+    return files
+
+
+def page_for(study: Study, rater: str) -> str:
+    """A page for one rater with the pairs they have not answered yet, in their own order, every recording once.
+
+    Pairs of real recordings are left out, for a file travels; so is whatever somebody was recognised in. Neither ids nor
+    kinds of pairs are in it.
+    """
+    desk, closed = Desk(study, rater), study.store.blocked() | study.gone
+    numbers: dict[str, int] = {}
+    pairs = []
+    for p, _ in desk.order:
+        both = [desk.recording(p.id, side) for side in ("left", "right")]
+        plain = {r.removeprefix(plan.BROKEN) for r in both}
+        if p.id in desk.done or plain & closed or any(r.startswith(plan.REAL) for r in both):
+            continue
+        left, right = (numbers.setdefault(r, len(numbers)) for r in both)
+        pairs.append({"pair": p.id, "label": p.label, "left": left, "right": right})
+    if not pairs:
+        raise MienError(f"{rater} has answered every pair that may be put into a file")
+    recordings = [shown.show(study.recording(r), study.roles) for r in numbers]
+    return page(shown.encode({**study.about, "rater": rater, "pairs": pairs, "recordings": recordings}))
+
+
+def take(study: Study, path: Path) -> dict[str, int]:
+    """Store what the pages of `page_for` saved, or preferences that `preferences.write` (or another tool) wrote. Returns how
+    many of each kind there were.
+
+    Every line may be taken any number of times. MienError naming the first line that is refused; those before it stay.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MienError(f"cannot read the answers {path}: {error}") from None
+    desks: dict[str, Desk] = {}
+    counts: Counter[str] = Counter()
+    for n, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if isinstance(row, Mapping) and "pair_id" in row:
+                return _preferences(study, path)
+            counts[_take(study, desks, row)] += 1
+        except (ValueError, RecursionError):
+            raise MienError(f"{path}, line {n}: not JSON; the lines before it are stored") from None
+        except Refused as error:
+            raise MienError(f"{path}, line {n}: {error}; the lines before it are stored") from None
+    return dict(counts)
+
+
+def _preferences(study: Study, path: Path) -> dict[str, int]:
+    """Answers about the study's own pairs; a pair that it does not have is added where both recordings are there."""
+    store, counts = study.store, Counter[str]()
+    mine = {"cohort": store.cohort, "model": store.model}
+    for p in preferences.read(path, raters=store.raters()):
+        if p.kind == "correction":
+            counts["left out (a correction is made in the studio)"] += 1
+            continue
+        if (p.cohort or store.cohort, p.model or store.model) != (store.cohort, store.model):
+            raise Refused(f"{path}: pair {p.pair} is about another cohort or another model")
+        pair = _pair(p, store.pairs(), study)
+        store.add([pair], **mine)
+        swap: dict[Choice, Choice] = {} if pair.a == p.a else {"A": "B", "B": "A"}
+        aspects: dict[str, Choice] = {k: swap.get(v, v) for k, v in p.aspects.items()}
+        said = Answer(
+            pair=pair.id, nonce=hashlib.sha256(repr(p).encode()).hexdigest()[:32], choice=swap.get(p.choice, p.choice),
+            side=p.side if not swap else ("b" if p.side == "a" else "a"), confidence=p.confidence, aspects=aspects,
+            comment=p.comment, seconds=p.seconds,
+        )  # fmt: skip
+        store.answer(p.rater, said, **mine, at=p.at)
+        counts["answer"] += 1
+    return dict(counts)
+
+
+def _pair(p: Preference, pairs: Collection[Pair], study: Study) -> Pair:
+    for known in pairs:
+        if (known.again or known.id) == p.pair and known.kind == p.kind:
+            if {known.a, known.b} != {p.a, p.b}:
+                raise Refused(f"pair {p.pair} is of other recordings in this study")
+            return known
+    for r in (p.a, p.b):
+        try:
+            study.recording(r)
+        except MienError:
+            raise Refused(f"pair {p.pair}: recording {r!r} is not in this cohort") from None
+    if p.kind == "repeat":
+        raise Refused(f"pair {p.pair} is shown again, and was never shown")
+    return Pair(
+        id=p.pair, a=p.a, b=p.b, label=p.label, kind="control" if p.kind == "control" else "pair", private=p.private
+    )
+
+
+def _take(study: Study, desks: dict[str, Desk], row: Any) -> str:
+    if not isinstance(row, Mapping) or row.get("study") != study.key:
+        raise Refused("this is about another cohort or another model")
+    rater, what, at = row.get("rater"), row.get("what"), row.get("at")
+    if rater not in study.store.raters():
+        raise Refused("no rater of that name has a seat in this study")
+    if not isinstance(at, str) or not 10 <= len(at) <= 40:
+        raise Refused("at: when it was said")
+    if rater not in desks:
+        desks[rater] = Desk(study, rater)
+    desk = desks[rater]
+    form = {k: v for k, v in row.items() if k not in ("study", "rater", "what", "at")}
+    if what == "answer":
+        desk.answer(form, at=at, ours=False)
+    elif what == "undo":
+        number = study.store.number(rater, str(form.get("nonce")))
+        if number is None:
+            raise Refused("what is taken back here was never said")
+        desk.undo(number)
+    elif what == "advice":
+        desk.advise(form, at=at)
+    else:
+        raise Refused("what: answer, undo or advice")
+    return str(what)

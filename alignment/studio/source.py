@@ -1,0 +1,125 @@
+"""Where a studio's recordings come from: the synthetic cohort, control pairs, and what raters corrected."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ...core.errors import MienError
+from ...core.records import Cohort, CohortCard, Recording, Window, cut
+from ...generation.layout import Layout
+from ...generation.machine import OWN
+from .. import choose, features
+from ..store import Pair
+from . import mended, plan
+from .server import Study
+
+MOST_REAL = 200  # windows of real recordings that control pairs are drawn from
+
+
+class Source:
+    """Recordings by id. cohort: the synthetic one; real: id -> window of a real recording (see `real_windows`)."""
+
+    def __init__(self, cohort: Cohort, real: Mapping[str, Recording] | None = None):
+        self.cohort, self.real = cohort, dict(real or {})
+        self.task = next(iter(cohort.card.tasks), "")
+        self._at = {one: i for i, one in enumerate(cohort.column("id"))}
+
+    def __call__(self, name: str) -> Recording:
+        """MienError for a recording that is not (or no longer) there."""
+        if name.startswith(plan.BROKEN):
+            digest = hashlib.sha256(name.encode()).digest()
+            return mended.broken(self(name.removeprefix(plan.BROKEN)), np.random.default_rng(list(digest)), name)
+        if name in self.real:
+            return self.real[name]
+        if name not in self._at:
+            raise MienError(f"recording {name!r} is not in this cohort")
+        return self.cohort[self._at[name]]
+
+    def __contains__(self, name: str) -> bool:
+        return name.removeprefix(plan.BROKEN) in self._at or name in self.real
+
+    def decks(self, real: bool = False) -> dict[str, list[str]]:
+        """Label -> ids of the synthetic recordings, or of the windows of real ones."""
+        decks: dict[str, list[str]] = {}
+        ids = self.real if real else self._at
+        labels = [r.labels for r in self.real.values()] if real else self.cohort.column("labels")
+        for one, label in zip(ids, labels, strict=True):
+            decks.setdefault(str(label.get(self.task, "")), []).append(one.removeprefix(plan.REAL))
+        return decks
+
+    def pairs(self, n: int, checks: plan.Checks, seed: int, *, by_design: bool) -> list[Pair]:
+        """A study's pairs with its checks. by_design: the n of up to eight times as many random ones from which a linear reward
+        on vital signs would learn most (`choose.d_optimal`); held-out pairs are then no random ones."""
+        decks = self.decks()
+        most = sum(len(d) * (len(d) - 1) // 2 for d in decks.values())
+        found = plan.choose(decks, max(n, min(most, 8 * n)) if by_design else n, seed)
+        if by_design:
+            ids = sorted({i for p in found for i in (p.a, p.b)})
+            known = features.table((self(i) for i in ids), self.task, decks)
+            x = np.array([known[p.a] - known[p.b] for p in found])
+            found = [found[i] for i in choose.d_optimal(x, n).tolist()]
+        return plan.with_checks(found, checks, seed, self.decks(real=True))
+
+
+def real_windows(cohort: Cohort, layout: Layout, valid: float) -> dict[str, Recording]:
+    """`real:…` -> the first window of some recordings, with the streams that the synthetic ones have too.
+
+    cohort: opened for alignment, so that only persons who agreed are in it. MienError where its licence lets nobody show
+    the recordings to somebody else.
+    """
+    kept_back = {"no-redistribution", "credentialed"} & set(cohort.card.restrictions)
+    if kept_back:
+        raise MienError(
+            f"control pairs of real recordings: cohort {cohort.card.name!r} is {' and '.join(sorted(kept_back))}, and raters"
+            " are others than those it was given to; use checks.control=broken"
+        )
+    out = {}
+    for i in np.random.default_rng(0x4EA1).permutation(len(cohort)).tolist():
+        r = cohort[i]
+        if layout.task in r.labels and len(out) < MOST_REAL:
+            streams, why = cut(r, Window(recording=r.id, person=r.person, start_s=0.0, end_s=layout.seconds), valid)
+            streams = {n: s for n, s in streams.items() if n in layout.streams}
+            if not why and streams:
+                out[plan.REAL + r.id] = replace(r, streams=streams)
+    return out
+
+
+def corrected(study: Study) -> Iterator[Recording]:
+    """The recordings that raters corrected (ids as in `Store.preferences`), with the labels of the originals."""
+    for d in study.store.corrections():
+        original, body = study.recording(d.advice.recording), d.advice.body
+        made = (body["stream"], body["mark"], body["moves"], study.roles)
+        yield mended.corrected(original, *made, f"corrected-{d.n}")
+
+
+def write_corrected(study: Study, card: CohortCard, folder: Path) -> None:
+    """A cohort of the corrected recordings; the folder is gone where there are none."""
+    shutil.rmtree(folder, ignore_errors=True)
+    made = list(corrected(study))
+    if made:
+        consent = "synthetic recordings, each corrected by a rater"
+        Cohort.store(made, folder, card=replace(card, name=f"{card.name}-corrected", consent=consent))
+
+
+def tokens(layout: Layout, study: Study) -> Callable[[str], tuple[str, str]]:
+    """Recording id -> (prompt, completion) as token strings, what `preferences.trl_rows` asks for; corrected ones too."""
+    names = layout.vocabulary.names
+    made = {r.id: r for r in corrected(study)}
+
+    def said(ids: np.ndarray) -> str:
+        return " ".join(names[t] if t < OWN else f"own:{t - OWN}" for t in ids.tolist())
+
+    def encode(name: str) -> tuple[str, str]:
+        r = made[name] if name in made else study.recording(name)
+        (document,) = layout.encode([r.streams], [str(r.labels[layout.task])])
+        if document is None:
+            raise MienError(f"recording {name!r} cannot be written in the tokens of its adapter")
+        return said(document[: layout.prompt_length]), said(document[layout.prompt_length :])
+
+    return encode

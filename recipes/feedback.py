@@ -1,0 +1,117 @@
+"""Experts compare synthetic recordings: in a studio that this machine serves, or on a page in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from mien.alignment import experts, preferences
+from mien.alignment.store import Store
+from mien.alignment.studio import calls, offline, plan, server, source
+from mien.core import config, console, runs, verbs
+from mien.core.errors import MienError
+from mien.core.records import Cohort, Recording
+from mien.data.load import open_cohort
+from mien.data.vitals import roles
+from mien.generation.layout import Layout
+
+
+class Feedback(verbs.Recipe):
+    """synthetic: a generate run; raters: pseudonyms; pairs: for each of them; choose: which, at random or by D-optimal design;
+    checks: pairs to add, some shown again and some controls; private: no plain trainer may use the answers; simulate: experts
+    answer instead of persons. For one call: host, port, names (of a proxy in front); links: raters who need a new one;
+    export: page.html or pairs.jsonl; import: what such a page saved, or preferences."""
+
+    synthetic: str
+    raters: tuple[str, ...] = Field(default=("rater-1",), min_length=1)
+    pairs: int = Field(default=40, ge=1, le=100_000)
+    choose: Literal["random", "d_optimal"] = "random"
+    checks: plan.Checks = plan.Checks()
+    private: bool = False
+    simulate: experts.Config | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=8765, ge=0, lt=65536)
+    names: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    export: str | None = None
+    taken: str | None = Field(default=None, alias="import")
+
+
+CALL = {"raters", "host", "port", "names", "links", "export", "taken"}  # another call, the same study
+
+
+def main(argv: list[str] | None = None) -> int:
+    recipe, fresh = verbs.arguments("feedback", __doc__ or "", Feedback, argv)
+    if fresh:
+        raise MienError("--fresh: what raters said is never thrown away; give the study another name instead (study=…)")
+    release = runs.find(recipe.synthetic, "generate")
+    cohort, adapter = Cohort.read(release / "release" / "cohort"), runs.asked(release)["inputs"]["adapter"]
+    about = {"cohort": cohort.fingerprint, "model": adapter}
+    inputs = {"synthetic": runs.fingerprint(release), "adapter": adapter}
+    asked = recipe.model_dump(mode="json", exclude=CALL)
+    src = source.Source(cohort, real(recipe, adapter))
+    with runs.Run.start("feedback", recipe.study, asked, inputs) as run:
+        calls.carry_over(run)
+        with Store.create(run.private / calls.FILE, **about) as store:
+            if not store.pairs():
+                by_design = recipe.choose == "d_optimal"
+                pairs = src.pairs(recipe.pairs, recipe.checks, recipe.seed, by_design=by_design)
+                store.add([plan.hidden(p) for p in pairs] if recipe.private else pairs, **about)
+            study = server.Study(
+                store=store, recording=src, roles=roles(cohort.card), title=recipe.study, task=src.task,
+                gone=frozenset(r for p in store.pairs() for r in (p.a, p.b) if r not in src),
+            )  # fmt: skip
+            tokens = {r: made for r in recipe.raters if (made := store.seat(r, anew=r in recipe.links))}
+
+            def report() -> None:
+                calls.write_report(run, store, cohort.card, verbs.public(asked), recipe.seed)
+
+            try:
+                answer(recipe, study, tokens, report)
+            finally:
+                source.write_corrected(study, cohort.card, run.private / "corrected")
+                report()
+    console.say(f"the answers, which are their raters': {run.private / calls.FILE}")
+    console.say(f"counts: {run.release / 'report.json'}")
+    return 0
+
+
+def real(recipe: Feedback, adapter: str) -> dict[str, Recording]:
+    """Real recordings for control pairs, where they are asked for, and persons and licence allow it."""
+    if recipe.checks.control != "real":
+        return {}
+    origin = runs.by_hash(adapter)
+    asked = runs.asked(origin)["config"]
+    cohort, _ = open_cohort(config.Plugin(**asked["cohort"]), "alignment")
+    return source.real_windows(cohort, Layout.read(origin / "release" / "adapter" / "layout.json"), asked["valid"])
+
+
+def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report: calls.Then) -> None:
+    """What this call asks for: take a file, let simulated experts answer, write a file, or else open the studio."""
+    if recipe.taken:
+        counts = offline.take(study, Path(recipe.taken))
+        console.say("taken: " + (", ".join(f"{n} {kind}" for kind, n in counts.items()) or "nothing"))
+    if recipe.simulate is not None:
+        console.say(f"simulated experts gave {calls.simulate(study, recipe.simulate, recipe.raters)} answers")
+    if recipe.export and recipe.export.endswith(".html"):
+        for file in offline.write_pages(study, recipe.raters, Path(recipe.export)):
+            console.say(f"one rater's page, with the recordings in it: {file}")
+    elif recipe.export and recipe.export.endswith(".jsonl"):
+        layout = Layout.read(runs.by_hash(study.store.model) / "release" / "adapter" / "layout.json")
+        every = study.store.preferences()
+        said = [p for p in every if p.kind in ("pair", "correction") and p.choice in ("A", "B")]
+        preferences.write(Path(recipe.export), said, source.tokens(layout, study))
+        console.say(f"{len(said)} of {len(every)} answers, those that TRL can learn from: {recipe.export}")
+    elif recipe.export:
+        raise MienError(f"export: {recipe.export!r} is neither a page (….html) nor answers (….jsonl)")
+    if not (recipe.taken or recipe.export or recipe.simulate):
+        server.serve(
+            study, host=recipe.host, port=recipe.port, more=recipe.names, recognised=report,
+            ready=lambda port: calls.invite(recipe.host, port, recipe.raters, tokens, recipe.names),
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    raise SystemExit(verbs.guard(main))
