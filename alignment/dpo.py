@@ -39,8 +39,9 @@ class Dpo(Section):
 
 def margins(backbone: CausalBackbone, model: Any, data: Pairs, prompt: int) -> np.ndarray:
     """float64[n, 2]: log p of chosen and rejected under the model as it is now."""
-    both = [pairs.log_p(backbone, model, side, prompt)[0] for side in (data.chosen, data.rejected)]
-    return np.stack(both, 1)
+    docs = {d.tobytes(): d for d in (*data.chosen, *data.rejected)}  # raters and pairs share them
+    known = dict(zip(docs, pairs.log_p(backbone, model, list(docs.values()), prompt)[0].tolist(), strict=True))
+    return np.array([[known[d.tobytes()] for d in both] for both in zip(data.chosen, data.rejected, strict=True)])
 
 
 def reference(backbone: CausalBackbone, model: Any, data: Pairs, prompt: int) -> np.ndarray:
