@@ -32,6 +32,10 @@ def plan_of(
             "a private run on your own folder needs `source:` in cohort.yaml: the name of the study that gave out the ids."
             " The ledger tells persons apart by it, so that renaming the cohort does not give them a fresh budget"
         )
+    if spec.unit == "rater":
+        raise MienError(
+            "privacy.unit: a rater's answers are what `mien align` learns from; here it is person or recording"
+        )
     if split.kind != "person":
         raise MienError("split.kind: random_window puts every person on both sides; a private run needs kind: person")
     if spec.unit == "person":

@@ -39,8 +39,9 @@ class Dpo(Section):
 
 def margins(backbone: CausalBackbone, model: Any, data: Pairs, prompt: int) -> np.ndarray:
     """float64[n, 2]: log p of chosen and rejected under the model as it is now."""
-    both = [pairs.log_p(backbone, model, side, prompt)[0] for side in (data.chosen, data.rejected)]
-    return np.stack(both, 1)
+    docs = {d.tobytes(): d for d in (*data.chosen, *data.rejected)}  # raters and pairs share them
+    known = dict(zip(docs, pairs.log_p(backbone, model, list(docs.values()), prompt)[0].tolist(), strict=True))
+    return np.array([[known[d.tobytes()] for d in both] for both in zip(data.chosen, data.rejected, strict=True)])
 
 
 def reference(backbone: CausalBackbone, model: Any, data: Pairs, prompt: int) -> np.ndarray:
@@ -89,6 +90,9 @@ def train(
 
         def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
             return dataset
+
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            return weighted(data, seed) or super()._get_train_sampler(*args, **kwargs)
 
     share = per_process(asked.batch, accelerator, "dpo.batch")
     micro = asked.micro_batch or share
@@ -163,6 +167,19 @@ def refuse_private(data: Pairs, method: str) -> None:
             f" `method: {method}` without a `privacy:` section would let the adapter keep it. Give `method: dpo` a privacy"
             " section, or leave them out"
         )
+
+
+def weighted(data: Pairs, seed: int) -> Any:
+    """A sampler that draws pairs in proportion to their weights, so that the expected loss is the weighted one; None where all
+    count the same. Its draws follow from the seed, and are the same on every process. MienError for weights that are none."""
+    import torch
+
+    if not (np.isfinite(data.weight).all() and (data.weight >= 0).all() and data.weight.any()):
+        raise MienError("weights of preferences are finite, not negative, and not all 0")
+    if np.ptp(data.weight) == 0:
+        return None
+    draw = torch.Generator().manual_seed(seed % 2**31)
+    return torch.utils.data.WeightedRandomSampler(data.weight.tolist(), len(data), generator=draw)
 
 
 def public_world(accelerator: Any) -> None:

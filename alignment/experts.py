@@ -26,6 +26,10 @@ across streams:
     inspiration          breathing in takes less time than breathing out, more nearly equal under stress (Boiten et al. 1994, Psychol Bull
                          115:103)
 
+*Movement*, for recordings without any vital sign: an accelerometer at a wrist shows gravity, and voluntary movement is slow
+(nearly all of it below 5 Hz); held out: where the direction of the acceleration turns, the gyroscope turns as well. Rules of
+thumb, of no clinical meaning.
+
 **Answers.** Rater r sees the difference of utilities with own weights, weight * exp(taste * N), sharpened by `sharpness` * exp(spread *
 N); adds `side` * N for what stands on the left; and answers A with the logistic chance of the sum; "tie" where sum and
 noise together are within `tie`; "both_bad" where both utilities lie below `bad`; with chance `lapse` at random. All of it follows
@@ -79,6 +83,9 @@ TERMS = {
     "temperature and EDA": Term(0.0, -0.2, 0.5, 0.5, side=-1, held_out=True),
     "SCR habituation": Term(0.0, 0.0, 1.0, 0.5, side=-1, held_out=True),
     "inspiration": Term(0.42, 0.04, 0.06, 0.5, held_out=True),
+    "gravity": Term(1.05, 0.0, 0.1),
+    "slow movement": Term(0.95, 0.0, 0.1, side=1),
+    "turn and tilt": Term(0.6, 0.0, 0.2, side=1, held_out=True),
 }
 _WORST, _SCALE = 3.0, 6.0
 _STRESS = ("stress", "stressed")
@@ -89,6 +96,7 @@ def terms(recording: Recording, task: str | None = None) -> np.ndarray:
     first, by name)."""
     where = roles_of(recording.streams)
     found = dict(zip(VITALS, vitals(recording.streams, where), strict=True)) | held_out(recording.streams, where)
+    found |= moves(recording.streams, where)
     label = recording.labels.get(task or min(recording.labels, default=""), "")
     stress = str(label).lower() in _STRESS
     out = []
@@ -133,6 +141,32 @@ def held_out(streams: Mapping[str, Stream], where: Mapping[str, str]) -> dict[st
             out["temperature and EDA"] = _together(temp, eda)
     if breath is not None:
         out["inspiration"] = _inspiration(breath)
+    return out
+
+
+def moves(streams: Mapping[str, Stream], where: Mapping[str, str]) -> dict[str, float]:
+    """What is to be seen of a wrist that moves: mean norm of the acceleration (g), share of its power below 5 Hz, and the
+    correlation of the gyroscope's rate with how fast the direction of the acceleration turns. NaN beside any vital
+    sign, which an expert would look at."""
+    out = dict.fromkeys(("gravity", "slow movement", "turn and tilt"), math.nan)
+    acc, gyro = streams.get(where.get("acc", "")), streams.get("gyro")
+    if set(where) & {"ecg", "pulse", "breath", "eda", "temp"} or not isinstance(acc, Signal) or not acc.complete:
+        return out
+    from scipy.ndimage import uniform_filter1d
+
+    x = acc.values.astype(np.float64) / (1.0 if acc.unit == "g" else 9.80665)
+    out["gravity"] = float(np.linalg.norm(x, axis=1).mean())
+    power = (np.abs(np.fft.rfft(x - x.mean(0), axis=0)) ** 2).sum(1)
+    if power.sum() > 0:
+        out["slow movement"] = float(power[np.fft.rfftfreq(len(x), 1 / acc.rate_hz) < 5].sum() / power.sum())
+    if isinstance(gyro, Signal) and gyro.complete and gyro.rate_hz == acc.rate_hz and len(gyro.values) == len(x):
+        width = max(1, round(0.2 * acc.rate_hz))
+        smooth = uniform_filter1d(x, width, axis=0)
+        way = smooth / np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-6)
+        tilt = uniform_filter1d(np.linalg.norm(np.gradient(way, axis=0), axis=1), width)
+        turn = uniform_filter1d(np.linalg.norm(gyro.values.astype(np.float64), axis=1), width)
+        if tilt.std() > 1e-9 and turn.std() > 1e-9:
+            out["turn and tilt"] = float(np.corrcoef(tilt, turn)[0, 1])
     return out
 
 

@@ -1,7 +1,8 @@
-"""Samples of a generator, judged: documents with the recordings they decode to, and what experts say of them."""
+"""What experts say of a generator's samples, and how the generator has changed for it: documents, answers, results."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,27 +13,33 @@ from pydantic import Field
 
 from ..core import console
 from ..core.config import Section
+from ..core.errors import MienError
 from ..core.intervals import Interval, over_persons
 from ..core.records import Recording
-from ..core.results import Result
+from ..core.results import Baseline, Result
 from ..generation import sample
 from ..generation.layout import Layout
 from ..generation.vocabulary import PAD
-from . import experts, preferences
-from .pairs import Pairs
+from . import experts, features, linear, preferences
+from .pairs import Pairs, read
 from .preferences import Preference, Quality
-from .reward import clusters
+from .reward import share
+from .studio.plan import BROKEN
 
 AFTERWARDS = (
     "Alignment saw samples of the adapter and what experts said of them, and no recording: what the guarantee says of the recorded"
     " persons still holds (post-processing). It says nothing of the raters, whose answers shaped this adapter."
+)
+SAW_REAL = (
+    "Raters saw real recordings too (control pairs), or their answers tell something of recorded persons: what they said may"
+    " depend on them, so that alignment is no post-processing, and the guarantee of the adapter does not cover it."
 )
 
 
 class Simulate(Section):
     """Simulated experts, for tests, demonstrations and plans. per_label: samples of each class; pairs: that are compared;
     raters: how many, each with a taste of their own; expert: alignment/experts.Config; judge_again: samples of each class,
-    before and after, that utility and win rate are read from."""
+    before and after, that utility, win rate and coverage are read from (also where persons answered)."""
 
     per_label: int = Field(default=40, ge=2)
     pairs: int = Field(default=200, ge=2)
@@ -72,29 +79,90 @@ def asked(made: Samples, simulate: Simulate, seed: int) -> list[Preference]:
     return experts.ask(expert, made.recordings, min(simulate.pairs, most), simulate.raters, seed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """train, held_out: pairs; quality: the raters' numbers; shared: recordings on both sides; saw_real: whether answers may
+    depend on real recordings."""
+
+    train: Pairs
+    held_out: Pairs
+    quality: Quality
+    shared: int
+    saw_real: bool = False
+
+
 def learned(
-    said: Sequence[Preference], made: Samples, layout: Layout, *, minimum_alpha: float, held_out: float, seed: int
-) -> tuple[Pairs, Pairs, Quality, int]:
-    """(pairs to learn from, held-out pairs, the raters' numbers, recordings on both sides). MienError where raters agree no
-    better than `minimum_alpha`."""
+    said: Sequence[Preference], documents: Mapping[str, tuple[Any, Any]], layout: Layout, *, minimum_alpha: float,
+    held_out: float, seed: int, people: Mapping[str, str] | None = None, weigh: bool = False, saw_real: bool = False,
+) -> Learned:  # fmt: skip
+    """What there is to learn from the answers. documents: recording id -> (prompt, completion); people: recording id -> of whom an
+    answer about it tells; weigh: reliable raters count more (`preferences.weights`, from the answers to learn from alone);
+    saw_real: raters are known to have seen real recordings. MienError where raters agree no better than `minimum_alpha`."""
     quality = preferences.gate(said, minimum_alpha=minimum_alpha)
     sides = preferences.split(said, held_out, seed)
-    by = {r.id: d for r, d in zip(made.recordings, made.documents, strict=True)}
-    cut = layout.prompt_length
 
     def encode(one: str) -> Any:
-        ids = by[one].tolist()
-        return ids[:cut], ids[cut:]
+        if one not in documents:
+            raise MienError(
+                f"the preferences do not say what recording {one!r} is (no row of it has prompt and completions)"
+            )
+        return documents[one]
 
-    train, test = (Pairs.of(preferences.trl_rows(side, encode).rows, layout) for side in (sides.train, sides.held_out))
-    return train, test, quality, sides.shared
+    person = None if people is None else lambda one: people.get(one, "")
+    weight = preferences.weights(sides.train) if weigh else None
+    train, test = (
+        Pairs.of(preferences.trl_rows(side, encode, w, person).rows, layout)
+        for side, w in ((sides.train, weight), (sides.held_out, None))
+    )
+    saw_real |= any(map(shows_real, said)) or bool(train.private.any() or test.private.any())
+    return Learned(train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real)
+
+
+def shows_real(p: Preference) -> bool:
+    """Whether a rater saw a real recording here: a control pair, unless it is a synthetic recording and itself in pieces."""
+    return p.kind == "control" and not any(one.startswith(BROKEN) for one in (p.a, p.b))
+
+
+def by_id(made: Samples, layout: Layout) -> dict[str, tuple[Any, Any]]:
+    """Recording id -> (prompt, completion) as local ids."""
+    cut = layout.prompt_length
+    return {r.id: (d[:cut].tolist(), d[cut:].tolist()) for r, d in zip(made.recordings, made.documents, strict=True)}
+
+
+def from_file(path: Path, adapter: str) -> tuple[list[Preference], dict[str, tuple[Any, Any]], dict[str, str], bool]:
+    """(answers, recording id -> (prompt, completion), recording id -> person, whether a rater saw real recordings beside).
+
+    path: JSONL of `preferences.write` or `mien feedback … export=pairs.jsonl`.
+    MienError for answers about samples of another model than `adapter` (a run's hash)."""
+    said = preferences.read(path)
+    others = {p.model for p in said} - {"", adapter}
+    if others:
+        raise MienError(
+            f"{path}: answers are about samples of another model ({min(others)[:10]}) than this adapter ({adapter[:10]});"
+            " have this one's samples judged, or name the adapter that was"
+        )
+    documents: dict[str, tuple[Any, Any]] = {}
+    people: dict[str, str] = {}
+    saw_real = False
+    for row in read(path):
+        saw_real |= bool(row.get("saw_real"))
+        if row.get("choice") not in ("A", "B") or not {"prompt", "chosen", "rejected"} <= set(row):
+            continue
+        better, worse = (row["a"], row["b"]) if row["choice"] == "A" else (row["b"], row["a"])
+        documents[better], documents[worse] = (row["prompt"], row["chosen"]), (row["prompt"], row["rejected"])
+        if row.get("person"):
+            people[better] = people[worse] = str(row["person"])
+    return said, documents, people, saw_real
 
 
 def gained(before: Samples, after: Samples, expert: experts.Expert) -> tuple[Interval, Interval, float, float]:
     """(gain in utility, win rate of after against before among samples of one label, mean utilities), judged by an expert
-    without noise. Samples are independent draws, so the intervals are over pairs of them in the order they were drawn."""
+    without noise. Samples are independent draws, so the intervals are over pairs of them in the order they were drawn.
+    MienError where the expert finds nothing to judge in them."""
     old, new = (np.array([expert.utility(r) for r in s.recordings]) for s in (before, after))
     known = np.isfinite(old) & np.isfinite(new)
+    if known.sum() < 2:
+        raise MienError("the simulated expert finds no vital sign in these recordings, and so has nothing to judge")
     old, new = old[known], new[known]
     rows = np.arange(len(old)).astype(str)
     gain = over_persons(lambda a, b: float((b - a).mean()), rows, old, new, bounds=None)
@@ -102,31 +170,86 @@ def gained(before: Samples, after: Samples, expert: experts.Expert) -> tuple[Int
     return gain, wins, float(old.mean()), float(new.mean())
 
 
-def share(right: np.ndarray, data: Pairs) -> Interval:
-    """The share of pairs for which `right` (bool[n]) holds, over clusters of pairs that share a recording."""
-    return over_persons(lambda r: float(r.mean()), clusters(data), right.astype(float))
+def linear_accuracy(train: Pairs, held_out: Pairs, layout: Layout) -> Interval:
+    """How often a linear Bradley–Terry model on vital signs (`linear.py`), of the same answers, orders held-out pairs right."""
+
+    docs = {d.tobytes(): d for p in (train, held_out) for d in (*p.chosen, *p.rejected)}  # many are in several pairs
+    made = sample.recordings([[d] for d in docs.values()], layout, None)
+    known = {
+        k: features.vector(r, str(r.labels.get(layout.task, "")), layout.classes)
+        for k, r in zip(docs, made, strict=True)
+    }
+
+    def x(data: Pairs) -> np.ndarray:
+        return np.array(
+            [known[c.tobytes()] - known[r.tobytes()] for c, r in zip(data.chosen, data.rejected, strict=True)]
+        )
+
+    difference = x(held_out) @ linear.fit(x(train), np.ones(len(train)), weight=train.weight).w
+    return share((difference > 0) + 0.5 * (difference == 0), held_out)
 
 
-def told(study: str, found: Mapping[str, Result], bounds: Mapping[str, float | None], release: Path) -> int:
-    """Print the results; 3 where a bound is passed, which is then said, else 0."""
+def result(
+    metric: str, found: Interval | None, unit: str = "recording", note: str = "", higher: bool = True, **beside: float
+) -> Result:
+    """An interval as a result; beside: baselines, underscores for blanks."""
+    value = found and {"value": found.value, "low": found.low, "high": found.high}
+    return Result(
+        metric=metric, **(value or {"value": None}), unit=unit, note=note, higher_is_better=higher,
+        baselines=tuple(Baseline(name=n.replace("_", " "), value=v) for n, v in beside.items()),
+    )  # fmt: skip
+
+
+class Bounds(Section):
+    """What must hold after alignment, or the verb ends with exit code 3: valid, the share of whole documents; win_rate, against
+    the adapter as it was (simulated experts only); coverage, of real windows, as a share of what it was; kl, in nats a
+    document at most; leakage, by how much the AUC of the membership attack may rise. None: not asked for."""
+
+    valid: float = Field(default=1.0, ge=0, le=1)
+    win_rate: float | None = Field(default=0.5, ge=0, le=1)
+    coverage: float | None = Field(default=None, ge=0)
+    kl: float | None = Field(default=None, gt=0)
+    leakage: float | None = None
+
+
+_LEAST = {"valid": "valid sequences", "win_rate": "win rate against before", "coverage": "coverage kept"}
+_MOST = {"kl": "KL to the reference", "leakage": "rise of membership AUC"}
+
+
+def passed(found: Mapping[str, Result], bounds: Bounds) -> list[str]:
+    """A sentence for each bound that does not hold; a number that could not be measured holds none. The win rate is
+    not asked for where persons answered."""
+    out = []
+    for sides, word in ((_LEAST, "at least"), (_MOST, "at most")):
+        for key, metric in sides.items():
+            asked, value = getattr(bounds, key), found[metric].value if metric in found else None
+            if asked is None or (key == "win_rate" and metric not in found):
+                continue
+            if value is None or (value < asked if word == "at least" else value > asked):
+                said = "was not measured" if value is None else f"is {value:.3g}"
+                out.append(f"{metric} {said}, and {word} {asked:g} was asked for")
+    return out
+
+
+def told(study: str, results: Sequence[Result], bounds: Bounds | None, release: Path) -> int:
+    """Print the results; bounds: None where no adapter was moved, so that there is nothing to hold.
+    3 where a bound is passed, which is then said, else 0."""
     console.table(
         f"alignment of {study}", ["measure", "value", "95 %", "beside"],
         [
-            [r.metric, f"{r.value:.3f}" if r.value is not None else "–", f"{r.low:.3f} to {r.high:.3f}" if r.low is not None else "",
+            [r.metric, f"{r.value:.3f}" if r.value is not None else "–",
+             f"{r.low:.3f} to {r.high:.3f}" if r.low is not None and r.high is not None else "",
              ", ".join(f"{b.name} {b.value:.3f}" for b in r.baselines if b.value is not None)]
-            for r in found.values()
+            for r in results
         ],
     )  # fmt: skip
-    low = {"valid": "valid sequences", "win_rate": "win rate against before"}
-    passed = [
-        f"{metric} is {found[metric].value:.3f}, and {bounds[key]:g} at least was asked for"
-        for key, metric in low.items()
-        if bounds.get(key) is not None and (found[metric].value or 0.0) < (bounds[key] or 0.0)
-    ]
-    kl, most = found["KL to the reference"].value, bounds.get("kl")
-    if most is not None and (kl is None or kl > most):
-        passed.append(f"KL to the reference is {kl:.3g} nats, and {most:g} at most was asked for")
-    for line in passed:
+    wrong = [] if bounds is None else passed({r.metric: r for r in results}, bounds)
+    for line in wrong:
         console.fail(f"bound passed: {line}")
-    console.say(f"adapter: {release / 'adapter'}")
-    return 3 if passed else 0
+    console.say(f"made: {', '.join(str(p) for p in sorted(release.iterdir()) if p.is_dir())}")
+    return 3 if wrong else 0
+
+
+def write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(r, default=float) + "\n" for r in rows))

@@ -24,7 +24,7 @@ _VALUES = {
     "choice": tuple(_CODES), "side": ("a", "b"), "kind": ("pair", "repeat", "control", "correction"),
 }  # fmt: skip
 _OTHER_NAMES = {"pair_id": "pair", "rater_id": "rater", "model_hash": "model", "time_s": "seconds"}
-_TRL = ("prompt", "chosen", "rejected", "weight", "margin", "person")
+_TRL = ("prompt", "chosen", "rejected", "weight", "margin", "person", "saw_real")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,16 +418,20 @@ def require_public(preferences: Iterable[Preference], trainer: str = "this train
 
 
 def write(
-    path: Path, preferences: Sequence[Preference], encode: Callable[[str], tuple[str, str]] | None = None
-) -> None:
+    path: Path, preferences: Sequence[Preference], encode: Callable[[str], tuple[str, str]] | None = None,
+    saw_real: Collection[str] = (),
+) -> None:  # fmt: skip
     """JSONL, one answer a line, with every field of a Preference (pair as `pair_id`). With `encode` (`trl_rows`), decided
     answers have TRL's `prompt`, `chosen` and `rejected` as well, and the others have neither; TRL wants a file of decided
-    ones, so leave the others out of `preferences` for it."""
+    ones, so leave the others out of `preferences` for it. saw_real: raters who saw real recordings too (control pairs, say),
+    which may not be in this file: their lines say so."""
     lines = []
     for p in preferences:
         row: dict[str, Any] = {"pair_id": p.pair, **asdict(p)}
         del row["pair"]
         row["aspects"] = dict(p.aspects)
+        if p.rater in saw_real:
+            row["saw_real"] = True
         if encode is not None and p.choice in ("A", "B"):
             better, worse = (p.a, p.b) if p.choice == "A" else (p.b, p.a)
             (prompt, chosen), (_, rejected) = encode(better), encode(worse)

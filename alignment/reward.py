@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
+from scipy import special, stats
 
 from ..backbones.causal_lm import CausalBackbone
 from ..core.config import Section
 from ..core.errors import MienError
-from ..core.intervals import Interval, over_persons
+from ..core.intervals import Interval, clopper_pearson
 from ..core.runs import whole_folder
 from ..generation.layout import Layout
-from .dpo import common, per_process, public_world, quiet, refuse_private, tokenizer
+from .dpo import common, per_process, public_world, quiet, refuse_private, tokenizer, weighted
 from .pairs import Pairs
 
 
@@ -92,7 +93,14 @@ def train(
         per_device_train_batch_size=per_process(asked.batch, accelerator, "reward.batch"), max_length=None,
         weight_decay=asked.weight_decay, logging_steps=max(1, asked.steps // 10), **common(accelerator, seed),
     )  # fmt: skip
-    trainer = RewardTrainer(
+
+    class Trainer(RewardTrainer):
+        """Pairs are drawn by their weights."""
+
+        def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+            return weighted(learn, seed) or super()._get_train_sampler(*args, **kwargs)
+
+    trainer = Trainer(
         model=model, args=config, train_dataset=Dataset.from_dict(rows), processing_class=made,
         peft_config=LoraConfig(
             r=asked.rank, lora_alpha=2 * asked.rank, task_type="SEQ_CLS", modules_to_save=["score"],
@@ -146,27 +154,49 @@ def score(backbone: CausalBackbone, model: Any, docs: Any, size: int = 32) -> np
 
 
 def accuracy(backbone: CausalBackbone, model: Any, data: Pairs) -> Interval:
-    """The share of pairs ordered as the raters did, ½ for equal rewards. Pairs that share a recording hang together, so the
-    interval is over `clusters` of them."""
+    """The share of pairs ordered as the raters did, ½ for equal rewards, with `share`'s interval."""
     difference = score(backbone, model, data.chosen) - score(backbone, model, data.rejected)
-    right = (difference > 0) + 0.5 * (difference == 0)
-    return over_persons(lambda r: float(r.mean()), clusters(data), right)
+    return share((difference > 0) + 0.5 * (difference == 0), data)
 
 
-def clusters(data: Pairs) -> np.ndarray:
-    """str[n]: pairs that share a recording, directly or through others, have one name."""
-    parent: dict[bytes, bytes] = {}
+def share(right: np.ndarray, data: Pairs) -> Interval:
+    """The mean of right float64[n], in 0 to 1, one of each answer; its n_persons counts recordings.
 
-    def root(x: bytes) -> bytes:
-        while parent.setdefault(x, x) != x:
-            x = parent[x]
-        return x
+    Answers about pairs that share a recording hang together, and at random pairs most are linked through others, so that
+    linked groups leave no two to compare. The variance is that of dyads (Aronow, Samii & Assenova 2015, Political Analysis
+    23:564, equation 2): the products of two answers' residuals, summed over all that share a recording, never less than by
+    answers about the same two recordings; the interval is on the logit scale, with t of recordings - 1. Where all are
+    right or wrong: Clopper and Pearson's for so many answers as there are pairs without a common recording.
+    """
+    right = np.asarray(right, dtype=np.float64)
+    _, ends = np.unique([d.tobytes() for d in (*data.chosen, *data.rejected)], return_inverse=True)
+    a, b = ends.reshape(2, -1)
+    nodes, value = int(ends.max()) + 1, float(right.mean())
+    if nodes < 4:
+        return Interval(value=value, low=None, high=None, n_persons=nodes)
+    if value in (0.0, 1.0):
+        n = _disjoint(a, b)
+        low, high = clopper_pearson(value * n, n)
+        return Interval(value=value, low=low, high=high, n_persons=nodes)
+    rest = right - value
+    _, pair = np.unique(np.sort(np.stack([a, b], 1), axis=1), axis=0, return_inverse=True)
+    same = float((np.bincount(pair.ravel(), rest) ** 2).sum())
+    at = np.bincount(a, rest, nodes) + np.bincount(b, rest, nodes)
+    variance = max(same, float((at**2).sum()) - same) / len(right) ** 2  # two answers of one pair share both ends
+    half = float(stats.t.ppf(0.975, nodes - 1)) * np.sqrt(variance) / (value * (1 - value))
+    low, high = special.expit(special.logit(value) + np.array([-half, half])).tolist()
+    return Interval(value=value, low=low, high=high, n_persons=nodes)
 
-    keys = [(c.tobytes(), r.tobytes()) for c, r in zip(data.chosen, data.rejected, strict=True)]
-    for a, b in keys:
-        parent[root(a)] = root(b)
-    names = {k: str(i) for i, k in enumerate(dict.fromkeys(root(a) for a, _ in keys))}
-    return np.array([names[root(a)] for a, _ in keys], dtype=object)
+
+def _disjoint(a: np.ndarray, b: np.ndarray) -> int:
+    """How many pairs without a common recording can be picked one after the other."""
+    taken: set[int] = set()
+    n = 0
+    for pair in zip(a.tolist(), b.tolist(), strict=True):
+        if not taken & set(pair):
+            taken |= set(pair)
+            n += 1
+    return n
 
 
 def save(model: Any, folder: Path, temperature: float, identity: str) -> None:

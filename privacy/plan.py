@@ -22,7 +22,7 @@ from . import sampling
 from .accounting import Event, epsilon, gdp_mu, noise_for, risk
 from .gradients import Clipping
 
-Unit = Literal["person", "recording"]
+Unit = Literal["person", "recording", "rater"]  # a rater: of preferences, with all their answers
 ADJACENCY = "add or remove one {}, everything that belongs to it included; n is a public constant"
 COVERS = (
     "the adapter's weights after every step, to an attacker who knows everything but one {unit} and the secret random"
@@ -126,7 +126,7 @@ class PrivacySpec(Section):
                 )
         plan = PrivacyPlan(
             unit=self.unit, n=n, sample_rate=rate, steps=steps, noise_multiplier=sigma, delta=delta, rows=self.rows,
-            units_per_person=1 if self.unit == "person" else self.max_recordings_per_person or 1,
+            units_per_person=self.max_recordings_per_person or 1 if self.unit == "recording" else 1,
             clip_norm=self.clip_norm, clipping=self.clipping, quantile=self.quantile,
             count_noise=self.quantile_noise * self.batch if self.clipping == "adaptive" else None,
             adam_correction=self.adam_correction, groups=self.groups,

@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from mien.core import assets, config, console, verbs
 from mien.core.errors import MienError
@@ -16,11 +17,24 @@ STEPS = (
     ("generate", "sample 100 synthetic windows of each of the seven exercises", 0.5),
     ("attack", "try to find out who was in the training data, and whom the synthetic recordings resemble", 2.0),
     ("evaluate", "train on synthetic, test on the five other persons; fidelity; the privacy–utility picture", 1.5),
+    (
+        "dpo",
+        "simulated raters compare its windows, and it learns what they prefer; coverage and leakage, looked at again",
+        2.0,
+    ),
     ("adapt_private", "the same with person-level differential privacy, on the same five persons", 1.0),
     ("generate_private", "synthetic windows from the private adapter", 0.5),
     ("attack_private", "the same attackers on it", 2.0),
     ("evaluate_private", "plain and private side by side (five persons: it shows the mechanics, not the utility)", 1.5),
 )
+VERBS = {"dpo": "align"}  # of steps that are not named after theirs
+
+
+def planned(home: Path) -> list[tuple[str, str, str, float]]:
+    """(step, verb, what it does, minutes) of a study's folder; a private twin or an alignment is done where it has one."""
+    extra = {s for s, *_ in STEPS if "_" in s or s in VERBS}
+    steps = [s for s in STEPS if s[0] not in extra or (home / f"{s[0]}.yaml").exists()]
+    return [(step, VERBS.get(step, step.partition("_")[0]), what, minutes) for step, what, minutes in steps]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,20 +46,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="reuse nothing")
     args = parser.parse_args(argv)
     home = config.find_recipe(f"recipes/{args.study}/adapt.yaml").parent
-    steps = [s for s in STEPS if (home / f"{s[0]}.yaml").exists() or "_" not in s[0]]  # not every study has a twin
-    files = {step: config.find_recipe(f"recipes/{args.study}/{step}.yaml") for step, _, _ in steps}
+    steps = planned(home)
+    files = {step: config.find_recipe(f"recipes/{args.study}/{step}.yaml") for step, *_ in steps}
     if args.study == "watch":
         assets.fetch("watch")
     console.say("What will happen, with about how long each step takes on two quiet cores:")
-    for i, (step, what, minutes) in enumerate(steps, 1):
+    for i, (step, _, what, minutes) in enumerate(steps, 1):
         console.say(f"  {i}. {step:<16} ~{minutes:3.1f} min   {what}")
     console.say(
         f"  together about {sum(m for *_, m in steps):.0f} minutes; stop it at any time, it continues where it was"
     )
     began = time.monotonic()
-    for i, (step, what, _) in enumerate(steps, 1):
+    for i, (step, verb, what, _) in enumerate(steps, 1):
         console.say(f"\n[{i}/{len(steps)}] {step}: {what}")
-        command = [sys.executable, "-m", "mien.cli", step.partition("_")[0], str(files[step]), "--seed", str(args.seed)]
+        command = [sys.executable, "-m", "mien.cli", verb, str(files[step]), "--seed", str(args.seed)]
         if step == "adapt_private":
             command.append(f"split.same_as=adapt-{args.study}")  # the plain run's persons, so that the two compare
         if subprocess.run([*command, *(["--fresh"] if args.fresh else [])]).returncode:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mien.alignment import experts, preferences
+from mien.alignment import experts, judged, preferences
 from mien.alignment.store import Store
 from mien.alignment.studio import calls, offline, plan, server, source
 from mien.core import config, console, runs, verbs
@@ -102,7 +102,8 @@ def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report
         layout = Layout.read(runs.by_hash(study.store.model) / "release" / "adapter" / "layout.json")
         every = study.store.preferences()
         said = [p for p in every if p.kind in ("pair", "correction") and p.choice in ("A", "B")]
-        preferences.write(Path(recipe.export), said, source.tokens(layout, study))
+        saw_real = {p.rater for p in every if judged.shows_real(p)}
+        preferences.write(Path(recipe.export), said, source.tokens(layout, study), saw_real)
         console.say(f"{len(said)} of {len(every)} answers, those that TRL can learn from: {recipe.export}")
     elif recipe.export:
         raise MienError(f"export: {recipe.export!r} is neither a page (….html) nor answers (….jsonl)")

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from .conftest import lab
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "dpo": ["dpo.steps=4", "dpo.batch=4"],
+    "ppo": [
+        "reward={steps: 4, batch: 4, rank: 2}", "ppo={episodes: 8, batch: 4, epochs: 1, minibatches: 1}",
+    ],
+}  # fmt: skip
+TINY = [
+    "adapter=adapt-toy_align", "simulate={per_label: 16, pairs: 60, judge_again: 4}", "minimum_alpha=0.1", "threads=1",
+    "bounds={win_rate: 0.0}",
+]  # fmt: skip
 
 CODECS = [
     {"name": "beats", "streams": ["bvp", "resp"]},
@@ -78,3 +93,91 @@ def test_raters_who_toss_coins_are_not_learned_from(toy):
     )
     assert done.returncode == 2
     assert "α" in done.stderr
+
+
+def report(toy, study: str) -> dict:
+    (run,) = (toy.folder / "runs").glob(f"align-{study}-*")
+    return {r["metric"]: r for r in json.loads((run / "release" / "report.json").read_text())["results"]}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("method", ["dpo", "ppo"])
+def test_the_shipped_recipes_on_one_and_two_processes(toy, method, processes):
+    how = "cpu" if processes == 1 else "ddp"
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch" / f"{how}.yaml"),
+        "--num_processes", str(processes), "--main_process_port", "0", str(ROOT / "recipes" / "align.py"),
+        str(ROOT / "recipes" / "simulated" / f"{method}.yaml"), f"study=toy_{method}{processes}", *TINY, *SMALL[method],
+    ]  # fmt: skip
+    env = {**toy.env, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, cwd=toy.folder, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    found = report(toy, f"toy_{method}{processes}")
+    assert found["valid sequences"]["value"] == 1.0
+    assert found["KL to the reference"]["value"] is not None
+    assert done.stdout.count("alignment of toy") == 1  # the main process alone speaks
+
+
+@pytest.mark.slow
+def test_two_rounds_have_utility_and_leakage_each(toy):
+    toy.run("align", "dpo_toy.yaml", "study=toy_rounds", "rounds=2", "dpo.steps=2")
+    found = report(toy, "toy_rounds")
+    for k in (1, 2):
+        assert found[f"mean utility of what was rated (round {k})"]["value"] < 0
+        assert found[f"reference attack AUC (round {k})"]["value"] is not None
+    assert found["reference attack AUC"]["value"] == found["reference attack AUC (round 2)"]["value"]
+    assert found["coverage"]["value"] is None  # too few windows, and said so
+    assert "not measured" in found["coverage"]["note"]
+
+
+@pytest.mark.slow
+def test_a_reward_model_alone_is_held_to_no_bound(toy):
+    toy.run(
+        "align",
+        "dpo_toy.yaml",
+        "study=toy_reward",
+        "method=reward",
+        "bounds={}",
+        "reward={steps: 4, batch: 4, rank: 2}",
+    )
+    (run,) = (toy.folder / "runs").glob("align-toy_reward-*")
+    found = report(toy, "toy_reward")
+    assert found["reward accuracy on held-out answers"]["low"] is not None
+    assert (run / "release" / "reward" / "model.safetensors").exists()
+    assert not (run / "release" / "adapter").exists()
+
+
+@pytest.mark.slow
+def test_raters_are_protected_and_charged(toy):
+    toy.run(
+        "align", "dpo_toy.yaml", "study=toy_raters", "privacy={unit: rater, noise_multiplier: 1.0, batch: 3, rows: 4}",
+        "simulate={per_label: 16, pairs: 20, raters: 6, judge_again: 4}", "dpo.steps=2",
+    )  # fmt: skip
+    (run,) = (toy.folder / "runs").glob("align-toy_raters-*")
+    said = json.loads((run / "release" / "report.json").read_text())
+    assert any(c.startswith("For the raters:") and "rater" in c for c in said["caveats"])
+    assert any("post-processing" in c for c in said["caveats"])
+
+
+@pytest.mark.slow
+def test_what_persons_said_in_a_file(toy):
+    """From a synthetic cohort to an aligned adapter with `mien feedback` and `mien align` alone."""
+    generate = {"study": "toy_file", "adapter": "adapt-toy_align", "sampling": {"per_label": 16, "batch": 16}}
+    feedback = {"study": "toy_file", "synthetic": "generate-toy_file", "raters": ["ann", "ben", "cid"], "pairs": 60}
+    for name, recipe in (("generate", generate), ("feedback", feedback)):
+        (toy.folder / f"{name}_file.yaml").write_text(json.dumps(recipe))
+    toy.run("generate", "generate_file.yaml")
+    toy.run("feedback", "feedback_file.yaml", "simulate={}")
+    toy.run("feedback", "feedback_file.yaml", "simulate={}", "export=pairs.jsonl")
+    toy.run("align", "dpo_toy.yaml", "study=toy_file", "preferences=pairs.jsonl", "dpo.steps=2")
+    found = report(toy, "toy_file")
+    assert found["raters' agreement α"]["value"] > 0.1
+    assert "win rate against before" not in found  # nobody judged the new samples
+    assert found["valid sequences"]["value"] == 1.0
+    other = [json.loads(line) | {"model": "f" * 40} for line in (toy.folder / "pairs.jsonl").read_text().splitlines()]
+    (toy.folder / "other.jsonl").write_text("".join(json.dumps(r) + "\n" for r in other))
+    done = toy.run("align", "dpo_toy.yaml", "study=toy_file", "preferences=other.jsonl", ok=False)
+    assert done.returncode == 2
+    assert "samples of another model" in done.stderr

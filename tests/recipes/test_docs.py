@@ -79,6 +79,21 @@ def test_your_own_arrays_to_a_report_as_written(tmp_path):
     through(lab(tmp_path / "full"), quick=False)
 
 
+def test_the_commands_on_feedback_are_of_recipes_and_keys_that_exist():
+    """They take hours together; tests/recipes/test_align.py goes the same way on a toy."""
+    from importlib import import_module
+
+    from mien.core import verbs
+
+    commands = [c.split() for b in blocks("feedback.md", "bash") for c in b.splitlines() if c.strip()]
+    assert len(commands) > 5
+    for mien, verb, *rest in commands:
+        assert mien == "mien"
+        module = import_module(f"mien.recipes.{verb}")
+        recipe, _ = verbs.arguments(verb, "", getattr(module, verb.capitalize()), rest)
+        assert recipe.study.startswith(("simulated", "watch"))
+
+
 @pytest.mark.parametrize("name", ["two_moods", "per_token"])
 def test_worked_plugins(home, tmp_path, monkeypatch, name):
     code = next(b for b in blocks("extending.md", "python") if b.startswith(f"# {name}.py"))

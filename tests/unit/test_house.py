@@ -131,7 +131,8 @@ def test_every_recipe_opens_with_its_command():
     assert len(files) >= 4
     for file in files:
         verb = file.stem.split("_")[0]
-        verb = {"represent": "adapt", "autoencoder": "adapt", "dpo": "align"}.get(verb, verb)
+        learns = dict.fromkeys(("dpo", "ppo", "reward"), "align")
+        verb = {"represent": "adapt", "autoencoder": "adapt", **learns}.get(verb, verb)
         head = [x for x in file.read_text().splitlines() if x.startswith("#")]
         path = f"recipes/{file.relative_to(ROOT / 'recipes')}"
         assert any(f"mien {verb} {path}" in x for x in head), f"{file}: no command in its head"

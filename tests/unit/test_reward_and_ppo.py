@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from mien.adapters import world
 from mien.alignment import beside, dpo, ppo, reward
+from mien.alignment.pairs import Pairs
 from mien.core.errors import MienError
 from mien.generation import sample
 from mien.generation.vocabulary import PAD
@@ -90,12 +93,72 @@ def test_the_temperature_is_the_best_on_a_grid(scale):
     assert all(loss(best) <= loss(best * f) + 1e-9 for f in np.geomspace(0.2, 5, 41))
 
 
-def test_pairs_that_share_a_recording_are_one_cluster(setting):  # noqa: F811
-    *_, data = setting
-    chain = data.rows(np.array([0, 1, 2]))
-    linked = type(chain)(
-        chosen=[data.chosen[0], data.chosen[0], data.chosen[5]], rejected=[data.rejected[0], data.rejected[1], data.rejected[6]],
-        pair=chain.pair, rater=chain.rater, person=chain.person, private=chain.private, weight=chain.weight,
+def chain(edges):
+    """Pairs of documents by number: (chosen, rejected)."""
+    n = len(edges)
+    of = [[np.array([e[side]], np.int32) for e in edges] for side in (0, 1)]
+    text = {k: np.array([""] * n, object) for k in ("pair", "rater", "person")}
+    return Pairs(chosen=of[0], rejected=of[1], private=np.zeros(n, bool), weight=np.ones(n), **text)
+
+
+def slow_variance(right, edges):
+    """Of the mean over dyads, by walking over all pairs of them; at least that of answers about the same two."""
+    rest, linked, same = right - right.mean(), 0.0, 0.0
+    for i, e in enumerate(edges):
+        for j, f in enumerate(edges):
+            linked += rest[i] * rest[j] * bool(set(e) & set(f))
+            same += rest[i] * rest[j] * (set(e) == set(f))
+    return max(same, linked) / len(edges) ** 2
+
+
+@pytest.mark.parametrize("seed", [1, 3, 6])
+def test_the_share_of_pairs_that_hang_together_has_an_interval(seed):
+    """Though all of them are linked, so that no group of pairs is left to compare with another."""
+    rng = np.random.default_rng(seed)
+    edges = [(i, i + 1) for i in range(40)] + [(i + 1, i) for i in range(0, 40, 3)]
+    right = (rng.uniform(size=len(edges)) < 0.7).astype(float)
+    found = reward.share(right, chain(edges))
+    assert found.value == right.mean()
+    assert found.n_persons == 41
+    half = stats.t.ppf(0.975, 40) * np.sqrt(slow_variance(right, edges)) / (found.value * (1 - found.value))
+    middle = np.log(found.value / (1 - found.value))
+    assert np.allclose([found.low, found.high], 1 / (1 + np.exp(-(middle + np.array([-half, half])))))
+    assert found.low < found.value < found.high
+    lonely = reward.share(right, chain([(2 * i, 2 * i + 1) for i in range(len(edges))]))
+    assert 0 < lonely.high - lonely.low < 1
+
+
+def test_where_every_pair_is_right_only_separate_pairs_count():
+    star = reward.share(np.ones(6), chain([(0, i) for i in range(1, 7)]))
+    assert star.low == pytest.approx(0.025)  # one pair's worth
+    apart = reward.share(np.ones(6), chain([(2 * i, 2 * i + 1) for i in range(6)]))
+    assert apart.low == pytest.approx(0.025 ** (1 / 6))
+    assert reward.share(np.ones(1), chain([(0, 1)])).low is None
+
+
+def test_reliable_raters_count_more(setting, tmp_path):  # noqa: F811
+    """A pair of weight 0 is never drawn: the adapter learns the other order of the same documents."""
+    layout, backbone, model, data = setting
+    turned = dataclasses.replace(
+        Pairs.join([data, data]), chosen=[*data.chosen, *data.rejected], rejected=[*data.rejected, *data.chosen],
+        weight=np.repeat([0.0, 2.0], 20),
     )  # fmt: skip
-    names = reward.clusters(linked)
-    assert names[0] == names[1] != names[2]
+    reference = dpo.margins(backbone, model, data, layout.prompt_length)
+    beside.attach(model, beside.Aligned(rank=3, alpha=6), 1)
+    dpo.train(
+        model, backbone, layout, turned, dpo.Dpo(steps=12, batch=4, lr=1e-2), seed=0, folder=tmp_path,
+        accelerator=world.accelerator(threads=1),
+    )  # fmt: skip
+    moved = (dpo.margins(backbone, model, data, layout.prompt_length) - reference) @ [1, -1]
+    assert moved.mean() < -0.1
+
+
+def test_a_weighted_draw_is_in_proportion_and_the_same_everywhere():
+    data = dataclasses.replace(chain([(2 * i, 2 * i + 1) for i in range(4000)]), weight=np.tile([1.0, 3.0], 2000))
+    one, two = (list(dpo.weighted(data, 5)) for _ in range(2))
+    assert one == two
+    assert np.mean(np.array(one) % 2) == pytest.approx(0.75, abs=0.03)
+    assert dpo.weighted(dataclasses.replace(data, weight=np.full(4000, 0.5)), 5) is None
+    for wrong in (-1.0, np.nan, np.inf):
+        with pytest.raises(MienError, match="weights of preferences"):
+            dpo.weighted(dataclasses.replace(data, weight=np.full(4000, wrong)), 5)

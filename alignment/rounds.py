@@ -1,0 +1,261 @@
+"""Rounds of sampling, asking experts and learning from what they prefer; and what is to be said of the adapter afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ..adapters import budget
+from ..core import console
+from ..core.config import Plugin, Section
+from ..core.errors import MienError
+from ..core.intervals import Interval
+from ..core.results import Report, Result
+from ..core.runs import Run
+from ..core.verbs import PLAIN
+from ..generation.adapted import Adapted, open_base, shows
+from ..privacy.plan import PrivacySpec
+from . import beside, experts, judged, pairs
+from . import dpo as dpo_
+from . import ppo as ppo_
+from . import reward as reward_
+from .judged import Learned, Samples, result
+
+
+class Asked(Section):
+    """preferences: JSONL of `mien feedback … export=pairs.jsonl` about the adapter's samples; without it `simulate` says what
+    simulated experts are asked; method: dpo; reward: a reward model alone; ppo: a reward model, and the adapter towards it; of
+    each its settings; rounds: of sampling, asking and learning; lora: of the adapter beside; privacy: of raters or recorded
+    persons, for dpo; weigh: reliable raters count more, without privacy; minimum_alpha: raters who agree less are not learned
+    from; held_out: share of answers kept to judge by; bounds: what must hold afterwards."""
+
+    preferences: str | None = None
+    simulate: judged.Simulate = judged.Simulate()
+    method: Literal["dpo", "ppo", "reward"] = "dpo"
+    dpo: dpo_.Dpo = dpo_.Dpo()
+    reward: reward_.Reward = reward_.Reward()
+    ppo: ppo_.Ppo = ppo_.Ppo()
+    rounds: int = Field(default=1, ge=1)
+    lora: beside.Aligned = beside.Aligned()
+    privacy: PrivacySpec | None = None
+    weigh: bool = False
+    minimum_alpha: float = 0.3
+    held_out: float = Field(default=0.25, gt=0, lt=1)
+    bounds: judged.Bounds = judged.Bounds()
+
+    def inputs(self, recipe: Mapping[str, Any]) -> dict[str, str]:
+        """Fingerprints of what is read beside the adapter, whose recipe is given. MienError for what cannot be asked."""
+        if shows(dict(recipe)):
+            raise MienError(
+                "this adapter is conditioned on recordings as soft tokens: what experts would compare is made from real"
+                " recordings, and no public prompt makes it. Align an adapter without `condition.soft`"
+            )
+        if self.privacy is not None and (self.method != "dpo" or self.rounds > 1):
+            raise MienError("privacy: is for `method: dpo` in one round; nothing else here is private")
+        if self.privacy is not None and self.weigh:
+            raise MienError("weigh: a weight tells of all raters' answers; under `privacy:` every answer counts 1")
+        told = {k for k in self.bounds.model_fields_set if getattr(self.bounds, k) is not None}
+        if self.method == "reward" and told:
+            raise MienError(
+                f"bounds.{min(told)}: a reward model moves no adapter, so there is nothing to hold; leave the bounds out"
+            )
+        if self.method == "reward" and self.rounds > 1:
+            raise MienError(
+                "rounds: a reward model moves no adapter, so that a second round would see the same samples"
+            )
+        if self.preferences is None:
+            return {}
+        if self.rounds > 1:
+            raise MienError(
+                "rounds: answers of persons are about one set of samples. Align, generate from the aligned adapter"
+                " (adapter=align-…), have that judged, and align it again"
+            )
+        try:
+            return {"preferences": hashlib.sha256(Path(self.preferences).read_bytes()).hexdigest()}
+        except OSError as error:
+            raise MienError(f"cannot read the preferences {self.preferences}: {error.strerror}") from None
+
+
+class Rounds:
+    """asked, of the adapter `opened`, in `run`; persons: whom it was trained on; source: where their ids come from."""
+
+    def __init__(
+        self, asked: Asked, opened: Adapted, run: Run, accelerator: Any, seed: int, persons: Sequence[str], source: str
+    ):
+        self.asked, self.opened, self.run, self.accelerator, self.seed = asked, opened, run, accelerator, seed
+        self.persons, self.source, self.main = persons, source, accelerator.is_main_process
+        self.results: list[Result] = []
+        self.saw_real, self.plan, self.claim = False, None, ""
+
+    def draw(self, per_label: int, seed: int) -> Samples:
+        """Samples of the adapter as it is now."""
+        o = self.opened
+        return judged.draw(o.model, o.layout, o.backbone.own_ids, per_label, self.seed + seed)
+
+    def attach(self) -> None:
+        beside.attach(self.opened.model, self.asked.lora, self.seed)
+
+    def take(self, k: int) -> None:
+        """Round k: ask, learn, and note what the raters' numbers and the held-out answers say."""
+        data = self._heard(k)
+        console.say(f"  round {k + 1} of {self.asked.rounds}: {data.quality}")
+        self.saw_real |= data.saw_real
+        right = self._learn(data, k)
+        if not self.main:
+            return
+        of = f" (round {k + 1})" if self.asked.rounds > 1 else ""
+        alpha = data.quality.alpha
+        self.results.append(result(f"raters' agreement α{of}", alpha, "pair", str(data.quality)))
+        note = f"{data.shared} recordings stand on both sides" if data.shared else "no recording stands on both sides"
+        if right is not None:
+            line = judged.linear_accuracy(data.train, data.held_out, self.opened.layout)
+            metric = f"reward accuracy on held-out answers{of}"
+            self.results += [
+                result(metric, right, "pair", note, chance=0.5, linear_model=line.value),
+                result(f"{metric}: linear model on vital signs", line, "pair", "of the same answers", chance=0.5),
+            ]
+        if self.asked.method != "reward":
+            o, prompt = self.opened, self.opened.layout.prompt_length
+            moved = dpo_.margins(o.backbone, o.model, data.held_out, prompt)
+            moved -= dpo_.reference(o.backbone, o.model, data.held_out, prompt)
+            share = reward_.share(moved @ [1, -1] > 0, data.held_out)
+            self.results.append(result(f"held-out answers ordered right{of}", share, "pair", note, chance=0.5))
+
+    def _heard(self, k: int) -> Learned:
+        a, o = self.asked, self.opened
+        people: dict[str, str] | None = None
+        saw_real = False
+        if a.preferences is not None:
+            said, documents, people, saw_real = judged.from_file(Path(a.preferences), o.fingerprint)
+        else:
+            rated = self.draw(a.simulate.per_label, 1 + 10**4 * k)
+            said, documents = judged.asked(rated, a.simulate, self.seed + k), judged.by_id(rated, o.layout)
+            if a.rounds > 1:
+                judge = experts.Expert.of(a.simulate.expert)
+                utility = float(np.nanmean([judge.utility(r) for r in rated.recordings]))
+                self.results.append(
+                    Result(metric=f"mean utility of what was rated (round {k + 1})", value=utility, unit="recording")
+                )
+        return judged.learned(
+            said,
+            documents,
+            o.layout,
+            minimum_alpha=a.minimum_alpha,
+            held_out=a.held_out,
+            seed=self.seed + k,
+            people=people,
+            weigh=a.weigh,
+            saw_real=saw_real,
+        )
+
+    def _learn(self, data: Learned, k: int) -> Interval | None:
+        """One round of the method; the reward model's accuracy on held-out answers, None without one."""
+        a, o, train = self.asked, self.opened, data.train
+        common: dict[str, Any] = {
+            "seed": self.seed + k, "folder": self.run.private / f"round-{k + 1}", "accelerator": self.accelerator,
+        }  # fmt: skip
+        common["folder"].mkdir(exist_ok=True)
+        if a.privacy is not None:
+            self._private(train, a.privacy, common)
+            return None
+        log: list[dict[str, float]]
+        if a.method == "dpo":
+            right, log = None, dpo_.train(o.model, o.backbone, o.layout, train, a.dpo, **common)
+        else:
+            frozen = open_base(Plugin(**o.config["backbone"]), o.layout)
+            made, temperature = reward_.train(frozen, frozen.model, o.layout, train, a.reward, **common)
+            right, log = reward_.accuracy(o.backbone, made, data.held_out), []
+            if self.main:
+                reward_.save(made, self.run.release / "reward", temperature, o.backbone.identity)
+            if a.method == "ppo":
+                log = ppo_.train(o.model, o.backbone, o.layout, made, a.ppo, **common)
+        if self.main:
+            judged.write_log(common["folder"] / "log.jsonl", log)
+        return right
+
+    def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> None:
+        a, o = self.asked, self.opened
+        plan = self.plan = spec.plan(n=len(dpo_.units(train, spec.unit)), steps=a.dpo.steps)
+        raters = plan.unit == "rater"
+        who = sorted(set(train.rater if raters else train.person))
+        source = f"raters of {self.run.study}" if raters else self.source
+        with budget.Entry(self.run, source, who, plan, spec.cap, self.main) as entry:
+            self.accelerator.wait_for_everyone()  # nobody computes a gradient before the ledger has the charge
+            dpo_.train_private(o.model, o.backbone, o.layout, train, a.dpo, plan, **common)
+            if self.main:
+                self.claim = entry.close()
+
+    # --- afterwards -------------------------------------------------------------------------------------------------------
+    def compare(self, before: Samples, after: Samples) -> None:
+        """What changed in new samples: utility where experts are simulated, validity, KL to the private adapter alone."""
+        o, prompt = self.opened, self.opened.layout.prompt_length
+        if self.asked.preferences is None:
+            gain, wins, old, new = judged.gained(before, after, experts.Expert.of(self.asked.simulate.expert))
+            note = "simulated experts, without their noise; new samples before and after"
+            self.results += [
+                result("expert utility gain", gain, note=note, before=old, after=new),
+                result("win rate against before", wins, no_difference=0.5),
+            ]
+        now, count = pairs.log_p(o.backbone, o.model, after.documents, prompt)
+        with beside.reference(o.model):
+            was, _ = pairs.log_p(o.backbone, o.model, after.documents, prompt)
+        kl = judged.over_persons(lambda x: float(x.mean()), np.arange(len(now)).astype(str), now - was, bounds=None)
+        self.results += [
+            Result(metric="valid sequences", value=after.valid, unit="recording"),
+            result(
+                "KL to the reference", kl, higher=False,
+                note=f"nats a document of {count.mean():.0f} tokens on average; the reference is the private adapter alone",
+            ),
+        ]  # fmt: skip
+
+    def covered(self, found: tuple[Interval, Interval, Interval | None] | str) -> None:
+        """Coverage of the training windows by equally many samples (evaluation/kept.py)."""
+        if isinstance(found, str):
+            self.results += [result(m, None, "window", f"not measured: {found}") for m in ("coverage", "coverage kept")]
+            return
+        was, now, kept = found
+        self.results.append(
+            result("coverage", now, "window", "of training windows, over their persons", before=was.value)
+        )
+        self.results.append(result("coverage kept", kept, "window", "after over before"))
+
+    def leaked(self, found: tuple[Interval, Interval, Interval], k: int | None = None) -> None:
+        """The membership attack before and after (attacks/again.py), or after round k."""
+        was, now, rose = found
+        of = "" if k is None else f" (round {k + 1})"
+        self.results.append(
+            result(f"reference attack AUC{of}", now, "person", higher=False, before=was.value, chance=0.5)
+        )
+        if k is None:
+            self.results.append(result("rise of membership AUC", rose, "person", "after less before", higher=False))
+
+    def report(self, adapter: Report, **about: Any) -> Report:
+        """What is claimed, for whom, and why. adapter: the report of the adapter it began with."""
+        guarantee, caveats = adapter.guarantee, [*adapter.caveats]
+        of_persons = self.plan is not None and self.plan.unit == "person"
+        if self.saw_real and not of_persons:
+            guarantee = adapter.guarantee if guarantee == PLAIN else f"none any more. {judged.SAW_REAL}"
+            caveats.append(judged.SAW_REAL)
+        elif not of_persons:
+            caveats.append(judged.AFTERWARDS)
+        if self.plan is not None and of_persons:
+            guarantee = (
+                f"{guarantee}. Alignment used answers that tell of the same persons, in addition: {self.claim}; the two add up"
+                if guarantee != PLAIN
+                else guarantee
+            )
+            caveats.append(f"Alignment alone: {self.claim}")
+        elif self.plan is not None:
+            caveats.append(
+                f"For the raters: {self.claim}. The raters' numbers and held-out results on this page are not covered."
+            )
+        missing = ("Leakage by any attack but one: run `mien attack` on this run and on the adapter it began with.",)
+        return Report(
+            verb="align", guarantee=guarantee, caveats=tuple(dict.fromkeys(caveats)), results=tuple(self.results),
+            restrictions=adapter.restrictions, not_measured=missing, **about,
+        )  # fmt: skip

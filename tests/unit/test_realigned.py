@@ -1,0 +1,186 @@
+"""What is said of an adapter after alignment: coverage kept, leakage, bounds, and who saw real recordings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mien.alignment import judged, preferences, rounds
+from mien.alignment.judged import Bounds, result
+from mien.alignment.preferences import Preference
+from mien.attacks import again
+from mien.core.errors import MienError
+from mien.core.intervals import Interval, auc
+from mien.core.records import Cohort, Recording, Signal
+from mien.data.datasets import simulated
+from mien.evaluation import kept
+
+WINDOWS = {"seconds": 30, "stride_s": 30, "valid": 1.0, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Real, and other people's, who stand for a good generator's samples."""
+    made = simulated.load(simulated.Config(persons=24, sessions=4, seconds=30, seed=3))
+    real = made.select(lambda p: p in set(made.persons[:8]))
+    others = [r for r in made if r.person in set(made.persons[8:])]
+    return real, others
+
+
+def still(r: Recording) -> Recording:
+    """Flat lines: not one vital sign can be found."""
+    return replace(
+        r,
+        streams={n: replace(s, values=np.zeros_like(s.values)) for n, s in r.streams.items() if isinstance(s, Signal)},
+    )
+
+
+def test_coverage_stays_where_samples_do(people):
+    real, others = people
+    was, now, share = kept.coverage(real, others[:32], others[32:], real.card, k=3, **WINDOWS)
+    assert was.value > 0.3
+    assert 0.5 < share.value < 2
+    assert share.value == pytest.approx(now.value / was.value)
+    assert share.low is not None
+
+
+def test_samples_without_any_vital_sign_cover_nothing(people):
+    """At the mean of what they lack they would lie in the middle of the real windows, and cover them."""
+    real, others = people
+    flat = [still(r) for r in others]
+    was, now, share = kept.coverage(real, others, flat, real.card, k=3, **WINDOWS)
+    assert was.value > 0.3
+    assert now.value < 0.05
+    assert share.value < 0.2
+
+
+def test_few_windows_measure_no_coverage(people):
+    real, others = people
+    few: Cohort = real.select(lambda p: p == real.persons[0])
+    assert "4 real windows" in kept.coverage(few, others, others, real.card, **WINDOWS)
+
+
+def test_missing_signs_have_columns_of_their_own():
+    real = np.array([[0.0, 1.0, 5.0], [2.0, np.nan, 5.0], [4.0, 3.0, 5.0], [6.0, 3.0, 5.0]])
+    of, made = kept.on_one_scale(real, np.array([[np.nan, 1.0, 7.0]]))
+    assert of.shape == (4, 4)  # the third never varies
+    assert np.allclose(of[:, 0].std(), 1)
+    assert of[1, 1] == 0  # missing: at the mean
+    assert of[1, 3] == pytest.approx(0.75 / np.sqrt(0.1875))
+    assert made[0, 2] == 8  # no real window lacks it
+    assert np.isfinite(of).all()
+
+
+def test_the_rise_of_leakage_is_of_the_same_persons():
+    rng = np.random.default_rng(0)
+    n = 60
+    about = {
+        "recording": [f"r{i}" for i in range(n)], "person": [f"p{i // 2}" for i in range(n)], "label": ["x"] * n,
+        "member": [i < 30 for i in range(n)],
+    }  # fmt: skip
+    noise = rng.normal(size=n)
+    base = {"loss_base": np.full(n, 2.0), "n_tokens": np.full(n, 10)}
+    before, after = ({"loss": 2 + noise - gap * (np.arange(n) < 30), **base} for gap in (0.0, 1.0))
+    was, now, rose = again.leakage(before, after, about, "m")
+    score = -noise.reshape(-1, 2).mean(1)  # larger says member
+    assert was.value == pytest.approx(auc(score[:15], score[15:]), abs=1e-6)
+    assert rose.value == pytest.approx(now.value - was.value)
+    assert rose.low is not None and 0 < rose.low < rose.value < rose.high  # noqa: PT018
+    assert again.leakage(before, before, about, "m")[2].value == 0
+
+
+FOUND = {
+    "valid sequences": 1.0, "win rate against before": 0.7, "coverage kept": 0.95, "KL to the reference": 4.0,
+    "rise of membership AUC": 0.01,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bounds", "change", "wrong"),
+    [
+        ({}, {}, ""),
+        ({"win_rate": 0.8}, {}, "win rate"),
+        ({"coverage": 0.9}, {}, ""),
+        ({"coverage": 0.96}, {}, "coverage kept"),
+        ({"coverage": 0.9}, {"coverage kept": None}, "coverage kept was not measured"),
+        ({"kl": 3.0}, {}, "KL"),
+        ({"leakage": 0.0}, {}, "membership"),
+        ({}, {"valid sequences": 0.99}, "valid"),
+        ({}, {"valid sequences": None}, "valid sequences was not measured"),
+    ],
+)
+def test_bounds(bounds, change, wrong):
+    results = {
+        n: result(n, None if v is None else Interval(value=v, low=None, high=None, n_persons=2))
+        for n, v in (FOUND | change).items()
+    }
+    said = judged.passed(results, Bounds(**bounds))
+    assert bool(said) == bool(wrong)
+    assert wrong in " ".join(said)
+
+
+def test_persons_answers_have_no_win_rate_and_a_reward_model_nothing_to_hold(tmp_path):
+    some = [result("valid sequences", Interval(value=1.0, low=None, high=None, n_persons=2))]
+    assert judged.passed({r.metric: r for r in some}, Bounds()) == []
+    assert judged.told("s", [], Bounds(), tmp_path) == 3  # nothing was measured, and something was asked for
+    assert judged.told("s", [], None, tmp_path) == 0
+
+
+def answer(i: int, **more) -> Preference:
+    return Preference(**{"pair": f"q{i}", "a": f"x{i}", "b": f"y{i}", "rater": "ann", "choice": "A", **more})
+
+
+@pytest.mark.parametrize(
+    ("said", "real"),
+    [
+        (answer(1), False),
+        (answer(1, kind="repeat"), False),
+        (answer(1, kind="control"), True),
+        (answer(1, kind="control", a="real:x1", b="real:x2", private=True), True),
+        (answer(1, kind="control", b="broken:x1"), False),  # synthetic, in pieces
+        (answer(1, recognised="x1", private=True), False),  # a rater's own knowledge; nobody learns from it
+    ],
+)
+def test_who_saw_real_recordings(said, real):
+    assert judged.shows_real(said) == real
+
+
+def test_a_file_without_its_control_pairs_still_says_who_saw_them(tmp_path):
+    said = [answer(i, rater=r) for i in (1, 2) for r in ("ann", "ben")]
+    encode = lambda one: ("<p>", f"<{one}>")  # noqa: E731
+    preferences.write(tmp_path / "one.jsonl", said, encode)
+    preferences.write(tmp_path / "two.jsonl", said, encode, {"ben"})
+    assert not judged.from_file(tmp_path / "one.jsonl", "m")[3]
+    back, documents, people, saw = judged.from_file(tmp_path / "two.jsonl", "m")
+    assert saw
+    assert back == said
+    assert documents["x1"] == ("<p>", "<x1>")
+    assert people == {}
+    rows = [json.loads(line) for line in (tmp_path / "two.jsonl").read_text().splitlines()]
+    assert [r["rater"] for r in rows if r.get("saw_real")] == ["ben", "ben"]
+
+
+def test_answers_about_another_models_samples_are_refused(tmp_path):
+    preferences.write(tmp_path / "p.jsonl", [answer(1, model="other")])
+    with pytest.raises(MienError, match="another model"):
+        judged.from_file(tmp_path / "p.jsonl", "mine")
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"method": "ppo", "privacy": {"noise_multiplier": 1.0}}, "nothing else here is private"),
+        ({"rounds": 2, "privacy": {"noise_multiplier": 1.0}}, "nothing else here is private"),
+        ({"weigh": True, "privacy": {"noise_multiplier": 1.0}}, "every answer counts 1"),
+        ({"method": "reward", "rounds": 2}, "moves no adapter"),
+        ({"method": "reward", "bounds": {"kl": 3.0}}, "bounds.kl"),
+        ({"rounds": 2, "preferences": "p.jsonl"}, "one set of samples"),
+        ({"preferences": "nowhere.jsonl"}, "cannot read the preferences"),
+    ],
+)
+def test_what_cannot_be_asked(asked, says):
+    with pytest.raises(MienError, match=says):
+        rounds.Asked(**asked).inputs({"condition": {}})
