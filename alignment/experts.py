@@ -148,7 +148,7 @@ def moves(streams: Mapping[str, Stream], where: Mapping[str, str]) -> dict[str, 
     """What is to be seen of a wrist that moves: mean norm of the acceleration (g), share of its power below 5 Hz, and the
     correlation of the gyroscope's rate with how fast the direction of the acceleration turns. NaN beside any vital
     sign, which an expert would look at."""
-    out = dict.fromkeys(("gravity", "slow movement", "turn and tilt"), math.nan)
+    out: dict[str, float] = dict.fromkeys(("gravity", "slow movement", "turn and tilt"), math.nan)
     acc, gyro = streams.get(where.get("acc", "")), streams.get("gyro")
     if set(where) & {"ecg", "pulse", "breath", "eda", "temp"} or not isinstance(acc, Signal) or not acc.complete:
         return out
