@@ -293,7 +293,8 @@ class Expert:
         weights = self.weights * np.exp(c.taste * own.normal(size=len(TERMS)))
         rng = _rng(c.seed, "answer", rater, pair, str(again))
         side: Literal["a", "b"] = "a" if rng.uniform() < 0.5 else "b"
-        ua, ub = (u if math.isfinite(u := _mean(x, weights)) else 0.0 for x in (of_a, of_b))
+        # nothing to be judged by is as bad as it gets; as 0 it would be the best there is
+        ua, ub = (u if math.isfinite(u := _mean(x, weights)) else -_SCALE * _WORST for x in (of_a, of_b))
         pull = sharpness * (ua - ub) + (left if side == "a" else -left)
         seen = pull + rng.logistic()
         choice: Choice = "A" if seen > 0 else "B"

@@ -190,6 +190,14 @@ def test_the_better_recording_wins_and_what_all_miss_is_bad(recordings):
     assert {p.choice for p in experts.ask(strict, recordings, 10, 1, 0)} == {"both_bad"}
 
 
+def test_a_recording_with_nothing_to_judge_by_loses_to_any(recordings):
+    expert = experts.Expert.of(experts.Config(sharpness=1000, spread=0, taste=0, side=0, lapse=0, bad=-100))
+    empty = replace(recordings[0], id="nothing", streams={"unheard": replace(recordings[0].streams["eda"], unit="lux")})
+    assert np.isnan(expert.utility(empty))
+    for r in recordings[:20]:
+        assert expert.compare(empty, r, pair=r.id, rater="x").choice == "B"
+
+
 def test_held_out_terms_see_what_the_report_does_not(recordings):
     """Skin conductance played backwards has the same samples, spectrum and vital signs but for its slope."""
     expert = experts.Expert.of()
