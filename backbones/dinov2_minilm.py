@@ -146,8 +146,10 @@ def prepare_text(stream: Any, *, tokenizer: Any) -> Arrays:
 
 
 def _image(model: Any, inputs: Mapping[str, Any]) -> Any:
-    values = inputs["values"]  # frame by frame, so that every layer has a window a row: whose each row is stays clear
-    return _ended(model, [model.image.encoder(pixel_values=values[:, i]).pooler_output for i in range(values.shape[1])])
+    values, encoder = inputs["values"], model.image.encoder
+    # frame by frame, so that every layer has a window a row: whose each row is stays clear
+    frames = (encoder.embeddings(values[:, i]) for i in range(values.shape[1]))
+    return _ended(model, [_through(encoder, x, len(encoder.encoder.layer)) for x in frames])
 
 
 def _early(model: Any, inputs: Mapping[str, Any], k: int) -> Any:
@@ -160,16 +162,15 @@ def _early(model: Any, inputs: Mapping[str, Any], k: int) -> Any:
 
 
 def _late(model: Any, x: Any, k: int) -> Any:
-    encoder = model.image.encoder
-    found = []
+    return _ended(model, [_through(model.image.encoder, state, k) for state in x.unbind(1)])
+
+
+def _through(encoder: Any, state: Any, k: int) -> Any:
+    """float32[B, tokens, width] before the last k blocks -> float32[B, width], as DINOv2's pooled output."""
     layers = encoder.encoder.layer[len(encoder.encoder.layer) - k :] if k else []
-    for state in x.unbind(1):
-        for layer in layers[:-1]:
-            state = layer(state)
-        if k:
-            state = _class_token(layers[-1], state)
-        found.append(encoder.layernorm(state[:, 0]))
-    return _ended(model, found)
+    for layer in layers[:-1]:
+        state = layer(state)
+    return encoder.layernorm((_class_token(layers[-1], state) if k else state)[:, 0])
 
 
 def _class_token(layer: Any, x: Any) -> Any:

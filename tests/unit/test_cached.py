@@ -52,7 +52,7 @@ def trained(binder, rows_of: Windows, k: int, steps: int = 6) -> dict[str, torch
     """The naive loop: whatever the towers are, forward, backward, a step."""
     representer = made(binder, k)
     wanted = [p for p in representer.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(wanted, lr=0.3)  # Adam divides by gradients near 0, and so enlarges rounding
+    optimizer = torch.optim.Adam(wanted, lr=1e-2)
     representer.model.train()
     rng = np.random.default_rng(1)
     for _ in range(steps):
@@ -75,7 +75,7 @@ def test_training_ends_where_the_naive_loop_ends(binder, tmp_path, k):
     assert known.keys() == found.keys()
     assert any(f"layer.{3 - k}." in n and "image" in n for n in known)
     start = {n: p for n, p in made(again(), k).model.named_parameters() if p.requires_grad}
-    assert all((known[n] - start[n]).abs().max() > 1e-4 for n in known if "image" in n and "lora_B" in n)
+    assert all((known[n] - start[n]).abs().max() > 1e-3 for n in known if "image" in n and "lora_B" in n)
     for name in known:
         torch.testing.assert_close(found[name], known[name], atol=1e-5, rtol=0, msg=name)
 
