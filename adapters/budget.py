@@ -37,7 +37,11 @@ def plan_of(
             "privacy.unit: a rater's answers are what `mien align` learns from; here it is person or recording"
         )
     if split.kind != "person":
-        raise MienError("split.kind: random_window puts every person on both sides; a private run needs kind: person")
+        why = {
+            "random_window": "puts every person on both sides", "time": "tells who trained by a date",
+            "official": "is published, and with it who trained",
+        }  # fmt: skip
+        raise MienError(f"split.kind: {split.kind} {why[split.kind]}; a private run needs kind: person")
     if spec.unit == "person":
         return spec.plan(n=len(split.train), steps=steps)
     train = set(split.train)

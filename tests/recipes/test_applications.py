@@ -216,19 +216,22 @@ def test_an_application_from_end_to_end(study, tmp_path):
     if study == "stress":
         small["seconds"] = small["stride_s"] = 8
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(small))
+    given = [f"cohort.root={root}", "backbone.recipe=base.yaml", "train.threads=1", *options]
+    given += ["split.holdout=3"] if study == "stress" else []
     chained(
         lab,
         ["pretrain", "base.yaml"],
-        [
-            "adapt", f"recipes/{study}/adapt.yaml", f"cohort.root={root}", "backbone.recipe=base.yaml", "train.max_steps=20",
-            "train.threads=1", *options, *(["split.holdout=3"] if study == "stress" else []),
-        ],
+        ["adapt", f"recipes/{study}/adapt.yaml", "train.max_steps=20", *given],
+        ["adapt", f"recipes/{study}/adapt_private.yaml", "train.max_steps=2", "privacy.batch=2", "privacy.rows=4", *given],
         ["generate", f"recipes/{study}/generate.yaml", "sampling.per_label=8", "sampling.batch=16"],
         ["attack", f"recipes/{study}/attack.yaml", "profile=quick"],
         ["evaluate", f"recipes/{study}/evaluate.yaml"],
     )  # fmt: skip
     assert measured(lab, "evaluate")["TSTR accuracy"] is not None
     assert measured(lab, "attack")
+    (private,) = (tmp_path / "runs").glob(f"adapt-{study}_private-*")
+    guarantee = Report.read(private / "release" / "report.json").guarantee or ""
+    assert "differential privacy for each person" in guarantee
     shutil.rmtree(tmp_path / "runs")
 
 

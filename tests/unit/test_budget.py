@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mien.adapters import budget
@@ -123,3 +125,14 @@ def test_whose_recordings_they_are(cohort):
 
     with pytest.raises(MienError, match="needs `source:` in cohort.yaml"):
         budget.plan_of(PrivacySpec(epsilon=8), draw(cohort), cohort, 10, named=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [("random_window", "on both sides"), ("time", "by a date"), ("official", "is published")]
+)
+def test_a_private_run_asks_for_a_secret_split_of_persons(cohort, kind, says):
+    from mien.data.splits import draw
+
+    split = replace(draw(cohort), kind=kind)
+    with pytest.raises(MienError, match=f"split.kind: {kind} .*{says}.*needs kind: person"):
+        budget.plan_of(PrivacySpec(epsilon=8), split, cohort, 10)

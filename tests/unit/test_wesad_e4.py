@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mien.core.errors import MienError
 from mien.data import empatica
@@ -178,6 +182,45 @@ def test_who_has_no_times_is_left_out(copy, capsys):
     said = capsys.readouterr().out
     assert "1 person(s) without quest.csv" in said
     assert "1 person(s) without respiban.txt" in said
+
+
+PARTS = [
+    *(f"S2/S2_{what}" for what in ("E4_Data.zip", "quest.csv", "respiban.txt", "readme.txt")),
+    *(f"S3/S3_{what}" for what in ("quest.csv", "respiban.txt", "readme.txt")),
+    *(
+        f"S3/S3_E4_Data/{n}"
+        for n in ("ACC.csv", "BVP.csv", "EDA.csv", "TEMP.csv", "HR.csv", "IBI.csv", "tags.csv", "info.txt")
+    ),
+]
+
+
+def values(recording):
+    return {n: np.asarray(s.values if hasattr(s, "values") else s.times_s) for n, s in recording.streams.items()}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(gone=st.sets(st.sampled_from(PARTS), min_size=1, max_size=6))
+def test_missing_files_make_a_smaller_cohort_or_a_named_error(copy, tmp_path_factory, gone):
+    """Whatever is left is what it was with all files there."""
+    root = tmp_path_factory.mktemp("e4") / "WESAD"
+    shutil.copytree(copy, root)
+    whole = {r.id: (values(r), r.labels) for r in read(root)}
+    for name in gone:
+        (root / name).unlink()
+    try:
+        left = list(read(root))
+    except MienError as error:
+        assert re.search(r"S\d|WESAD|\.csv|\.zip", str(error)), error
+        return
+    for p in ("S2", "S3"):
+        if gone & {f"{p}/{p}_quest.csv", f"{p}/{p}_respiban.txt", "S2/S2_E4_Data.zip" if p == "S2" else ""}:
+            assert f"wesad-{p}" not in {r.person for r in left}
+    for r in left:
+        known, labels = whole[r.id]
+        assert r.labels == labels
+        assert set(r.streams) <= set(known)
+        for n, x in values(r).items():
+            np.testing.assert_array_equal(x, known[n])
 
 
 def twice(root):
