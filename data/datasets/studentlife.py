@@ -373,11 +373,13 @@ def _answers(file: Path, left: sources.LeftOut) -> list[tuple[float, int]]:
     """(Unix seconds, place in STRESS) of each answer, in order of time."""
     if not file.is_file():
         raise MienError(f"{file} is a folder, not a file; restore it from its source")
+    if file.stat().st_size > sources.LARGEST:
+        raise MienError(f"{file} is over 2 GB, which nobody's answers are; restore it from its source")
     try:
         given = json.loads(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise MienError(f"{file} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise MienError(f"{file} is not valid JSON ({error}); restore it from its source") from None
     if not isinstance(given, list) or not all(isinstance(a, dict) for a in given):
         raise MienError(f"{file} is not a list of answers; restore it from its source")

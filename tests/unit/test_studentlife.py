@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -326,6 +327,8 @@ LOG, ANSWERS, PHQ = "call_log/call_log_u00.csv", "EMA/response/Stress/Stress_u00
         (put(LOG, b"version https://git-lfs.github.com/spec/v1\n"), "LFS pointer"),
         (put("sensing/activity/activity_u00.csv", b"timestamp;what\n1;2\n"), "no column 'activity inference'"),
         (put(ANSWERS, b""), "is not valid JSON"),
+        (put(ANSWERS, b"[" * 100_000), "is not valid JSON"),
+        (lambda root: os.truncate(root / ANSWERS, (2 << 30) + 1), "over 2 GB"),  # sparse: it takes no disk
         (put(ANSWERS, b"\xff\xfe["), "is not UTF-8"),
         (put(ANSWERS, b'{"level": 1}'), "is not a list of answers"),
         (put(PHQ, b""), "PHQ-9.csv is empty"),
