@@ -154,6 +154,6 @@ def _line(text: str, i: int, file: Path, fold: str, side: str) -> Row:
     try:
         row = json.loads(text)
         key = next(k for k in (*_SPEAKERS, "wav", "key", "id") if isinstance(row.get(k), str))
-    except (ValueError, AttributeError, StopIteration):
+    except (ValueError, AttributeError, StopIteration, RecursionError):
         raise MienError(f"{file}, line {i}: no JSON object with a wav, key, id or speaker; restore it") from None
     return Row(key=row[key], by_person=key in _SPEAKERS, fold=fold, side=side)

@@ -298,7 +298,7 @@ def _began(file: Path) -> float:
         if moment is None or len(clock) != 3:
             raise ValueError
         return moment.timestamp() + 3600 * int(clock[0]) + 60 * int(clock[1]) + float(clock[2])
-    except (ValueError, TypeError, KeyError, StopIteration, AttributeError):
+    except (ValueError, TypeError, KeyError, StopIteration, AttributeError, RecursionError):
         raise MienError(f"{file}: its head has no date and time (such as 2017-5-22 and 9:39:1.0); restore it") from None
 
 
