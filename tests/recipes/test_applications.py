@@ -141,11 +141,20 @@ COPIES: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
 def test_every_part_of_every_recipe_is_known(study):
     """To the files of its plug-ins, not only to the verb: their own keys too."""
     found = sorted((RECIPES / study).glob("*.yaml"))
-    assert {f.stem for f in found} >= {"adapt", "attack", "baseline", "evaluate", "generate", "represent"}
+    assert {f.stem for f in found} >= {
+        "adapt",
+        "attack",
+        "baseline",
+        "evaluate",
+        "generate",
+        "represent",
+        "adapt_private",
+    }
     for file in found:
-        verb = {"represent": "adapt"}.get(file.stem, file.stem.removesuffix("_represent"))
+        verb = {"represent": "adapt"}.get(file.stem, file.stem.partition("_")[0])
         recipe = config.load(file, getattr(import_module(f"mien.recipes.{verb}"), verb.capitalize()))
-        assert recipe.study in (study, f"{study}_represent")
+        assert recipe.study in (study, f"{study}_represent", f"{study}_private")
+        assert (getattr(recipe, "privacy", None) is not None) == file.stem.endswith("_private")
         for kind, sections in {
             "data/datasets": [getattr(recipe, "cohort", None)],
             "generation/codecs": [getattr(recipe, "codec", None), *getattr(recipe, "codecs", ())],
