@@ -244,7 +244,6 @@ def test_an_application_from_end_to_end(study, tmp_path):
     shutil.rmtree(tmp_path / "runs")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_an_application_represented(study, tmp_path):
     """Towers, an adapter, a private twin and their worth, as shipped, but for the copy and the number of steps."""
@@ -262,15 +261,18 @@ def test_an_application_represented(study, tmp_path):
         small["seconds"] = small["stride_s"] = 1209600
         small["cohort"] |= {"hours": 336}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(small))
-    lab.run("pretrain", "base.yaml")
     given = [
         f"cohort.root={root}", "backbone.recipe=base.yaml", "train.max_steps=6", "train.batch=8", "train.threads=1", *options,
         *(["split.holdout=3"] if study == "stress" else []),
     ]  # fmt: skip
-    lab.run("adapt", f"recipes/{study}/represent.yaml", *given)
     private = ["study=twin", "privacy={epsilon: 8, batch: 2, rows: 4}", "train.max_steps=2"]
-    lab.run("adapt", f"recipes/{study}/represent.yaml", *given, *(private if study != "covid" else []))
-    lab.run("evaluate", f"recipes/{study}/evaluate_represent.yaml")
+    chained(
+        lab,
+        ["pretrain", "base.yaml"],
+        ["adapt", f"recipes/{study}/represent.yaml", *given],
+        *([["adapt", f"recipes/{study}/represent.yaml", *given, *private]] if study != "covid" else []),
+        ["evaluate", f"recipes/{study}/evaluate_represent.yaml"],
+    )
     assert measured(lab, "evaluate")["adapted macro-F1"] is not None
 
 
