@@ -20,6 +20,17 @@ settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 
+def fetched(*names: str) -> bool:
+    """Whether these assets are here and whole (`mien assets fetch …`; `make test-all` does)."""
+    from mien.core import assets
+    from mien.core.errors import MienError
+
+    try:
+        return all(assets.file(name) for name in names)
+    except MienError:
+        return False
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own for caches and runs."""

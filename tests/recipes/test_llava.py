@@ -14,11 +14,10 @@ import transformers as t
 import yaml
 from safetensors.torch import load_file
 
-from mien.core import assets
-from mien.core.errors import MienError
 from mien.core.records import Cohort
 from mien.privacy.ledger import Ledger
 
+from ..conftest import fetched
 from .conftest import RECIPES, Lab, lab
 
 BASE = {"name": "llava", "model": "base"}
@@ -119,16 +118,11 @@ def test_recordings_shown_as_soft_tokens(study, private):
     assert not (safe / "private" / "cohort").exists()
 
 
-def fetched() -> bool:
-    try:
-        return all(assets.file(name) for name in ("watch", "dinov2-s", "smollm2-135m"))
-    except MienError:
-        return False
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(not fetched(), reason="needs `mien assets fetch watch dinov2-s smollm2-135m`")
+@pytest.mark.skipif(
+    not fetched("watch", "dinov2-s", "smollm2-135m"), reason="needs `mien assets fetch watch dinov2-s smollm2-135m`"
+)
 def test_watch_on_real_weights(tmp_path):
     made = lab(tmp_path / "watch_llava")
     env = {**os.environ, "MIEN_RUNS": str(made.folder / "runs"), "MIEN_LEDGER": str(made.folder / "ledger.sqlite")}

@@ -8,24 +8,17 @@ import sys
 
 import pytest
 
-from mien.core.errors import MienError
 from mien.core.records import Cohort
 
+from ..conftest import fetched
 from .conftest import lab
-
-
-def fetched() -> bool:
-    from mien.core import assets
-
-    try:
-        return bool(assets.file("watch") and assets.file("smollm2-135m"))
-    except MienError:
-        return False
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(not fetched(), reason="needs `mien assets fetch watch` and `mien assets fetch smollm2-135m`")
+@pytest.mark.skipif(
+    not fetched("watch", "smollm2-135m"), reason="needs `mien assets fetch watch` and `mien assets fetch smollm2-135m`"
+)
 def test_watch_on_smollm2(tmp_path):
     import os
 

@@ -17,6 +17,8 @@ from mien.backbones import _dinov2, _encoder, llava, tiny
 from mien.core import assets
 from mien.core.errors import MienError
 
+from ..conftest import fetched
+
 
 # --- an ONNX file made here ---------------------------------------------------------------------------------------
 def varint(n: int) -> bytes:
@@ -134,16 +136,9 @@ def test_the_folder_is_made_once_and_checked(home, monkeypatch):
 
 
 # --- the real one ---------------------------------------------------------------------------------------------------
-def fetched() -> bool:
-    try:
-        return all(assets.file(name) for name in _dinov2.PARTS)
-    except MienError:
-        return False
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not fetched(), reason="needs `mien assets fetch dinov2-s smollm2-135m`")
+@pytest.mark.skipif(not fetched(*_dinov2.PARTS), reason="needs `mien assets fetch dinov2-s smollm2-135m`")
 def test_the_real_weights(tmp_path):
     """The tower knows a picture again when it is moved, the language model still speaks, and the bytes come out the same."""
     rng = np.random.default_rng(0)

@@ -14,9 +14,9 @@ from mien.backbones._binder import Absent, collate
 from mien.core import assets
 from mien.core.errors import MienError
 from mien.core.records import Text, Video
-from mien.privacy.flat import Flat
-from mien.privacy.gradients import PersonGradients
 
+from ..conftest import fetched
+from .person_by_person import adapted, assert_the_same
 from .pictured import SHOWN, drawn
 
 
@@ -57,37 +57,15 @@ def test_a_cut_tower_is_the_whole_one(binder, k):
 
 @pytest.mark.parametrize("modality", ["image", "text"])
 def test_gradients_of_persons_are_those_of_one_at_a_time(binder, modality):
-    from peft import LoraConfig, get_peft_model
-
     targets = _targets(binder, [modality], Lora(rank=2))
     assert any(t.endswith("join") for t in targets)
-    model = get_peft_model(binder.model, LoraConfig(r=2, target_modules=targets))
-    for name, p in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.1)
-    model.double()
-    flat = Flat(model)
+    model = adapted(binder.model, targets)
     inputs = {k: v.double() if v.is_floating_point() else v for k, v in rows(binder, modality).items()}
-    target = torch.randn(binder.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    person = torch.tensor([0, 1, 0])
-
-    def loss(keep):
-        return (binder.embed(model, modality, {k: v[keep] for k, v in inputs.items()}) @ target).sum()
-
-    flat.differentiable()
-    known = []
-    for p in range(2):
-        flat.grad.zero_()
-        for row in (person == p).nonzero()[:, 0]:
-            loss(row[None]).backward()
-        known.append(flat.grad.clone())
-    flat.constant()
-    gradients = PersonGradients(flat)
-    with gradients.collect(person, 2) as buffer:
-        loss(torch.arange(3)).backward()
-    assert torch.stack(known).abs().max() > 1e-6
-    torch.testing.assert_close(buffer, torch.stack(known), atol=1e-9, rtol=1e-7)
-    gradients.detach()
+    away = torch.randn(binder.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert_the_same(
+        model, lambda keep: binder.embed(model, modality, {k: v[keep] for k, v in inputs.items()}) @ away,
+        torch.tensor([0, 1, 0]),
+    )  # fmt: skip
 
 
 def test_late_layers_alone(binder):
@@ -118,15 +96,8 @@ def test_nothing_said_is_absent(binder):
     assert binder.towers["image"].prepare(grey)["values"].shape == (2, 3, 56, 56)
 
 
-def fetched() -> bool:
-    try:
-        return all(assets.file(name) for name in ours.PARTS)
-    except MienError:
-        return False
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not fetched(), reason="needs `mien assets fetch dinov2-s minilm`")
+@pytest.mark.skipif(not fetched(*ours.PARTS), reason="needs `mien assets fetch dinov2-s minilm`")
 def test_the_real_weights():
     binder = ours.load(ours.Config())
     assert (binder.dim, binder.identity) == (384, "mien-assets/dinov2-minilm")

@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from mien.adapters.windows import encode, towers_of
@@ -25,10 +24,9 @@ from mien.backbones._binder import collate
 from mien.core import config, console
 from mien.core.errors import MienError
 from mien.core.records import RESTRICTIONS, Cohort, Consent, Recording, Signal, StreamSpec, Text
-from mien.privacy.flat import Flat
-from mien.privacy.gradients import PersonGradients
 
 from ..conftest import CARD
+from .person_by_person import adapted, assert_the_same
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 KEYS = json.loads((REFERENCE / "imagebind_keys.json").read_text())
@@ -564,10 +562,7 @@ def test_two_streams_of_a_cohort_for_one_tower(home, tiny):
 def test_gradients_per_person_are_those_of_one_person_alone(modality):
     base = imagebind.load(imagebind.Config(size="tiny", modalities=(modality,), video_clips=2, crops=1, audio_clips=2))
     torch.manual_seed(3)
-    model = get_peft_model(base.model.double(), LoraConfig(r=2, target_modules=list(base.lora_targets)))
-    for name, p in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.1)
+    model = adapted(base.model, base.lora_targets)
     assert sum("lora_A" in n for n, _ in model.named_parameters()) == 2 * 4
     batch = collate([base.towers[modality].prepare(s) for s in STREAMS[modality]])
     person, away = torch.tensor([0, 1, 0]), torch.randn(16, dtype=torch.float64)
@@ -576,20 +571,4 @@ def test_gradients_per_person_are_those_of_one_person_alone(modality):
         found = base.embed(model, modality, {k: v[rows] for k, v in batch.items()})
         return torch.nn.functional.softplus(found @ away * 3)
 
-    flat = Flat(model)
-    flat.differentiable()
-    known = []
-    for p in range(2):
-        flat.grad.zero_()
-        for row in (person == p).nonzero()[:, 0]:
-            losses(row[None]).sum().backward()
-        known.append(flat.grad.clone())
-    flat.constant()
-    gradients = PersonGradients(flat)
-    with gradients.collect(person, 2) as buffer:
-        losses(torch.arange(3)).sum().backward()
-    assert gradients.touched == {s.name for s in flat.slots}
-    scale = torch.stack(known).abs().max()
-    assert scale > 1e-6
-    assert (buffer - torch.stack(known)).abs().max() <= 1e-9 * max(1.0, float(scale))
-    gradients.detach()
+    assert_the_same(model, losses, person)
