@@ -21,10 +21,8 @@ from ..core.records import CohortCard, Signal, Stream, StreamSpec
 from ..data import features
 
 TREND, BANDS = 6, 16
-_FLOOR, _TOP = (
-    1e-8,
-    2.0,
-)  # of a band's power, in squared eighths of the range; of its decimal logarithm when turned back
+_FLOOR = 1e-8  # of a band's power, in squared eighths of the range
+_TOP = 2.0  # of its decimal logarithm, when turned back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +85,8 @@ class Described:
         if n % 2 == 0:
             spectrum[-1] = 2 * spectrum[-1].real  # the bin at half the rate has no mirror image
         rough = np.fft.irfft(spectrum, n, axis=0)
-        drift = (
-            trend - np.asarray(dct(rough, axis=0, norm="ortho"))[:TREND]
-        )  # the trend is as it says, whatever was drawn
+        # the trend is as it says, whatever was drawn
+        drift = trend - np.asarray(dct(rough, axis=0, norm="ortho"))[:TREND]
         values = (rough + np.asarray(idct(drift, n=n, axis=0, norm="ortho"))) * unit + centre
         values = values.clip(*self.spec.range).astype(np.float32)
         return Signal(values=values, rate_hz=self.spec.rate_hz, channels=self.spec.channels, unit=self.spec.unit)

@@ -88,6 +88,7 @@ TERMS = {
     "turn and tilt": Term(0.6, 0.0, 0.2, side=1, held_out=True),
 }
 _WORST, _SCALE = 3.0, 6.0
+WORST = -_SCALE * _WORST  # the least utility there is
 _STRESS = ("stress", "stressed")
 
 
@@ -294,7 +295,7 @@ class Expert:
         rng = _rng(c.seed, "answer", rater, pair, str(again))
         side: Literal["a", "b"] = "a" if rng.uniform() < 0.5 else "b"
         # nothing to be judged by is as bad as it gets; as 0 it would be the best there is
-        ua, ub = (u if math.isfinite(u := _mean(x, weights)) else -_SCALE * _WORST for x in (of_a, of_b))
+        ua, ub = (u if math.isfinite(u := _mean(x, weights)) else WORST for x in (of_a, of_b))
         pull = sharpness * (ua - ub) + (left if side == "a" else -left)
         seen = pull + rng.logistic()
         choice: Choice = "A" if seen > 0 else "B"

@@ -158,12 +158,12 @@ def from_file(path: Path, adapter: str) -> tuple[list[Preference], dict[str, tup
 def gained(before: Samples, after: Samples, expert: experts.Expert) -> tuple[Interval, Interval, float, float]:
     """(gain in utility, win rate of after against before among samples of one label, mean utilities), judged by an expert
     without noise. Samples are independent draws, so the intervals are over pairs of them in the order they were drawn.
-    MienError where the expert finds nothing to judge in them."""
+    A sample with nothing to judge by is as bad as one can be, as it is to raters: left out, a generator that has fallen silent
+    would win. MienError where the expert finds nothing to judge in hardly any."""
     old, new = (np.array([expert.utility(r) for r in s.recordings]) for s in (before, after))
-    known = np.isfinite(old) & np.isfinite(new)
-    if known.sum() < 2:
+    if min(np.isfinite(old).sum(), len(new)) < 2:
         raise MienError("the simulated expert finds no vital sign in these recordings, and so has nothing to judge")
-    old, new = old[known], new[known]
+    old, new = (np.where(np.isfinite(x), x, experts.WORST) for x in (old, new))
     rows = np.arange(len(old)).astype(str)
     gain = over_persons(lambda a, b: float((b - a).mean()), rows, old, new, bounds=None)
     wins = over_persons(lambda w: float(w.mean()), rows, (new > old) + 0.5 * (new == old))

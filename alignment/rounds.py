@@ -17,7 +17,7 @@ from ..core.errors import MienError
 from ..core.intervals import Interval
 from ..core.results import Report, Result
 from ..core.runs import Run
-from ..core.verbs import PLAIN
+from ..core.verbs import PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
 from ..privacy.plan import PrivacySpec
 from . import beside, experts, judged, pairs
@@ -254,6 +254,10 @@ class Rounds:
             caveats.append(
                 f"For the raters: {self.claim}. The raters' numbers and held-out results on this page are not covered."
             )
+        if (
+            guarantee != PLAIN and self.asked.method != "reward"
+        ):  # coverage and the attack look at the recordings themselves
+            caveats.append(UNCOVERED)
         missing = ("Leakage by any attack but one: run `mien attack` on this run and on the adapter it began with.",)
         return Report(
             verb="align", guarantee=guarantee, caveats=tuple(dict.fromkeys(caveats)), results=tuple(self.results),

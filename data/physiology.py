@@ -12,13 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-SCR_US = (
-    0.03  # least rise of a skin conductance response [uS], absolute (usual in electrodermal research: 0.01 to 0.05)
-)
+SCR_US = 0.03  # least rise of a skin conductance response [uS], absolute (usual in the field: 0.01 to 0.05)
 SHORTEST_S, LONGEST_S = 0.3, 2.0  # plausible beat intervals: 200 to 30 beats/min
-REFRACTORY_S = (
-    0.22  # a heart that beats faster than is plausible is found, and then refused: halved it would look healthy
-)
+REFRACTORY_S = 0.22  # so that a heart too fast to be true is found, and refused: halved it would look healthy
 
 
 def beats(x: np.ndarray, rate_hz: float, kind: Literal["pulse", "ecg"] = "pulse") -> np.ndarray:

@@ -50,14 +50,15 @@ def main(argv: list[str] | None = None) -> int:
             todo = rounds.Rounds(
                 recipe, opened, run, accelerator, recipe.seed, split.train, ledger_source(section, cohort)
             )
-            again_of = Audit(opened, cohort, split, recipe.seed) if main else None
+            moves = recipe.method != "reward"  # an adapter
+            again_of = Audit(opened, cohort, split, recipe.seed) if main and moves else None
             before = todo.draw(recipe.simulate.judge_again, 10**6)
             todo.attach()
             for k in range(recipe.rounds):
                 todo.take(k)
                 if again_of and recipe.rounds > 1:
                     todo.leaked(again_of.leakage(), k)
-            if again_of and recipe.method != "reward":
+            if again_of:
                 after = todo.draw(recipe.simulate.judge_again, 2 * 10**6)
                 todo.compare(before, after)
                 todo.covered(again_of.coverage(before, after))
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
                     adapter, run=run.name, study=recipe.study, config=verbs.public(told), inputs=run.inputs,
                     data_fingerprint=adapter.data_fingerprint, environment=environment(recipe.seed), consent=left_out,
                 )  # fmt: skip
-                if recipe.method != "reward":
+                if moves:
                     lora.write_notes(run.release / "adapter", base, how, report.guarantee, adapter.restrictions)
                 report.write(run.release / "report.json")
     if not main:

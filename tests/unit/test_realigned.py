@@ -15,6 +15,8 @@ from mien.attacks import again
 from mien.core.errors import MienError
 from mien.core.intervals import Interval, auc
 from mien.core.records import Cohort, Recording, Signal
+from mien.core.results import Report
+from mien.core.verbs import PLAIN, UNCOVERED
 from mien.data.datasets import simulated
 from mien.evaluation import kept
 
@@ -184,3 +186,36 @@ def test_answers_about_another_models_samples_are_refused(tmp_path):
 def test_what_cannot_be_asked(asked, says):
     with pytest.raises(MienError, match=says):
         rounds.Asked(**asked).inputs({"condition": {}})
+
+
+class Half:
+    """An expert who finds nothing in what is called silent, and else reads the utility off the name."""
+
+    def utility(self, recording):
+        return float("nan") if recording == "silent" else float(recording)
+
+
+def test_a_generator_that_falls_silent_does_not_win():
+    of = lambda names: judged.Samples(documents=[], recordings=names, valid=1.0)  # noqa: E731
+    before = of([str(-4 - k % 3) for k in range(20)])
+    after = of(["silent" if k % 4 else "-1" for k in range(20)])
+    gain, wins, old, new = judged.gained(before, after, Half())
+    assert wins.value == 0.25  # the quarter that can be heard is better, and what cannot is worse than anything
+    assert gain.value < 0
+    assert new < old
+    with pytest.raises(MienError, match="nothing to judge"):
+        judged.gained(of(["silent"] * 20), after, Half())
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "covered"), [("(8, 1e-5)-differential privacy for each person", False), (PLAIN, True)]
+)
+def test_no_epsilon_covers_what_the_second_look_measured(guarantee, covered):
+    """Coverage and the attack are computed from the training persons' recordings, without noise."""
+    todo = rounds.Rounds.__new__(rounds.Rounds)
+    todo.asked, todo.plan, todo.claim, todo.saw_real, todo.results = rounds.Asked(), None, "", False, []
+    begun = {"verb": "adapt", "run": "r", "study": "s", "config": {}, "inputs": {}, "results": (), "environment": {}}
+    adapter = Report(**begun, data_fingerprint="f", guarantee=guarantee)
+    about = {k: v for k, v in begun.items() if k not in ("verb", "results")}
+    caveats = todo.report(adapter, **about, data_fingerprint="f").caveats
+    assert (UNCOVERED in caveats) == (not covered)
