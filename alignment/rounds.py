@@ -78,7 +78,9 @@ class Asked(Section):
         try:
             return {"preferences": hashlib.sha256(Path(self.preferences).read_bytes()).hexdigest()}
         except OSError as error:
-            raise MienError(f"cannot read the preferences {self.preferences}: {error.strerror}") from None
+            raise MienError(
+                f"cannot read the preferences {self.preferences}: {error.strerror}; `mien feedback … export=pairs.jsonl` writes them"
+            ) from None
 
 
 class Rounds:

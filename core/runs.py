@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -232,13 +233,22 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
             )
     if not done:
         unfinished = f" (found only unfinished: {candidates[0].name})" if candidates else ""
-        study = path.name.removeprefix(f"{verb}-")
         raise MienError(
             f"no finished run {str(reference)!r} in {runs_home()}{unfinished}; make one with"
-            f" `mien {verb} recipes/{study}/{verb}.yaml`, or name a run folder"
+            f" {_how(verb, path.name.removeprefix(f'{verb}-'))}, or name a run folder"
         )
     newest = max(done, key=lambda p: (p / "status.json").stat().st_mtime_ns)
     return newest.resolve()
+
+
+def _how(verb: str, study: str) -> str:
+    """The command that makes a study's run, as the head of a shipped recipe says it."""
+    for file in sorted((ROOT / "recipes").glob("*/*.yaml")):
+        text = file.read_text()
+        command = re.search(rf"^#\s+(mien {verb} recipes/\S+\.yaml)", text, re.M)
+        if command and re.search(rf"^study: {re.escape(study)}$", text, re.M):
+            return f"`{command[1]}`"
+    return f"`mien {verb}` and a recipe whose study is {study}"
 
 
 def keyed(fingerprint: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 
 import pytest
@@ -81,7 +82,7 @@ def test_whole_folder_or_nothing(tmp_path):
 
 
 def test_find(home):
-    with pytest.raises(MienError, match="mien adapt recipes/toy/adapt.yaml"):
+    with pytest.raises(MienError, match="`mien adapt` and a recipe whose study is toy"):
         runs.find("adapt-toy", "adapt")
     with start() as run:
         pass
@@ -91,3 +92,17 @@ def test_find(home):
     assert runs.find(run.name, "adapt") == run.folder
     assert runs.find(run.folder, "adapt") == run.folder
     assert len(runs.fingerprint(run.folder)) == 64
+
+
+@pytest.mark.parametrize(
+    ("verb", "study", "how"),
+    [
+        ("adapt", "watch", "`mien adapt recipes/watch/adapt.yaml`"),
+        ("adapt", "simulated_represent", "`mien adapt recipes/simulated/represent.yaml`"),
+        ("generate", "watch_private", "`mien generate recipes/watch/generate_private.yaml`"),
+        ("adapt", "my.own", "`mien adapt` and a recipe whose study is my.own"),
+    ],
+)
+def test_a_missing_run_says_which_shipped_recipe_makes_it(home, verb, study, how):
+    with pytest.raises(MienError, match=f"make one with {re.escape(how)}, or"):
+        runs.find(f"{verb}-{study}", verb)
