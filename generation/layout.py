@@ -381,7 +381,12 @@ class Layout:
 
     @staticmethod
     def read(path: Path) -> Layout:
-        raw = json.loads(Path(path).read_text())
+        try:
+            raw = json.loads(Path(path).read_text())
+        except FileNotFoundError:
+            raise MienError(
+                f"{path} is not there: this model writes no tokens, as an autoencoder does not, and they are needed here"
+            ) from None
         if raw["vocabulary"] != VERSION:
             raise MienError(f"{path} was written for vocabulary {raw['vocabulary']}; this Mien has {VERSION}")
         for p in raw["parts"]:

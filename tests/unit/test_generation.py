@@ -250,6 +250,8 @@ def test_unknown_ids_are_dead():
 def test_layout_round_trip(tmp_path):
     lay = layout(bandwidth={"eda": 1.0})
     lay.write(tmp_path / "layout.json")
+    with pytest.raises(MienError, match="writes no tokens"):
+        Layout.read(tmp_path / "elsewhere" / "layout.json")
     again = Layout.read(tmp_path / "layout.json")
     assert again.to_json() == lay.to_json()
     assert np.array_equal(again.grammar.next, lay.grammar.next)
