@@ -18,6 +18,7 @@ from ..core.errors import MienError
 from ..core.intervals import Interval, auc, over_persons
 from ..core.results import Baseline, Result
 from ..data.features import WindowTable
+from ..data.matching import Alike
 from ..data.splits import Splits
 from .utility.tstr import accuracy, macro_f1
 
@@ -199,9 +200,11 @@ def by_person(value: Callable[..., float], y: np.ndarray, person: np.ndarray, *a
 
 
 def results(
-    made: Sequence[Fold], predictions: Mapping[str, np.ndarray], average: Average, main: str, against: Sequence[str]
-) -> list[Result]:
-    """Per metric the `main` learner with the others as baselines; its paired lead over `against`; and its worst person.
+    made: Sequence[Fold], predictions: Mapping[str, np.ndarray], average: Average, main: str, against: Sequence[str],
+    alike: Alike | None = None,
+) -> list[Result]:  # fmt: skip
+    """Per metric the `main` learner with the others as baselines; its paired lead over `against`; its worst person; and
+    the same again of the matched persons `alike`, where they are asked for.
 
     MienError when averages of persons are asked for and somebody has a single class.
     """
@@ -240,7 +243,25 @@ def results(
                 unit="window", baselines=tuple(Baseline(name=n, value=v) for n, v in worst.items()),
             )
         )  # fmt: skip
-    return out
+    return out if alike is None else [*out, *_matched(made, predictions, average, main, against, alike)]
+
+
+def _matched(
+    made: Sequence[Fold], predictions: Mapping[str, np.ndarray], average: Average, main: str, against: Sequence[str],
+    alike: Alike,
+) -> list[Result]:  # fmt: skip
+    """`results` of the matched persons alone, by the same predictions."""
+    if average == "person":
+        raise MienError("match: is for persons of one class each, and average: person for persons who have several")
+    if not alike.persons:
+        return [Result(metric=f"{main} macro-F1, matched persons", value=None, note=alike.said)]
+    keep = [np.isin(f.table.person[f.test], sorted(alike.persons)) for f in made]
+    some = [replace(f, test=f.test[k]) for f, k in zip(made, keep, strict=True) if k.any()]
+    rows = np.concatenate(keep)
+    out = results(some, {n: p[rows] for n, p in predictions.items()}, average, main, against)
+    return [
+        r.model_copy(update={"metric": f"{r.metric}, matched persons", "note": f"{r.note}; {alike.said}"}) for r in out
+    ]
 
 
 def _seeds(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray, np.ndarray], float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Stream, cut, recording_windows
 from ..core.results import Result
 from ..data.features import WindowTable, of_windows
+from ..data.matching import Alike
 from ..data.splits import Splits
 
 
@@ -118,13 +120,31 @@ def gather(
     )  # fmt: skip
 
 
-def measured(data: Inputs, utility: Sequence[Plugin], fidelity: Sequence[Plugin]) -> list[Result]:
-    """The metrics a recipe names, in order, with a progress bar."""
+def measured(
+    data: Inputs, utility: Sequence[Plugin], fidelity: Sequence[Plugin], alike: Alike | None = None
+) -> list[Result]:
+    """The metrics a recipe names, in order, with a progress bar. alike: matched persons, of whom utility is told again."""
     out: list[Result] = []
     metrics = [("utility", s) for s in utility] + [("fidelity", s) for s in fidelity]
     with console.progress("measuring", len(metrics)) as bar:
         for kind, section in metrics:
             module, options = plugins.resolve(f"evaluation/{kind}", section)
             out += module.measure(data, options)
+            if kind == "utility" and alike is not None:
+                out += _matched(data, module, options, alike)
             bar.step(note=section.name)
     return out
+
+
+def _matched(data: Inputs, module: Any, options: Any, alike: Alike) -> list[Result]:
+    rows = np.flatnonzero(np.isin(data.tables.test.person, sorted(alike.persons)))
+    if not len(rows):
+        return [Result(metric="utility, matched persons", value=None, note=alike.said)]
+    windows = replace(data.windows, test=[data.windows.test[i] for i in rows.tolist()])
+    some = replace(data, tables=replace(data.tables, test=data.tables.test.rows(rows)), windows=windows)
+    return [
+        r.model_copy(
+            update={"metric": f"{r.metric}, matched persons", "note": "; ".join(filter(None, (r.note, alike.said)))}
+        )
+        for r in module.measure(some, options)
+    ]

@@ -15,7 +15,9 @@ import numpy as np
 
 from ..core.errors import MienError
 from ..core.results import Baseline, Result
+from ..data import matching
 from ..data.features import WindowTable
+from ..data.matching import Alike, Match
 from . import leave_one_out as held_out
 from . import transfer
 from .transfer import Probe, Represented
@@ -28,11 +30,13 @@ def results(
     Z: np.ndarray, frozen: np.ndarray, table: WindowTable, y: np.ndarray, train: np.ndarray, classes: Sequence[str],
     slices: Mapping[str, slice], *, average: held_out.Average = "window", trees: int = 200, seeds: int = 3,
     beside: str = BASE, alone: Mapping[str, np.ndarray] | None = None, without: Mapping[str, np.ndarray] | None = None,
+    alike: Alike | None = None,
 ) -> list[Result]:  # fmt: skip
     """Z, frozen: float[n, width]; table: the same windows' statistics; y: int[n]; train: bool[n], of training persons;
     slices: modality -> columns, zeros where it is missing; beside: what `frozen` is, in words; alone,
-    without: modality -> float[n, width], from it alone and from all others, where all share their columns. MienError when a
-    person is on both sides, or a class is missing from training."""
+    without: modality -> float[n, width], from it alone and from all others, where all share their columns; alike: matched
+    persons, of whom the probes are judged again. MienError when a person is on both sides, or a class is missing from
+    training."""
     transfer.refuse_shared(set(table.person[train]), set(table.person[~train]), "evaluate")
     if not train.any() or train.all():
         raise MienError(f"{int(train.sum())} windows to train a probe on and {int((~train).sum())} to judge it by")
@@ -50,20 +54,20 @@ def results(
     }  # fmt: skip
     found = held_out.predict([fold], learners)
     if not several:
-        return held_out.results([fold], found, average, ADAPTED, [beside, BAR])
+        return held_out.results([fold], found, average, ADAPTED, [beside, BAR], alike)
     data = by_stream(parts, table, y, classes)
     best = _best(data.rows(fold.train))
-    out = held_out.results([fold], found, average, ADAPTED, [beside, BAR, f"{best} alone"])
+    out = held_out.results([fold], found, average, ADAPTED, [beside, BAR, f"{best} alone"], alike)
     note = f"the best single stream, {best}, was chosen on the training persons"
     out = [r.model_copy(update={"note": f"{r.note}; {note}"}) if " alone" in r.metric else r for r in out]
     return [*out, *missing(data, fold, average, found[ADAPTED], None if without is None else (Z, without))]
 
 
-def of(o: Any, average: held_out.Average = "window") -> list[Result]:
-    """`results` of an opened run (`adapters/represented.Opened`)."""
+def of(o: Any, average: held_out.Average = "window", match: Match | None = None, seed: int = 0) -> list[Result]:
+    """`results` of an opened run (`adapters/represented.Opened`). match: what persons of different classes must agree in."""
     return results(
         o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=average, beside=o.made.beside, alone=o.alone,
-        without=o.without,
+        without=o.without, alike=matching.alike(o.cohort, o.table.rows(~o.train), match, seed),
     )  # fmt: skip
 
 

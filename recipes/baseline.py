@@ -9,7 +9,7 @@ from pydantic import Field
 from mien.core import config, console, runs, verbs
 from mien.core.errors import MienError
 from mien.core.results import Report, environment
-from mien.data import features, splits
+from mien.data import features, matching, splits
 from mien.data.load import open_cohort
 from mien.evaluation import leave_one_out as held_out
 from mien.evaluation.report import html, pages
@@ -23,7 +23,8 @@ class Baseline(verbs.Recipe):
     """cohort … valid: as in adapt; folds: groups of persons (default: each person alone); split: one given split in place
     of folds; average: metrics over all windows, or the mean over persons; scale: person (each person's statistics by
     their own mean and deviation, labels unseen) or none; trees, seeds: of forests, and how often chance is drawn anew;
-    private: logistic regressions with a guarantee for each person."""
+    match: attributes in which tested persons of different classes must agree, for a second table of them alone; private:
+    logistic regressions with a guarantee for each person."""
 
     cohort: config.Plugin
     task: str
@@ -37,6 +38,7 @@ class Baseline(verbs.Recipe):
     scale: Literal["person", "none"] = "none"
     trees: int = Field(default=200, ge=1)
     seeds: int = Field(default=5, ge=1)
+    match: matching.Match | None = None
     private: logistic.Logistic | None = logistic.Logistic()
 
 
@@ -55,19 +57,20 @@ def main(argv: list[str] | None = None) -> int:
             table = held_out.standardised(table) if recipe.scale == "person" else table
             split = None if recipe.split is None else splits.drawn(cohort, recipe.split, recipe.seed)
             made = held_out.folds(table, classes, recipe.folds, split, recipe.seed)
+            alike = matching.alike(cohort, test := table.rows(held_out.tested(made)), recipe.match, recipe.seed)
             learners, claims = chosen(recipe, cohort, classes, made)
             with console.progress(f"{len(made)} fold(s) of {len(set(table.person))} persons", len(learners)) as bar:
                 found = held_out.predict(made, learners, lambda name: bar.step(note=name))
-            tested, skipped = held_out.tested(made), "; ".join(f"{n} window(s): {w}" for w, n in table.skipped.items())
+            skipped = "; ".join(f"{n} window(s): {w}" for w, n in table.skipped.items())
             report = Report(
                 verb="baseline", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
                 summary=(
                     f"Window statistics of the cohort {cohort.card.name} (licence {cohort.card.licence}): {len(table)} windows of"
-                    f" {recipe.seconds:g} s of {len(set(table.person))} persons; tested on {len(tested)} windows of"
-                    f" {len(set(table.person[tested]))} persons, nobody of whom was in training at the time."
+                    f" {recipe.seconds:g} s of {len(set(table.person))} persons; tested on {len(test)} of"
+                    f" {len(set(test.person))} persons, nobody of whom was in training at the time."
                 ),
                 inputs=inputs, data_fingerprint=inputs["cohort"], consent=left_out, environment=environment(recipe.seed),
-                results=tuple(held_out.results(made, found, recipe.average, MAIN, RIVALS)),
+                results=tuple(held_out.results(made, found, recipe.average, MAIN, RIVALS, alike)),
                 guarantee="none for this page, whose figures were computed from the recordings; no model was kept",
                 not_measured=tuple([f"What is in windows that were left out: {skipped}."] if skipped else []),
                 caveats=(

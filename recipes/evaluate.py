@@ -10,7 +10,7 @@ from mien.core import config, console, runs, verbs
 from mien.core.errors import MienError
 from mien.core.records import Cohort
 from mien.core.results import Report
-from mien.data import splits
+from mien.data import matching, splits
 from mien.data.load import open_cohort
 from mien.evaluation import explain, explained, reports, represented
 from mien.evaluation.protocols import gather, measured
@@ -20,14 +20,16 @@ from mien.generation.adapted import written
 
 class Evaluate(verbs.Recipe):
     """synthetic: a generate run; or represented: an adapt run of a representation, its macro-F1 as average over persons or
-    windows, all attacked in so many dimensions, explain: what carried task and recognition; attack: an attack run on the same
-    adapter; utility, fidelity: metrics; leakage: the attack's, on the picture; beside: other runs, side by side."""
+    windows, all attacked in so many dimensions, explain: what carried task and recognition; match: attributes in which persons
+    of different classes must agree, whose utility is told again; attack: an attack run on the same adapter; utility, fidelity:
+    metrics; leakage: the attack's, on the picture; beside: other runs, side by side."""
 
     synthetic: str | None = None
     represented: str | None = None
     average: Literal["person", "window"] = "window"
     dimension: int = 16
     explain: explained.Explain | None = None
+    match: matching.Match | None = None
     attack: str | None = None
     utility: tuple[config.Plugin, ...] = (config.Plugin(name="tstr"),)
     fidelity: tuple[config.Plugin, ...] = tuple(config.Plugin(name=n) for n in ("c2st", "spectra", "validity"))
@@ -79,7 +81,8 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
                 through=layout.round_trip, valid=asked["valid"],
                 valid_sequences=Report.read(release / "release" / "report.json").results[0].value or 0.0,
             )  # fmt: skip
-            results = measured(data, recipe.utility, recipe.fidelity)
+            alike = matching.alike(cohort, data.tables.test, recipe.match, recipe.seed)
+            results = measured(data, recipe.utility, recipe.fidelity, alike)
             report = reports.of_synthetic(
                 run, recipe, inputs, results, guarantee, cohort, synthetic, data, split, asked, left_out, attack is not None
             )  # fmt: skip
@@ -101,7 +104,7 @@ def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
         if not run.reused:
             o = opened(source, "evaluation")
             found = explained.of(o, attacked.each_recognised, recipe.explain, recipe.seed)
-            results = represented.of(o, recipe.average) + attacked.all_of(
+            results = represented.of(o, recipe.average, recipe.match, recipe.seed) + attacked.all_of(
                 o.views, o.table.person, o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=recipe.dimension
             )  # fmt: skip
             results += () if found is None else explain.write(found, run.private, run.release)

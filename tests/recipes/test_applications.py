@@ -190,6 +190,7 @@ def test_the_bar_of_a_study_in_one_command(study, tmp_path):
     lab.run("baseline", f"recipes/{study}/baseline.yaml", f"cohort.root={make(tmp_path)}", *options, *folds, *SMALL)
     found = measured(lab, "baseline")
     assert found["random forest macro-F1"] > 0.8  # the planted signal
+    assert ("random forest macro-F1, matched persons" in found) == (study == "covid")
     (run,) = (tmp_path / "runs").glob("baseline-*")
     report = Report.read(run / "release" / "report.json")
     assert {b.name for b in report.results[0].baselines} == {
@@ -236,7 +237,9 @@ def test_an_application_from_end_to_end(study, tmp_path):
         ["attack", f"recipes/{study}/attack.yaml", "profile=quick"],
         ["evaluate", f"recipes/{study}/evaluate.yaml"],
     )  # fmt: skip
-    assert measured(lab, "evaluate")["TSTR accuracy"] is not None
+    found = measured(lab, "evaluate")
+    assert found["TSTR accuracy"] is not None
+    assert ("TSTR accuracy, matched persons" in found) == (study == "covid")
     assert measured(lab, "attack")
     (private,) = (tmp_path / "runs").glob(f"adapt-{study}_private-*")
     guarantee = Report.read(private / "release" / "report.json").guarantee or ""
@@ -273,7 +276,9 @@ def test_an_application_represented(study, tmp_path):
         *([["adapt", f"recipes/{study}/represent.yaml", *given, *private]] if study != "covid" else []),
         ["evaluate", f"recipes/{study}/evaluate_represent.yaml"],
     )
-    assert measured(lab, "evaluate")["adapted macro-F1"] is not None
+    found = measured(lab, "evaluate")
+    assert found["adapted macro-F1"] is not None
+    assert ("adapted macro-F1, matched persons" in found) == (study == "covid")
 
 
 def test_a_derived_table_to_the_bar_in_one_command(tmp_path):
