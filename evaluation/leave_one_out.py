@@ -174,23 +174,58 @@ def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray) -> float:
 METRICS = {"macro-F1": macro_f1, "balanced accuracy": balanced_accuracy, "accuracy": accuracy}
 
 
-def _area(truth: np.ndarray, score: np.ndarray) -> float:
-    return auc(score[truth == 1], score[truth == 0]) if 0 < truth.sum() < len(truth) else float("nan")
+def _area(truth: np.ndarray, given: np.ndarray) -> float:
+    return auc(given[truth == 1, 1], given[truth == 0, 1]) if 0 < truth.sum() < len(truth) else float("nan")
+
+
+def positive_f1(truth: np.ndarray, given: np.ndarray) -> float:
+    """F1 of the second of two classes, the task's "yes"; NaN where nobody has it."""
+    said, hit = given.argmax(1) == 1, truth == 1
+    return float(2 * (said & hit).sum() / (said.sum() + hit.sum())) if hit.any() else float("nan")
+
+
+def sensitivity(truth: np.ndarray, given: np.ndarray, specificity: float = 0.95) -> float:
+    """Of the second of two classes: the most of it that any threshold finds while it spares so much of the first. The threshold
+    is the tested windows' own, as in a ROC: nobody could have chosen it beforehand."""
+    well, sick = given[truth == 0, 1], given[truth == 1, 1]
+    if not len(well) or not len(sick):
+        return float("nan")
+    allowed = int((1 - specificity) * len(well) + 1e-9)  # so many of the first class may be taken for the second
+    return float((sick > np.sort(well)[::-1][allowed]).mean())
+
+
+def brier(y: np.ndarray, given: np.ndarray) -> float:
+    """Mean squared distance of the probabilities from the truth, over classes (Brier 1950): 0 to 2."""
+    return float(((given - np.eye(given.shape[1])[y]) ** 2).sum(1).mean())
+
+
+def ece(y: np.ndarray, given: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error of the likeliest class in equally wide bins (Guo et al. 2017). Biased upwards where bins
+    hold few windows."""
+    sure, right = given.max(1), given.argmax(1) == y
+    where = np.minimum((sure * bins).astype(int), bins - 1)
+    gaps = [abs((sure[where == b] - right[where == b]).sum()) for b in range(bins)]
+    return float(np.sum(gaps) / len(y))
+
+
+GRADED = {"Brier": brier, "ECE": ece}  # of probabilities; less is better
+OF_TWO = {"AUROC": _area, "F1 of the positive": positive_f1, "sensitivity at 95 % specificity": sensitivity}
 
 
 def measure(name: str, y: np.ndarray, person: np.ndarray, found: np.ndarray, average: Average) -> Interval:
-    """One metric ("AUROC" for two classes, or of METRICS) of predictions float[n, seeds, classes], averaged over seeds."""
-    seeds = found.shape[1]
-    of = _area if name == "AUROC" else METRICS[name]
-    seen = found[:, :, 1] if name == "AUROC" else found.argmax(2)
+    """One metric (of METRICS, GRADED or, for two classes, OF_TWO) of predictions float[n, seeds, classes], averaged over seeds."""
+    seeds, hard = found.shape[1], METRICS.get(name)
+    of = hard or {**GRADED, **OF_TWO}[name]
+    seen = found.argmax(2) if hard else found
 
     def value(truth: np.ndarray, given: np.ndarray) -> float:
         return float(np.mean([of(truth, given[:, s]) for s in range(seeds)]))
 
+    bounds = (0.0, 2.0) if name == "Brier" else (0.0, 1.0)
     if average == "window":
-        return over_persons(value, person, y, seen)
+        return over_persons(value, person, y, seen, bounds=bounds)
     each = by_person(value, y, person, seen)
-    return over_persons(lambda v: float(v.mean()), np.array(list(each)), np.array(list(each.values())))
+    return over_persons(lambda v: float(v.mean()), np.array(list(each)), np.array(list(each.values())), bounds=bounds)
 
 
 def by_person(value: Callable[..., float], y: np.ndarray, person: np.ndarray, *arrays: np.ndarray) -> dict[str, float]:
@@ -213,7 +248,10 @@ def results(
     single = sum(len(set(y[person == p])) < 2 for p in set(person))
     if average == "person" and single:
         raise MienError(f"average: person, but {single} person(s) have windows of one class only; use average: window")
-    names = [*METRICS, "AUROC"] if classes == 2 else [*METRICS]
+    two = [
+        n for n in OF_TWO if average == "window" or n != "sensitivity at 95 % specificity"
+    ]  # a person has few windows
+    names = [*METRICS, *(two if classes == 2 else ()), *GRADED]
     over = "mean of persons" if average == "person" else "all windows"
     out = []
     for name in names:
@@ -222,7 +260,7 @@ def results(
         out.append(
             Result(
                 metric=f"{main} {name}", value=first.value, low=first.low, high=first.high, n_persons=first.n_persons,
-                unit="window", note=over,
+                unit="window", note=over, higher_is_better=name not in GRADED,
                 baselines=tuple(Baseline(name=n, value=f.value, low=f.low, high=f.high) for n, f in found.items()),
             )
         )  # fmt: skip

@@ -19,7 +19,7 @@ from ..core.intervals import Interval, auc, over_persons
 from ..core.records import Cohort, cut, recording_windows
 from ..core.results import Baseline, Result
 from ..data import features
-from .leave_one_out import apart, balanced_accuracy
+from .leave_one_out import apart, balanced_accuracy, brier, ece
 from .utility.tstr import macro_f1
 
 EXACT = 20  # persons up to which all 2^n signs are tried
@@ -272,20 +272,6 @@ def auroc(y: np.ndarray, given: np.ndarray) -> float:
         return float("nan")
     ones = [1] if given.shape[1] == 2 else sorted(present)
     return float(np.mean([auc(given[y == c, c], given[y != c, c]) for c in ones]))
-
-
-def brier(y: np.ndarray, given: np.ndarray) -> float:
-    """Mean squared distance of the probabilities from the truth, over classes (Brier 1950): 0 to 2."""
-    return float(((given - np.eye(given.shape[1])[y]) ** 2).sum(1).mean())
-
-
-def ece(y: np.ndarray, given: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error of the likeliest class in equally wide bins (Guo et al. 2017). Biased upwards where bins
-    hold few windows."""
-    sure, right = given.max(1), given.argmax(1) == y
-    where = np.minimum((sure * bins).astype(int), bins - 1)
-    gaps = [abs((sure[where == b] - right[where == b]).sum()) for b in range(bins)]
-    return float(np.sum(gaps) / len(y))
 
 
 def ccc(y: np.ndarray, given: np.ndarray) -> float:

@@ -108,6 +108,9 @@ def test_what_signals_tell_is_found_and_what_they_do_not_tell_is_not(average):
     assert lead.value == pytest.approx(top.value - 1 / 3)
     assert lead.low > 0
     assert results["random forest AUROC"].value > 0.85
+    assert ("random forest sensitivity at 95 % specificity" in results) == (average == "window")
+    for graded in ("Brier", "ECE"):
+        assert results[f"random forest {graded}"].higher_is_better is False
     assert ("random forest macro-F1 of the worst person" in results) == (average == "person")
     assert all(r.n_persons == 6 for r in results.values())
 
@@ -132,6 +135,24 @@ def test_three_classes_have_no_area_and_balanced_accuracy_is_mean_recall():
     truth, given_ = made[0].y[lo.tested(made)], found["random forest"][:, 0].argmax(1)
     assert results["random forest balanced accuracy"] == pytest.approx(balanced_accuracy_score(truth, given_))
     assert results["random forest macro-F1"] == pytest.approx(f1_score(truth, given_, average="macro"))
+
+
+@given(n=st.integers(4, 60), seed=st.integers(0, 999), grid=st.sampled_from([4, 10**6]))
+@settings(max_examples=60, deadline=None)
+def test_metrics_of_two_classes_are_scikit_learns(n, seed, grid):
+    from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score, roc_curve
+
+    rng = np.random.default_rng(seed)
+    y = np.r_[0, 1, rng.integers(0, 2, n - 2)]
+    p = np.round((0.3 * y + rng.uniform(0, 0.7, n)) * grid) / grid  # many ties, or none
+    given = np.stack([1 - p, p], 1)
+    assert lo.positive_f1(y, given) == pytest.approx(f1_score(y, given.argmax(1), zero_division=0))
+    assert lo.OF_TWO["AUROC"](y, given) == pytest.approx(roc_auc_score(y, p))
+    false, true, _ = roc_curve(y, p, drop_intermediate=False)
+    assert lo.sensitivity(y, given) == pytest.approx(true[false <= 0.05 + 1e-12].max())
+    assert lo.brier(y, given) == pytest.approx(2 * brier_score_loss(y, p))
+    assert np.isnan(lo.sensitivity(np.ones(3, int), given[:3]))
+    assert np.isnan(lo.positive_f1(np.zeros(3, int), given[:3]))
 
 
 def test_means_of_persons_are_means_of_persons():
