@@ -88,8 +88,8 @@ function online() {
 function offline(data) {
   const place = `mien ${data.study} ${data.rater}`;
   let rows = [];
-  try { rows = JSON.parse(localStorage.getItem(place) || "[]"); } catch { banner("This browser keeps nothing for files: save your answers before you close the page."); }
-  const keep = () => { try { localStorage.setItem(place, JSON.stringify(rows)); } catch { banner("This browser could not keep the answer: save your answers now."); } };
+  try { rows = JSON.parse(localStorage.getItem(place) || "[]"); } catch { banner("kept", "This browser keeps nothing for files: save your answers before you close the page."); }
+  const keep = () => { try { localStorage.setItem(place, JSON.stringify(rows)); } catch { banner("kept", "This browser could not keep the answer: save your answers now."); } };
   const add = (what, form) => {
     if (!rows.some((r) => r.what === what && r.nonce === form.nonce)) {
       rows.push({study: data.study, rater: data.rater, what, ...form, at: new Date().toISOString()});
@@ -177,17 +177,23 @@ async function again(call) {
   for (let wait = 300; ; wait = Math.min(4000, wait * 1.5)) {
     try {
       const got = await call();
-      banner("");
+      banner("offline", "");
       return got;
     } catch (error) {
       if (error instanceof Problem) throw error;
-      banner("The studio does not answer. What you said is kept here and sent as soon as it does.");
+      banner("offline", "The studio does not answer. What you said is kept here and sent as soon as it does.");
       await new Promise((go) => setTimeout(go, wait));
     }
   }
 }
 
-function banner(text) { $("banner").hidden = !text; $("banner").textContent = text; }
+// each trouble has its own line: a recording that arrives mends the connection, not the answer that was refused
+const troubles = new Map();
+function banner(kind, text) {
+  troubles.set(kind, text);
+  $("banner").textContent = [...troubles.values()].filter(Boolean).join(" ");
+  $("banner").hidden = !$("banner").textContent;
+}
 let fading;
 function tell(text) {
   $("status").textContent = text;
@@ -1081,12 +1087,12 @@ async function guarded(work) {
   busy = true;
   $("rate").setAttribute("aria-busy", "true");
   $("next").disabled = true;
-  try { await work(); } catch (error) {
+  try { await work(); banner("refused", ""); } catch (error) {
     if (error instanceof Problem && error.status === 401) { seatless(error.message); return; }
     tell(error.message);
     if (error instanceof Problem && [403, 409].includes(error.status)) {
+      banner("refused", `${error.message}.`);
       try { state = await again(() => backend.start()); await show(); } catch { /* the banner says what happened */ }
-      banner(`${error.message}.`); // last: whatever succeeds takes the banner down
     }
   } finally {
     busy = false;

@@ -79,7 +79,8 @@ class Window:
         return self
 
     def press(self, *keys: str) -> None:
-        for key in keys:
+        for key in keys:  # none is heard while an answer is on its way or a pair is still being fetched
+            self.page.wait_for_selector("#rate:not([aria-busy=true])", state="attached")
             self.page.keyboard.press(key)
 
     def count(self, text: str) -> None:
@@ -298,10 +299,21 @@ def test_marking_and_correcting_by_pointer_and_by_key(browser, wrist):
 
 
 def test_what_the_studio_refuses_it_says_until_it_is_mended(browser, plain):
-    w = Window(browser).open(plain.page("fay"))
+    w, later = Window(browser), []
+    seen: list[str] = []
+    w.page.route("**/api/recording/*/*", lambda r: later.append(r) if len(seen) > 2 else r.continue_())
+    w.page.on("request", lambda r: seen.append(r.url) if "/api/recording/" in r.url else None)
+    w.open(plain.page("fay"))
     w.page.route("**/api/answer", lambda r: r.fulfill(status=409, json={"error": "not like this"}), times=1)
     w.press("a", "Enter")
     w.page.wait_for_selector("#banner:not([hidden])")
+    for _ in range(500):  # the next pair, fetched ahead of time
+        w.page.wait_for_timeout(0 if len(later) == 2 else 20)
+    assert len(later) == 2
+    for route in later:
+        with w.page.expect_response("**/api/recording/*/*"):
+            route.continue_()
+    w.page.wait_for_timeout(100)
     assert "not like this" in w.page.inner_text("#banner")
     w.press("Enter")  # the answer was kept
     w.count("1 of 12")
