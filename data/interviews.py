@@ -384,27 +384,31 @@ def recordings(
     title: str, prefix: str, found: Mapping[int, Mapping[str, Path]], persons: Mapping[int, Person], parts: Container[str],
     streams: Reader, left: LeftOut,
 ) -> Iterator[Recording]:  # fmt: skip
-    """One session in memory at a time. A person is `daic-300` in both databases, for E-DAIC holds DAIC-WOZ's sessions again."""
+    """Two sessions in memory at a time. A person is `daic-300` in both databases, for E-DAIC holds DAIC-WOZ's sessions again."""
     made = unlabelled = 0
-    with console.progress(f"reading {title}", len(found)) as bar:
-        for number, files in found.items():
-            bar.step()
-            person = persons.get(number)
-            if person is None:
-                left.add("session(s) that no table of the split names", str(number))
-                continue
-            if person.part not in parts:
-                continue
-            read = streams(number, files, left)
-            if not read:
-                left.add("session(s) without a usable stream", str(number))
-                continue
-            made += 1
-            unlabelled += "depression" not in person.labels
-            yield Recording(
-                id=f"{prefix}-{number}", person=f"daic-{number}", session=str(number), streams=read,
-                labels=person.labels, attributes=person.attributes,
-            )  # fmt: skip
+    wanted = []
+    for number in found:
+        if number not in persons:
+            left.add("session(s) that no table of the split names", str(number))
+        elif persons[number].part in parts:
+            wanted.append(number)
+
+    def read(number: int) -> tuple[dict[str, Stream], LeftOut]:
+        own = LeftOut()
+        return streams(number, found[number], own), own
+
+    for number, session in sources.ahead(f"reading {title}", wanted, read, at_once=2):
+        (made_of, own), person = session, persons[number]
+        left.merge(own)
+        if not made_of:
+            left.add("session(s) without a usable stream", str(number))
+            continue
+        made += 1
+        unlabelled += "depression" not in person.labels
+        yield Recording(
+            id=f"{prefix}-{number}", person=f"daic-{number}", session=str(number), streams=made_of,
+            labels=person.labels, attributes=person.attributes,
+        )  # fmt: skip
     left.tell()
     absent = sum(n not in found for n, p in persons.items() if p.part in parts)
     if absent:

@@ -19,7 +19,7 @@ from ...core import console
 from ...core.config import Section
 from ...core.errors import MienError
 from ...core.paths import cache_home
-from ...core.records import Cohort, CohortCard, Consent, Recording, StreamSpec, Value
+from ...core.records import Cohort, CohortCard, Consent, Recording, Stream, StreamSpec, Value
 from .. import sources
 
 VERSION = 3  # of the conversion below: a change of it makes a new cache entry
@@ -134,48 +134,53 @@ def _recordings(
     folders: Mapping[str, Path], rows: Mapping[str, Mapping[str, str]], quality: Mapping[tuple[str, str], int],
     spec: Mapping[str, StreamSpec], config: Config,
 ) -> Iterator[Recording]:  # fmt: skip
-    """One person in memory at a time."""
+    """A few persons in memory at a time."""
     persons, clips = sources.LeftOut(), sources.LeftOut()
     returning = made = 0
-    with console.progress("reading Coswara", len(folders)) as bar:
-        for person, folder in folders.items():
-            bar.step()
-            row = rows.get(person)
-            if row is None:
-                persons.add("person(s) without a row in combined_data.csv", folder.name)
+    ages: dict[str, float | None] = {}
+    for person, folder in folders.items():
+        row = rows.get(person)
+        if row is None:
+            persons.add("person(s) without a row in combined_data.csv", folder.name)
+            continue
+        age = sources.number(row["a"])
+        if row["covid_status"] not in STATUS:
+            persons.add(f"person(s) of status {row['covid_status'] or 'blank'!r}", folder.name)
+        elif row["a"] and (age is None or not 0 < age <= 120):  # whether they are minors is then unknown
+            persons.add("person(s) whose age is no number of years", folder.name)
+        elif age is not None and age < _ADULT and not config.minors:
+            persons.add("person(s) under 18 (minors=true reads them)", folder.name)
+        else:
+            ages[person] = age
+
+    def read(person: str) -> tuple[dict[str, Stream], sources.LeftOut]:
+        own, streams = sources.LeftOut(), {}
+        for sound, file in _sounds(folders[person]).items():
+            if quality.get((person, sound), 2) < config.minimum_quality:
+                own.add("sound(s) below the minimum quality", file.name)
                 continue
-            age = sources.number(row["a"])
-            if row["covid_status"] not in STATUS:
-                persons.add(f"person(s) of status {row['covid_status'] or 'blank'!r}", folder.name)
-                continue
-            if row["a"] and (age is None or not 0 < age <= 120):  # whether they are minors is then unknown
-                persons.add("person(s) whose age is no number of years", folder.name)
-                continue
-            if age is not None and age < _ADULT and not config.minors:
-                persons.add("person(s) under 18 (minors=true reads them)", folder.name)
-                continue
-            streams = {}
-            for sound, file in _sounds(folder).items():
-                if quality.get((person, sound), 2) < config.minimum_quality:
-                    clips.add("sound(s) below the minimum quality", file.name)
-                    continue
-                try:
-                    streams[_stream(sound)] = sources.sound(file, spec[_stream(sound)], resample=True)
-                except sources.Unreadable as why:
-                    clips.add(f"sound(s) {why}", file.name)
-            if not streams:
-                persons.add("person(s) without a usable sound", folder.name)
-                continue
-            labels: dict[str, Value] = {"status": row["covid_status"]}
-            answer = STATUS[row["covid_status"]]
-            if answer is not None:
-                labels["covid"] = answer
-            returning += row.get("rU", "") == "y"
-            made += 1
-            yield Recording(
-                id=f"coswara-{person}", person=f"coswara-{person}", session=folder.parent.name, streams=streams,
-                labels=labels, attributes=_attributes(row, age, folder.parent.name),
-            )  # fmt: skip
+            try:
+                streams[_stream(sound)] = sources.sound(file, spec[_stream(sound)], resample=True)
+            except sources.Unreadable as why:
+                own.add(f"sound(s) {why}", file.name)
+        return streams, own
+
+    for person, sounds in sources.ahead("reading Coswara", ages, read):
+        (streams, own), folder, row = sounds, folders[person], rows[person]
+        clips.merge(own)
+        if not streams:
+            persons.add("person(s) without a usable sound", folder.name)
+            continue
+        labels: dict[str, Value] = {"status": row["covid_status"]}
+        answer = STATUS[row["covid_status"]]
+        if answer is not None:
+            labels["covid"] = answer
+        returning += row.get("rU", "") == "y"
+        made += 1
+        yield Recording(
+            id=f"coswara-{person}", person=f"coswara-{person}", session=folder.parent.name, streams=streams,
+            labels=labels, attributes=_attributes(row, ages[person], folder.parent.name),
+        )  # fmt: skip
     clips.tell()
     persons.tell()
     if unrated := [s for s in SOUNDS if s not in {sound for _, sound in quality}]:

@@ -82,35 +82,32 @@ def load(config: Config) -> Cohort:
 def _recordings(
     files: list[Path], facts: Mapping[str, Mapping[str, str | float]], heard: Mapping[str, str | None] | None
 ) -> Iterator[Recording]:
-    """One clip in memory at a time."""
+    """A few clips in memory at a time."""
     left, ties, made = sources.LeftOut(), 0, 0
-    with console.progress("reading CREMA-D", len(files)) as bar:
-        for file in files:
-            bar.step()
-            name = _NAME.fullmatch(file.stem)
-            if name is None:
-                left.add("whose name is not actor_sentence_emotion_level", file.name)
-                continue
-            if file.stem in _DAMAGED:
-                left.add("known to be damaged", file.name)
-                continue
-            try:
-                audio = sources.sound(file, AUDIO)
-            except sources.Unreadable as why:
-                left.add(str(why), file.name)
-                continue
-            actor, sentence, emotion, level = name.groups()
-            labels = {"level": LEVELS[level], "sentence": sentence}
-            said = EMOTIONS[emotion] if heard is None else heard.get(file.stem)
-            if said is None:
-                ties += 1
-            else:
-                labels["emotion"] = said
-            made += 1
-            yield Recording(
-                id=f"crema-d-{file.stem}", person=f"crema-d-{actor}", session=actor, streams={"audio": audio},
-                labels=labels, attributes=facts.get(actor, {}),
-            )  # fmt: skip
+    clips = {}
+    for file in files:
+        if (name := _NAME.fullmatch(file.stem)) is None:
+            left.add("whose name is not actor_sentence_emotion_level", file.name)
+        elif file.stem in _DAMAGED:
+            left.add("known to be damaged", file.name)
+        else:
+            clips[file] = name.groups()
+    for file, audio in sources.ahead("reading CREMA-D", clips, lambda file: sources.tried(file, AUDIO)):
+        if isinstance(audio, sources.Unreadable):
+            left.add(str(audio), file.name)
+            continue
+        actor, sentence, emotion, level = clips[file]
+        labels = {"level": LEVELS[level], "sentence": sentence}
+        said = EMOTIONS[emotion] if heard is None else heard.get(file.stem)
+        if said is None:
+            ties += 1
+        else:
+            labels["emotion"] = said
+        made += 1
+        yield Recording(
+            id=f"crema-d-{file.stem}", person=f"crema-d-{actor}", session=actor, streams={"audio": audio},
+            labels=labels, attributes=facts.get(actor, {}),
+        )  # fmt: skip
     left.tell()
     if ties:
         console.say(f"  {ties} clip(s) without an emotion: the raters tied, or none rated them")

@@ -154,7 +154,7 @@ def _session(
         number, files.get(f"{number}_transcript.csv"), left,
     )  # fmt: skip
     if talk is not None and shift:
-        console.say(f"  session {number}: its transcript is read {shift:.1f} s later, where its sound is")
+        left.notes.append(f"session {number}: its transcript is read {shift:.1f} s later, where its sound is")
     out: dict[str, Stream] = {}
     if talk is not None and "transcript" in spec:
         out["transcript"] = talk.text(spec["transcript"].channels)

@@ -91,27 +91,23 @@ def _find(root: Path) -> dict[str, Path]:
 
 
 def _recordings(files: dict[str, Path]) -> Iterator[Recording]:
-    """One clip in memory at a time."""
+    """A few clips in memory at a time."""
     left, made = sources.LeftOut(), 0
-    with console.progress("reading RAVDESS", len(files)) as bar:
-        for stem, file in files.items():
-            bar.step()
-            try:
-                audio = sources.sound(file, AUDIO)
-            except sources.Unreadable as why:
-                left.add(str(why), file.name)
-                continue
-            _, channel, emotion, intensity, statement, _, actor = stem.split("-")
-            made += 1
-            yield Recording(
-                id=f"ravdess-{stem}", person=f"ravdess-{actor}", session=CHANNELS[int(channel) - 1],
-                streams={"audio": audio},
-                labels={
-                    "emotion": EMOTIONS[int(emotion) - 1], "intensity": INTENSITIES[int(intensity) - 1],
-                    "statement": STATEMENTS[int(statement) - 1], "channel": CHANNELS[int(channel) - 1],
-                },
-                attributes={"sex": "male" if int(actor) % 2 else "female"},
-            )  # fmt: skip
+    for stem, audio in sources.ahead("reading RAVDESS", files, lambda stem: sources.tried(files[stem], AUDIO)):
+        if isinstance(audio, sources.Unreadable):
+            left.add(str(audio), files[stem].name)
+            continue
+        _, channel, emotion, intensity, statement, _, actor = stem.split("-")
+        made += 1
+        yield Recording(
+            id=f"ravdess-{stem}", person=f"ravdess-{actor}", session=CHANNELS[int(channel) - 1],
+            streams={"audio": audio},
+            labels={
+                "emotion": EMOTIONS[int(emotion) - 1], "intensity": INTENSITIES[int(intensity) - 1],
+                "statement": STATEMENTS[int(statement) - 1], "channel": CHANNELS[int(channel) - 1],
+            },
+            attributes={"sex": "male" if int(actor) % 2 else "female"},
+        )  # fmt: skip
     left.tell()
     if not made:
         why = "; ".join(f"{n} {reason}" for reason, n in left.counts.items())

@@ -157,46 +157,49 @@ def _recordings(
     config: Config, persons: list[str], logs: Mapping[str, Mapping[str, Path]], answers: Mapping[str, Path],
     scores: Mapping[str, Mapping[str, Value]],
 ) -> Iterator[Recording]:  # fmt: skip
-    """One person in memory at a time."""
+    """Two persons in memory at a time."""
     left, made, unlabelled = sources.LeftOut(), 0, 0
     for person in sorted(set(answers) - set(persons)):
         left.add("person(s) with answers and without any stream", answers[person].name)
-    with console.progress("reading StudentLife", len(persons)) as bar:
-        for person in persons:
-            bar.step()
-            events, activity, first = _person(person, logs, left)
-            if first is None:
-                left.add("person(s) without a usable record", person)
+
+    def read(person: str) -> tuple[tuple[dict[str, _Log], np.ndarray | None, float | None], sources.LeftOut]:
+        own = sources.LeftOut()
+        return _person(person, logs, own), own
+
+    for person, ((events, activity, first), own) in sources.ahead("reading StudentLife", persons, read, at_once=2):
+        left.merge(own)
+        if first is None:
+            left.add("person(s) without a usable record", person)
+            continue
+        labels = scores.get(person, {})
+        stretches: list[tuple[str, float, float, dict[str, Value]]] = []
+        if config.per == "week":
+            last = max([log.last for log in events.values()] + ([_ends(activity)] if activity is not None else []))
+            for week in range(math.ceil((last - _MONDAY) / _WEEK_S)):
+                start = _MONDAY + week * _WEEK_S
+                stretches.append((f"week-{week + 1:02d}", start, start + _WEEK_S, {}))
+        elif person not in answers:
+            left.add("person(s) without an answer about stress", person)
+        else:
+            for i, (when, code) in enumerate(_answers(answers[person], left)):
+                end = when // _BIN_S * _BIN_S
+                said: dict[str, Value] = {"stress": STRESS[code], "stressed": "yes" if code >= 2 else "no"}
+                stretches.append((f"{i:03d}", end - config.hours * 3600, end, said))
+        for name, start, end, said in stretches:
+            streams: dict[str, Stream] = {}
+            for kind, log in events.items():
+                if (part := _between(log, _KINDS[kind], start, end)) is not None:
+                    streams[kind] = part
+            if activity is not None and (share := _shares(activity, start, end)) is not None:
+                streams["activity"] = share
+            if not streams:
+                left.add("week(s) or answer(s) of which nothing was recorded", f"{person}-{name}")
                 continue
-            labels = scores.get(person, {})
-            stretches: list[tuple[str, float, float, dict[str, Value]]] = []
-            if config.per == "week":
-                last = max([log.last for log in events.values()] + ([_ends(activity)] if activity is not None else []))
-                for week in range(math.ceil((last - _MONDAY) / _WEEK_S)):
-                    start = _MONDAY + week * _WEEK_S
-                    stretches.append((f"week-{week + 1:02d}", start, start + _WEEK_S, {}))
-            elif person not in answers:
-                left.add("person(s) without an answer about stress", person)
-            else:
-                for i, (when, code) in enumerate(_answers(answers[person], left)):
-                    end = when // _BIN_S * _BIN_S
-                    said: dict[str, Value] = {"stress": STRESS[code], "stressed": "yes" if code >= 2 else "no"}
-                    stretches.append((f"{i:03d}", end - config.hours * 3600, end, said))
-            for name, start, end, said in stretches:
-                streams: dict[str, Stream] = {}
-                for kind, log in events.items():
-                    if (part := _between(log, _KINDS[kind], start, end)) is not None:
-                        streams[kind] = part
-                if activity is not None and (share := _shares(activity, start, end)) is not None:
-                    streams["activity"] = share
-                if not streams:
-                    left.add("week(s) or answer(s) of which nothing was recorded", f"{person}-{name}")
-                    continue
-                made, unlabelled = made + 1, unlabelled + ("depression" not in labels)
-                yield Recording(
-                    id=f"studentlife-{person}-{name}", person=f"studentlife-{person}", session=name,
-                    start_s=start - first // _BIN_S * _BIN_S, streams=streams, labels={**said, **labels},
-                )  # fmt: skip
+            made, unlabelled = made + 1, unlabelled + ("depression" not in labels)
+            yield Recording(
+                id=f"studentlife-{person}-{name}", person=f"studentlife-{person}", session=name,
+                start_s=start - first // _BIN_S * _BIN_S, streams=streams, labels={**said, **labels},
+            )  # fmt: skip
     left.tell()
     if unlabelled:
         console.say(
@@ -324,7 +327,22 @@ def _numbered(events: Mapping[str, _Log]) -> dict[str, _Log]:
 def _activity(file: Path, left: sources.LeftOut) -> np.ndarray:
     """int[n, 4]: inferences of each kind (stationary, walking, running, unknown) in each ten minutes of the study."""
     counts = np.zeros((int((_STUDY[1] - _STUDY[0]) / _BIN_S), 4), np.int64)
-    for stamp, what in sources.columns(file, ("timestamp", "activity inference")):
+    plain = sources.plain_columns(file, names := ("timestamp", "activity inference"))
+    if plain is not None:  # 23 million rows in all
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        stamp, what = plain
+        numbers = pc.if_else(pc.match_substring_regex(stamp, r"^-?\d+(\.\d+)?$"), stamp, None)
+        when = pc.fill_null(pc.cast(numbers, pa.float64()), np.nan).to_numpy()
+        kind = pc.fill_null(pc.index_in(what, pa.array(["0", "1", "2", "3"])), -1).to_numpy()
+        timed = (when >= _STUDY[0]) & (when < _STUDY[1])
+        left.add("activity row(s) without a time in the study's months", file.name, int((~timed).sum()))
+        left.add("activity row(s) that are none of 0 to 3", file.name, int((timed & (kind < 0)).sum()))
+        known = timed & (kind >= 0)
+        np.add.at(counts, (((when[known] - _STUDY[0]) // _BIN_S).astype(np.int64), kind[known]), 1)
+        return counts
+    for stamp, what in sources.columns(file, names):
         when = _time(stamp)
         if when is None:
             left.add("activity row(s) without a time in the study's months", file.name)

@@ -158,22 +158,25 @@ def _beside(person: str, file: Path, root: Path, config: Config) -> list[Path]:
 
 
 def _recordings(files: Mapping[str, Path], streams: Mapping, config: Config, root: Path) -> Iterator[Recording]:
-    """One person in memory at a time."""
+    """Two persons in memory at a time, whose pickles are read side by side."""
     _tell_empty(root, files, config.source)
     left = {"without a defined condition": 0.0, f"in pieces under {_SHORTEST_S:g} s": 0.0}
-    with console.progress("reading WESAD", len(files)) as bar:
-        for person, file in files.items():
-            yield from _person(person, file, streams, config, left)
-            bar.step()
+    places = {n: f"signal/{'wrist' if n in WRIST else 'chest'}/{key}" for n, (key, _, _) in streams.items()}
+
+    def read(person: str) -> dict[str, np.ndarray]:
+        keys = ("label", "subject", *places.values())
+        return pickles.read_npy_dict(files[person], memory_mb=config.memory_mb, seconds=config.seconds, keys=keys)
+
+    for person, raw in sources.ahead("reading WESAD", files, read, at_once=2):
+        yield from _person(person, files[person], raw, places, streams, config, left)
     for why, seconds in left.items():
         console.say(f"  left out: {console.duration(seconds)} {why}")
 
 
-def _person(person: str, file: Path, streams: Mapping, config: Config, left: dict[str, float]) -> Iterator[Recording]:
-    places = {n: f"signal/{'wrist' if n in WRIST else 'chest'}/{key}" for n, (key, _, _) in streams.items()}
-    raw = pickles.read_npy_dict(
-        file, memory_mb=config.memory_mb, seconds=config.seconds, keys=("label", "subject", *places.values())
-    )
+def _person(
+    person: str, file: Path, raw: Mapping[str, np.ndarray], places: Mapping[str, str], streams: Mapping, config: Config,
+    left: dict[str, float],
+) -> Iterator[Recording]:  # fmt: skip
     missing = [k for k in ("label", *places.values()) if k not in raw]
     if missing:
         raise MienError(f"{file}: it has no {missing[0]!r}; is it WESAD's own file?")
@@ -223,28 +226,28 @@ def _labels(condition: str) -> dict[str, Value]:
 
 # --- the wristband's own archives -----------------------------------------------------------------------------
 def _archives(files: Mapping[str, Path], streams: Mapping, config: Config, root: Path) -> Iterator[Recording]:
-    """One person in memory at a time."""
+    """Two persons in memory at a time."""
     _tell_empty(root, files, config.source)
-    left, made = sources.LeftOut(), 0
-    with console.progress("reading WESAD's wristbands", len(files)) as bar:
-        for person, place in files.items():
-            bar.step()
-            missing = [n for n in ("quest.csv", "respiban.txt") if not place.with_name(f"{person}_{n}").is_file()]
-            if missing:
-                left.add(f"person(s) without {missing[0]}, which says when a condition was", place.name)
-                continue
-            for r in _wrist(person, place, streams, config, root, left):
-                made += 1
-                yield r
+    left, made, whole = sources.LeftOut(), 0, {}
+    for person, place in files.items():
+        missing = [n for n in ("quest.csv", "respiban.txt") if not place.with_name(f"{person}_{n}").is_file()]
+        if missing:
+            left.add(f"person(s) without {missing[0]}, which says when a condition was", place.name)
+        else:
+            whole[person] = place
+    read = sources.ahead("reading WESAD's wristbands", whole, lambda p: empatica.read(whole[p], root), at_once=2)
+    for person, archive in read:
+        for r in _wrist(person, whole[person], archive, streams, config, left):
+            made += 1
+            yield r
     left.tell()
     if not made:
         raise MienError("nobody's archive could be used: " + "; ".join(f"{n} {w}" for w, n in left.counts.items()))
 
 
 def _wrist(
-    person: str, place: Path, streams: Mapping, config: Config, root: Path, left: sources.LeftOut
+    person: str, place: Path, archive: empatica.Archive, streams: Mapping, config: Config, left: sources.LeftOut
 ) -> Iterator[Recording]:
-    archive = empatica.read(place, root)
     missing = [key for key, _, _ in WRIST.values() if key not in archive.traces]
     if missing:
         raise MienError(f"{place} has no {missing[0]}.csv; fetch it again")
