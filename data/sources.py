@@ -285,8 +285,10 @@ def plain_columns(file: Path, needed: Sequence[str]) -> tuple[Any, ...] | None:
     """What `columns` yields, as one Arrow array of text per column, some twenty times as fast and outside Python's lock; None when
     the file is not plain enough (quotes, other than ASCII, rows of several lengths): then `columns` reads it, or says why not."""
     import pyarrow as pa
-    import pyarrow.compute as pc
+    from pyarrow import compute
     from pyarrow import csv as arrow_csv
+
+    pc: Any = compute  # its functions are made at import, unseen by checkers of types
 
     if not file.is_file() or file.stat().st_size > LARGEST:
         return None

@@ -23,12 +23,20 @@ from ..data.splits import Splits
 from .utility.tstr import accuracy, macro_f1
 
 Average = Literal["person", "window"]
+SCALED = (
+    "Each person's statistics were scaled by all of their own windows, without labels: a person must be recorded for a while"
+    " before the first prediction."
+)
+METADATA = (
+    "Metadata are attributes, a recording's length and when a window began: where a study's order or length of conditions is"
+    " fixed, they tell the condition without any signal."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """train, test: row indices, without a person in common. y: int[n] classes of all rows, of which a learner may look at
-    those in `train`; classes: how many."""
+    """train, test: row indices, without a person in common. y: int[n] classes of all rows (float[n] numbers), of which a
+    learner may look at those in `train`; classes: how many (0: numbers)."""
 
     table: WindowTable
     train: np.ndarray
@@ -44,12 +52,12 @@ Learner = Callable[[Fold, int], np.ndarray]
 def folds(
     table: WindowTable, classes: Sequence[str], k: int | None = None, split: Splits | None = None, seed: int = 0
 ) -> list[Fold]:
-    """One fold per person; of k groups of persons, drawn; or the one of a split. MienError when a class would be missing
-    from a training side, or too few persons are there."""
-    lost = sorted(set(table.label) - set(classes))
+    """One fold per person; of k groups of persons, drawn; or the one of a split. classes: none for numbers. MienError when
+    a class would be missing from a training side, or too few persons are there."""
+    lost = sorted(set(table.label) - set(classes)) if classes else []
     if lost:
         raise MienError(f"the label {lost[0]!r} is not among the task's classes {', '.join(classes)}")
-    y = np.array([list(classes).index(c) for c in table.label])
+    y = np.array([list(classes).index(c) if classes else float(c) for c in table.label])
     persons = sorted(set(table.person))
     if len(persons) < 2:
         raise MienError(f"{len(persons)} person has a usable window; to test on others it takes two at least")
@@ -63,7 +71,7 @@ def folds(
     for train, test in sides:
         if not train.any() or not test.any():
             raise MienError(f"{train.sum()} windows to train and {test.sum()} to test on; draw another split")
-        gone = set(range(len(classes))) - set(y[train])
+        gone = set(range(len(classes))) - set(y[train].tolist())
         if gone:
             where = (
                 "the split" if split is not None else f"the fold that tests on {len(set(table.person[test]))} person(s)"
@@ -138,6 +146,15 @@ def logistic(fold: Fold, seed: int) -> np.ndarray:
     model = LogisticRegression(class_weight="balanced", max_iter=1000)
     model.fit(Z[fold.train], fold.y[fold.train])
     return _spread(model, Z[fold.test], fold.classes)
+
+
+def usual(trees: int, seeds: int) -> dict[str, tuple[Learner, int]]:
+    """The bar's learners by name, each with its number of seeds."""
+    return {
+        "random forest": (forest(trees), seeds), "logistic regression": (logistic, 1), "majority": (majority, 1),
+        "attributes only": (forest(trees, lambda t: t.meta[:, 1:-1]), seeds),
+        "metadata only": (forest(trees, lambda t: t.meta), seeds),
+    }  # fmt: skip
 
 
 def _spread(model: Any, X: np.ndarray, classes: int) -> np.ndarray:
@@ -252,6 +269,8 @@ def results(
         n for n in OF_TWO if average == "window" or n != "sensitivity at 95 % specificity"
     ]  # a person has few windows
     names = [*METRICS, *(two if classes == 2 else ()), *GRADED]
+    if len(set(y.tolist())) < 2:
+        names = [n for n in names if n not in OF_TWO]
     over = "mean of persons" if average == "person" else "all windows"
     out = []
     for name in names:
@@ -264,6 +283,9 @@ def results(
                 baselines=tuple(Baseline(name=n, value=f.value, low=f.low, high=f.high) for n, f in found.items()),
             )
         )  # fmt: skip
+    if classes == 2 and len(set(y.tolist())) < 2:
+        said = "the tested windows are all of one class"
+        out += [Result(metric=f"{main} {n}", value=None, unit="window", note=said) for n in two]
     for other in (n for n in against if n in predictions):
         gap = lead(y, person, predictions[main], predictions[other], average)
         out.append(

@@ -11,20 +11,21 @@ from mien.core.errors import MienError
 from mien.core.results import Report, environment
 from mien.data import features, matching, splits
 from mien.data.load import open_cohort
+from mien.evaluation import graded
 from mien.evaluation import leave_one_out as held_out
 from mien.evaluation.report import html, pages
 from mien.privacy import logistic
 from mien.privacy.plan import up
 
-MAIN, RIVALS = "random forest", ("majority", "attributes only", "metadata only")
+MAIN, RIVALS = "random forest", ("majority", "mean", "attributes only", "metadata only")
 
 
 class Baseline(verbs.Recipe):
-    """cohort … valid: as in adapt; folds: groups of persons (default: each person alone); split: one given split in place
-    of folds; average: metrics over all windows, or the mean over persons; scale: person (each person's statistics by
-    their own mean and deviation, labels unseen) or none; trees, seeds: of forests, and how often chance is drawn anew;
-    match: attributes in which tested persons of different classes must agree, for a second table of them alone; private:
-    logistic regressions with a guarantee for each person."""
+    """cohort … valid: as in adapt; task: of classes, or a number such as phq8; folds: groups of persons (default: each
+    person alone); split: one given split in place of folds; average: metrics over all windows, or the mean over persons;
+    scale: person (each person's statistics by their own mean and deviation, labels unseen) or none; trees, seeds: of
+    forests, and how often chance is drawn anew; match: attributes in which tested persons of different classes must agree,
+    for a second table of them alone; private: logistic regressions with a guarantee for each person (of classes)."""
 
     cohort: config.Plugin
     task: str
@@ -45,9 +46,9 @@ class Baseline(verbs.Recipe):
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("baseline", __doc__ or "", Baseline, argv)
     cohort, left_out = open_cohort(recipe.cohort, "evaluation")
-    if recipe.task not in cohort.card.tasks:
-        raise MienError(f"task: no {recipe.task!r} in {cohort.card.name}; there are {', '.join(cohort.card.tasks)}")
-    classes, inputs = tuple(cohort.card.tasks[recipe.task]), {"cohort": runs.keyed(cohort.fingerprint)}
+    classes, inputs = graded.classes(cohort, recipe.task), {"cohort": runs.keyed(cohort.fingerprint)}
+    if not classes and (recipe.match or recipe.average == "person"):
+        raise MienError(f"{recipe.task!r} is a number: match and average are of classes; leave them out")
     run = runs.Run.start("baseline", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
     with run:
         if not run.reused:
@@ -57,10 +58,15 @@ def main(argv: list[str] | None = None) -> int:
             table = held_out.standardised(table) if recipe.scale == "person" else table
             split = None if recipe.split is None else splits.drawn(cohort, recipe.split, recipe.seed)
             made = held_out.folds(table, classes, recipe.folds, split, recipe.seed)
-            alike = matching.alike(cohort, test := table.rows(held_out.tested(made)), recipe.match, recipe.seed)
+            test = table.rows(held_out.tested(made))
             learners, claims = chosen(recipe, cohort, classes, made)
             with console.progress(f"{len(made)} fold(s) of {len(set(table.person))} persons", len(learners)) as bar:
                 found = held_out.predict(made, learners, lambda name: bar.step(note=name))
+            if classes:
+                alike = matching.alike(cohort, test, recipe.match, recipe.seed)
+                results = held_out.results(made, found, recipe.average, MAIN, RIVALS, alike)
+            else:
+                results = graded.results(made, found, MAIN, RIVALS)
             skipped = "; ".join(f"{n} window(s): {w}" for w, n in table.skipped.items())
             report = Report(
                 verb="baseline", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
@@ -70,15 +76,12 @@ def main(argv: list[str] | None = None) -> int:
                     f" {len(set(test.person))} persons, nobody of whom was in training at the time."
                 ),
                 inputs=inputs, data_fingerprint=inputs["cohort"], consent=left_out, environment=environment(recipe.seed),
-                results=tuple(held_out.results(made, found, recipe.average, MAIN, RIVALS, alike)),
+                results=tuple(results),
                 guarantee="none for this page, whose figures were computed from the recordings; no model was kept",
                 not_measured=tuple([f"What is in windows that were left out: {skipped}."] if skipped else []),
                 caveats=(
                     *claims, *(splits.warnings(split) if split else ()),
-                    *(("Each person's statistics were scaled by all of their own windows, without labels: a person must be"
-                       " recorded for a while before the first prediction.",) if recipe.scale == "person" else ()),
-                    "Metadata are attributes, a recording's length and when a window began: where a study's order or length of"
-                    " conditions is fixed, they tell the condition without any signal.",
+                    *((held_out.SCALED,) if recipe.scale == "person" else ()), held_out.METADATA,
                 ),
             )  # fmt: skip
             pages.baselines(run, report, cohort, MAIN)
@@ -93,14 +96,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def chosen(recipe: Baseline, cohort, classes: tuple[str, ...], made: list) -> tuple[dict, list[str]]:
     """The learners by name, each with its number of seeds; and what is claimed of the private ones."""
-    trees, seeds = recipe.trees, recipe.seeds
-    learners = {
-        MAIN: (held_out.forest(trees), seeds), "logistic regression": (held_out.logistic, 1), "majority": (held_out.majority, 1),
-        "attributes only": (held_out.forest(trees, lambda t: t.meta[:, 1:-1]), seeds),
-        "metadata only": (held_out.forest(trees, lambda t: t.meta), seeds),
-    }  # fmt: skip
-    claims: list[str] = []
-    if (private := recipe.private) is None:
+    learners, claims = (held_out if classes else graded).usual(recipe.trees, recipe.seeds), []
+    if (private := recipe.private) is None or not classes:
         return learners, claims
     n = min(len(set(f.table.person[f.train])) for f in made)
     card = features.only(cohort.card, recipe.streams)
@@ -108,7 +105,10 @@ def chosen(recipe: Baseline, cohort, classes: tuple[str, ...], made: list) -> tu
     public = (0.0, 1.0) if recipe.scale == "person" else features.spans(card)
     for epsilon in private.epsilons:
         plan = private.plan(epsilon, n)
-        learners[f"private, ε = {epsilon:g}"] = (logistic.learner(plan, private, classes, columns, public), seeds)
+        learners[f"private, ε = {epsilon:g}"] = (
+            logistic.learner(plan, private, classes, columns, public),
+            recipe.seeds,
+        )
         claims.append(
             f"Private, ε = {up(epsilon)}: {plan.guarantee().sentence()}. It holds for the weights of one fold's model with secret"
             " noise; here the noise comes from the recipe's seed, so that the table can be made again."

@@ -11,7 +11,7 @@ of clips only. There is no official split; EmoBox's folds have every actor on bo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -109,11 +109,27 @@ def _recordings(
             labels=labels, attributes=facts.get(actor, {}),
         )  # fmt: skip
     left.tell()
+    there = {file.stem for file in files}
+    if absent := [n for n in _expected({actor for actor, *_ in clips.values()}) if n not in there]:
+        console.say(
+            f"  {len(absent)} clip(s) that these actors recorded are not there (such as {absent[0]}); the published set lacks 20"
+        )
     if ties:
         console.say(f"  {ties} clip(s) without an emotion: the raters tied, or none rated them")
     if not made:
         why = "; ".join(f"{n} {reason}" for reason, n in left.counts.items()) or "AudioWAV is empty"
         raise MienError(f"no clip of CREMA-D could be read: {why}")
+
+
+def _expected(actors: Iterable[str]) -> list[str]:
+    """The names of 82 clips an actor: one sentence at three levels, neutral at none; the others at none."""
+    return [
+        f"{actor}_{sentence}_{emotion}_{level}"
+        for actor in sorted(actors)
+        for sentence in SENTENCES
+        for emotion in EMOTIONS
+        for level in (("LO", "MD", "HI") if sentence == "IEO" and emotion != "NEU" else ("XX",))
+    ]
 
 
 def _facts(file: Path | None) -> dict[str, dict[str, str | float]]:

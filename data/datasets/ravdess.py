@@ -10,7 +10,7 @@ Some copies hold a second, nested `audio_speech_actors_01-24/`: equal files are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +64,7 @@ def load(config: Config) -> Cohort:
     )
     persons = sorted({stem[-2:] for stem in files})
     return Cohort.build(
-        _recordings(files), card=card, consents={f"ravdess-{p}": Consent() for p in persons},
+        _recordings(files, config.channel), card=card, consents={f"ravdess-{p}": Consent() for p in persons},
         cache=cache_home() / "cohorts", key=sources.cache_key("ravdess", VERSION, config.model_dump(), files.values()),
     )  # fmt: skip
 
@@ -90,25 +90,42 @@ def _find(root: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _recordings(files: dict[str, Path]) -> Iterator[Recording]:
+def _expected(actors: Iterable[str], channel: str) -> list[str]:
+    """The names of an actor's clips: 60 of speech; 44 of song, which has no disgust and no surprise; neutral is never strong.
+    Actor 18 did not sing."""
+    return [
+        f"03-0{c}-0{e}-0{i}-0{s}-0{r}-{actor}"
+        for actor in sorted(actors)
+        for c, last in ((1, 8), (2, 6))
+        if channel in ("both", CHANNELS[c - 1]) and (c, actor) != (2, "18")
+        for e in range(1, last + 1)
+        for i in ((1,) if e == 1 else (1, 2))
+        for s in (1, 2)
+        for r in (1, 2)
+    ]
+
+
+def _recordings(files: dict[str, Path], channel: str) -> Iterator[Recording]:
     """A few clips in memory at a time."""
     left, made = sources.LeftOut(), 0
     for stem, audio in sources.ahead("reading RAVDESS", files, lambda stem: sources.tried(files[stem], AUDIO)):
         if isinstance(audio, sources.Unreadable):
             left.add(str(audio), files[stem].name)
             continue
-        _, channel, emotion, intensity, statement, _, actor = stem.split("-")
+        _, way, emotion, intensity, statement, _, actor = stem.split("-")
         made += 1
         yield Recording(
-            id=f"ravdess-{stem}", person=f"ravdess-{actor}", session=CHANNELS[int(channel) - 1],
+            id=f"ravdess-{stem}", person=f"ravdess-{actor}", session=CHANNELS[int(way) - 1],
             streams={"audio": audio},
             labels={
                 "emotion": EMOTIONS[int(emotion) - 1], "intensity": INTENSITIES[int(intensity) - 1],
-                "statement": STATEMENTS[int(statement) - 1], "channel": CHANNELS[int(channel) - 1],
+                "statement": STATEMENTS[int(statement) - 1], "channel": CHANNELS[int(way) - 1],
             },
             attributes={"sex": "male" if int(actor) % 2 else "female"},
         )  # fmt: skip
     left.tell()
+    if absent := [n for n in _expected({stem[-2:] for stem in files}, channel) if n not in files]:
+        console.say(f"  {len(absent)} clip(s) that these actors recorded are not there (such as {absent[0]})")
     if not made:
         why = "; ".join(f"{n} {reason}" for reason, n in left.counts.items())
         raise MienError(f"no clip of RAVDESS could be read: {why}")

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -330,8 +330,9 @@ def _activity(file: Path, left: sources.LeftOut) -> np.ndarray:
     plain = sources.plain_columns(file, names := ("timestamp", "activity inference"))
     if plain is not None:  # 23 million rows in all
         import pyarrow as pa
-        import pyarrow.compute as pc
+        from pyarrow import compute
 
+        pc: Any = compute  # its functions are made at import, unseen by checkers of types
         stamp, what = plain
         numbers = pc.if_else(pc.match_substring_regex(stamp, r"^-?\d+(\.\d+)?$"), stamp, None)
         when = pc.fill_null(pc.cast(numbers, pa.float64()), np.nan).to_numpy()

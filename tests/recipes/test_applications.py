@@ -20,6 +20,7 @@ from mien.core.config import Plugin
 from mien.core.results import Report
 
 from ..unit import test_coswara as coswara
+from ..unit import test_daic_woz as daic
 from ..unit import test_globem as globem
 from ..unit import test_speech_sets as speech
 from ..unit import test_studentlife as studentlife
@@ -198,6 +199,35 @@ def test_the_bar_of_a_study_in_one_command(study, tmp_path):
     }  # fmt: skip
     assert sum("differential privacy for each person" in c for c in report.caveats) == 2
     assert any("not drawn at random" in c for c in report.caveats) == (study == "covid")
+
+
+def interviews_copy(root: Path) -> Path:
+    """Twelve sessions, four on each side; AU02 is as high as the session's number."""
+    base = root / "DAIC-WOZ"
+    for i in range(12):
+        daic.aus(base, 302 + 15 * i, seconds=20)
+        daic.turns(base, 302 + 15 * i, daic.OTHER)
+    for part, name in enumerate((daic.TRAIN, daic.DEV, daic.TEST)):
+        rows = [f"{302 + 15 * i},{int(i >= 6)},{2 * i},{i % 2},0" for i in range(part, 12, 3)]
+        (base / name).write_text("\n".join([daic.HEAD, *rows]) + "\n")
+    return base
+
+
+def test_the_bar_of_interviews_by_class_and_by_score(tmp_path):
+    base, lab = interviews_copy(tmp_path), Lab(tmp_path)
+    small = [f"cohort.root={base}", "cohort.streams=[face]", "seconds=10", "stride_s=10", "valid=0.3", *SMALL]
+    chained(
+        lab,
+        ["baseline", "recipes/depression/baseline_interviews.yaml", *small],
+        ["baseline", "recipes/depression/baseline_phq8.yaml", *small],
+    )
+    of = {r.study: r for p in tmp_path.glob("runs/baseline-*/release/report.json") for r in [Report.read(p)]}
+    assert {r.metric for r in of["depression_interviews"].results} >= {"random forest macro-F1", "random forest AUROC"}
+    score = {r.metric: r for r in of["depression_phq8"].results}
+    assert score["random forest MAE"].value < 4  # the planted effect
+    assert score["mean − random forest MAE"].value > 0
+    assert score["random forest CCC"].n_persons == 4
+    assert {r.unit for r in score.values()} == {"recording"}
 
 
 def chained(lab: Lab, *calls: list[str]) -> None:

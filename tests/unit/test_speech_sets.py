@@ -295,3 +295,25 @@ def test_a_second_reading_comes_from_the_cache_until_a_file_changes(crema, monke
     monkeypatch.undo()
     tone(crema / "AudioWAV" / "1091_WSI_HAP_MD.wav", 300, seconds=0.3)
     assert read_crema(crema).fingerprint != first
+
+
+# --- what is not there ---------------------------------------------------------------------------------------------
+def test_published_sets_have_as_many_clips_as_are_expected():
+    assert (
+        len(crema_d._expected([str(a) for a in range(1001, 1092)])) == 7442 + 20
+    )  # those of which there is no recording
+    actors = [f"{i:02d}" for i in range(1, 25)]
+    of = {channel: ravdess._expected(actors, channel) for channel in ("speech", "song", "both")}
+    assert {c: len(names) for c, names in of.items()} == {"speech": 1440, "song": 1012, "both": 2452}
+    assert all(ravdess._NAME.fullmatch(n) for n in of["both"])
+    assert all(crema_d._NAME.fullmatch(n) for n in crema_d._expected(["1001"]))
+
+
+def test_clips_that_are_not_there_are_counted_and_one_is_named(crema, capsys):
+    read_crema(crema)
+    assert "243 clip(s) that these actors recorded are not there (such as 1001_IEO_ANG_LO)" in capsys.readouterr().out
+    for name in crema_d._expected(["1001", "1002", "1091"]):
+        if not (file := crema / "AudioWAV" / f"{name}.wav").exists():
+            tone(file, 100, seconds=0.01)
+    read_crema(crema)
+    assert "are not there" not in capsys.readouterr().out
