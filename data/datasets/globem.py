@@ -196,10 +196,10 @@ def _labels(file: Path) -> dict[str, dict[date, str]]:
     return out
 
 
-def _platforms(folder: Path) -> dict[str, str]:
+def _platforms(folder: Path, left: sources.LeftOut) -> dict[str, str]:
     file = sources.one(folder, "ParticipantsInfoData/platform.csv", depth=0)
     if file is None:
-        console.say(f"  {folder.name} has no platform.csv: whether ios or android is unknown")
+        left.notes.append(f"{folder.name} has no platform.csv: whether ios or android is unknown")
         return {}
     return {pid: platform.lower() for pid, platform in sources.columns(file, ("pid", "platform")) if platform}
 
@@ -208,32 +208,35 @@ def _recordings(
     folders: Mapping[int, Path], labels: Mapping[int, Mapping[str, Mapping[date, str]]], streams: Mapping[str, _Daily],
     config: Config,
 ) -> Iterator[Recording]:  # fmt: skip
-    """One data set's chosen features in memory at a time (some 20 numbers a person and day), one person after another."""
+    """Two data sets' chosen features in memory at a time (some 20 numbers a person and day), one person after another."""
     left, made = sources.LeftOut(), 0
-    with console.progress("reading GLOBEM", sum(len(of) for of in labels.values())) as bar:
-        for n, folder in folders.items():
-            table: dict[str, dict[date, dict[str, float]]] = {}
-            for sensor in config.sensors:
-                _features(_feature_file(folder, sensor), sensor, config.segment, labels[n], table, left)
-            platforms = _platforms(folder)
-            for person, answers in labels[n].items():
-                bar.step()
-                facts: dict[str, Value] = {"dataset": folder.name, "year": _YEARS[n]}
-                if person in platforms:
-                    facts["platform"] = platforms[person]
-                for when, answer in sorted(answers.items()):
-                    first = when - timedelta(days=config.days)
-                    rows = [table.get(person, {}).get(first + timedelta(days=i), {}) for i in range(config.days)]
-                    signals = {k: s for k, spec in streams.items() if (s := _signal(rows, spec)) is not None}
-                    if not signals:
-                        left.add(f"label(s) with no feature in the {config.days} days before", f"{person} {when}")
-                        continue
-                    made += 1
-                    yield Recording(
-                        id=f"{_person(person)}-{when}", person=_person(person), session=folder.name, streams=signals,
-                        start_s=(first - date(_YEARS[n], 3, 1)).days * 86400.0, labels={"depression": answer},
-                        attributes=facts,
-                    )  # fmt: skip
+
+    def read(n: int) -> tuple[dict[str, dict[date, dict[str, float]]], dict[str, str], sources.LeftOut]:
+        own: sources.LeftOut = sources.LeftOut()
+        table: dict[str, dict[date, dict[str, float]]] = {}
+        for sensor in config.sensors:
+            _features(_feature_file(folders[n], sensor), sensor, config.segment, labels[n], table, own)
+        return table, _platforms(folders[n], own), own
+
+    for n, (table, platforms, own) in sources.ahead("reading GLOBEM", folders, read, at_once=2):
+        left.merge(own)
+        for person, answers in labels[n].items():
+            facts: dict[str, Value] = {"dataset": folders[n].name, "year": _YEARS[n]}
+            if person in platforms:
+                facts["platform"] = platforms[person]
+            for when, answer in sorted(answers.items()):
+                first = when - timedelta(days=config.days)
+                rows = [table.get(person, {}).get(first + timedelta(days=i), {}) for i in range(config.days)]
+                signals = {k: s for k, spec in streams.items() if (s := _signal(rows, spec)) is not None}
+                if not signals:
+                    left.add(f"label(s) with no feature in the {config.days} days before", f"{person} {when}")
+                    continue
+                made += 1
+                yield Recording(
+                    id=f"{_person(person)}-{when}", person=_person(person), session=folders[n].name, streams=signals,
+                    start_s=(first - date(_YEARS[n], 3, 1)).days * 86400.0, labels={"depression": answer},
+                    attributes=facts,
+                )  # fmt: skip
     left.tell()
     if not made:
         why = "; ".join(f"{n} {reason}" for reason, n in left.counts.items()) or "its tables hold no label"
@@ -249,7 +252,10 @@ def _features(
     names = sorted({f for s in daily for f in (*s.features, *s.counts)})
     days: set[tuple[str, date]] = set()
     others: set[str] = set()
-    for pid, day, *cells in sources.columns(file, ("pid", "date", *(f"{f}:{segment}" for f in names))):
+    wanted_columns = ("pid", "date", *(f"{f}:{segment}" for f in names))
+    plain = sources.plain_columns(file, wanted_columns)
+    rows = sources.columns(file, wanted_columns) if plain is None else zip(*(c.to_pylist() for c in plain), strict=True)
+    for pid, day, *cells in rows:
         if pid not in wanted:
             others.add(pid)
             continue
