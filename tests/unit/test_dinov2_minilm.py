@@ -71,6 +71,19 @@ def test_gradients_of_persons_are_those_of_one_at_a_time(binder, modality):
     )  # fmt: skip
 
 
+def test_the_start_has_the_same_bits_on_any_number_of_threads():
+    """An adapter was refused by the verb after it: its base had another fingerprint on two threads than on one."""
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            made.append(ours.rotation(384, 384).float())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(made[0], m) for m in made)
+    torch.testing.assert_close(made[0] @ made[0].T, torch.eye(384), atol=1e-5, rtol=0)
+
+
 def test_late_layers_alone(binder):
     found = _targets(binder, ["image"], Lora(rank=2, layers=1, targets="attention"))
     assert found == [f"image.encoder.encoder.layer.2.attention.{n}_proj" for n in "koqv"]
