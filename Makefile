@@ -31,7 +31,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: setup
-	$(BIN)/mien assets fetch smollm2-135m dinov2-s minilm
+	$(BIN)/mien assets fetch smollm2-135m dinov2-s minilm resemblyzer
 	$(BIN)/python -m pytest -m "not gpu" --hypothesis-profile=default
 
 check: setup

@@ -277,7 +277,7 @@ def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("recipe", ["represent", "autoencoder"])
+@pytest.mark.parametrize("recipe", ["represent", "represent_film", "autoencoder"])
 def test_two_processes_make_one_adapter(toy, recipe):
     config = ["--config_file", str(ROOT / "launch" / "ddp.yaml"), "--num_processes", "2"]
     command = [
