@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Mien needs Python 3.11 or newer; set PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -e '.[gguf,deepspeed,quantise,align,studio,explain,clip,benchmarks,dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -e '.[gguf,deepspeed,quantise,align,studio,explain,clip,film,benchmarks,dev]'
 	touch $@
 
 setup: $(STAMP)
@@ -31,7 +31,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: setup
-	$(BIN)/mien assets fetch smollm2-135m dinov2-s minilm
+	$(BIN)/mien assets fetch smollm2-135m dinov2-s minilm resemblyzer
 	$(BIN)/python -m pytest -m "not gpu" --hypothesis-profile=default
 
 check: setup

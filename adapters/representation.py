@@ -45,7 +45,8 @@ class Represent(Section):
     """streams: which tower takes which stream (default: those of the same name); heads: the labels to learn (default: the
     recipe's `task`, a classification; {} for none); bind: the negatives that a window's streams are told apart from; siglip:
     by a sigmoid per pair, not a softmax; bind_weight: beside the heads' losses; negatives: a simulated cohort to take public
-    negatives from (default: those that the base brings)."""
+    negatives from (default: those that the base brings); cache: compute what enters the last `lora.layers` blocks once per
+    window, not in every step (`adapters/cached.py`): the same numbers, and the same guarantee, sooner."""
 
     streams: dict[str, str] = {}
     heads: dict[str, Head] | None = None
@@ -53,6 +54,7 @@ class Represent(Section):
     siglip: bool = False
     bind_weight: float = Field(default=0.2, ge=0)
     negatives: Plugin | None = None
+    cache: bool = False
 
 
 @dataclass(kw_only=True)

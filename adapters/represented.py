@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,13 @@ from ..data.load import open_cohort
 from ..data.splits import Splits
 from . import autoencoder, lora
 from .autoencoder import Autoencoder
+from .cached import cached
 from .described import described
 from .representation import Batch, Head, Represent, Representer, attach, heads_of, make_heads, negatives, refuse
 from .windows import Windows, encode, towers_of
 
 HEADS = "heads.safetensors"
+FEATURES = "frozen"  # of a run's private half, while it trains
 
 
 def save(made: Representer, folder: Path, *, seconds: float, chosen: Mapping[str, str]) -> None:
@@ -108,9 +111,14 @@ class Representing:
 
     windows: Windows
     made: Representer
+    features: Path | None = None
 
     def __init__(self, recipe: Any, card: CohortCard):
         self.recipe = recipe
+        if recipe.represent.cache and recipe.lora.layers is None:
+            raise MienError(
+                "represent.cache keeps what enters the last blocks, and all are adapted here: say how many under lora.layers"
+            )
         self.base = open_binder(recipe.backbone)
         self.chosen = towers_of(card, self.base, recipe.represent.streams, recipe.streams)
         self.kinds, self.classes = heads_of(recipe.represent, recipe.task, card)
@@ -149,12 +157,19 @@ class Representing:
     def width(self) -> int:
         return self.made.width
 
-    def attach(self, card: CohortCard, private: Any) -> Any:
-        """The `PeftModel` to train, heads and all. private: the plan, or None."""
-        options = self.recipe.represent
+    def attach(self, card: CohortCard, private: Any, folder: Path, device: Any) -> Any:
+        """The `PeftModel` to train, heads and all. private: the plan, or None; folder: the run's private half, where cached
+        features lie until `save`; device: to make them on."""
+        options, binder = self.recipe.represent, self.base
         refuse(options, self.kinds, private is not None, getattr(private, "groups", None))
-        self.made = attach(self.base, options, self.recipe.lora, self.recipe.task, card, self.chosen, self.recipe.seed)
-        self.made.bank = negatives(self.base, options, self.chosen, seconds=self.recipe.seconds)
+        bank = negatives(binder, options, self.chosen, seconds=self.recipe.seconds)
+        if options.cache:
+            binder.model.to(device)
+            self.features = folder / FEATURES
+            for modality in self.windows.modalities:
+                binder, self.windows = cached(binder, self.windows, modality, self.recipe.lora.layers, self.features)
+        self.made = attach(binder, options, self.recipe.lora, self.recipe.task, card, self.chosen, self.recipe.seed)
+        self.made.bank = bank
         return self.made.model
 
     def losses(self, model: Any, batch: Any) -> Any:
@@ -170,7 +185,10 @@ class Representing:
         return self.made.probes(self.windows, device)
 
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
+        """The adapter into `folder`, of the release; cached features go, for they are recordings of people."""
         save(self.made, folder, seconds=self.recipe.seconds, chosen=self.chosen)
+        if self.features is not None:
+            shutil.rmtree(self.features, ignore_errors=True)
         how = f"# base: the towers, as `mien.backbones` opens them (licence of the weights: {self.base.licence})"
         lora.write_notes(folder, self.base, how, guarantee, restrictions)
 
@@ -186,7 +204,7 @@ class Autoencoding(Representing):
         self.kinds, self.classes = heads_of(Represent(heads=recipe.autoencoder.heads), recipe.task, card)
         self.restrictions = ()
 
-    def attach(self, card: CohortCard, private: Any) -> Any:
+    def attach(self, card: CohortCard, private: Any, folder: Path, device: Any) -> Any:
         """The network to train, heads and all. private: must be None."""
         if private is not None:
             raise MienError(autoencoder.REFUSED)

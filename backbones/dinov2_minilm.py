@@ -74,7 +74,8 @@ def load(config: Config) -> Binder:
             prepare=partial(prepare_image, side=config.side, frames=config.frames),
         ),
         "text": Tower(
-            kind="text", module="text", layers=layers["text"], embed=_text, prepare=partial(prepare_text, tokenizer=tokenizer)
+            kind="text", module="text", layers=layers["text"], embed=_text, early=_early_text, late=_late_text,
+            prepare=partial(prepare_text, tokenizer=tokenizer),
         ),
     }  # fmt: skip
     return Binder(
@@ -113,12 +114,23 @@ def _joined(image: Any, text: Any) -> Any:
         def __init__(self, encoder: Any, dim: int) -> None:
             super().__init__()
             self.encoder, self.join = encoder, nn.Linear(encoder.config.hidden_size, dim, bias=False)
-            nn.init.orthogonal_(self.join.weight, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                self.join.weight.copy_(rotation(dim, encoder.config.hidden_size))
 
     model = nn.Module()
     dim = image.config.hidden_size
     model.image, model.text = Side(image, dim), Side(text, dim)
     return model
+
+
+def rotation(rows: int, columns: int) -> Any:
+    """float64[rows, columns], orthogonal to 2e-6, the same bits everywhere: LAPACK's last ones depend on the number of threads,
+    and with them would the fingerprint by which an adapter finds its base."""
+    import torch
+
+    made = torch.empty(rows, columns, dtype=torch.float64)
+    torch.nn.init.orthogonal_(made, generator=torch.Generator().manual_seed(0))
+    return (made * 2**20).round() / 2**20
 
 
 def prepare_image(stream: Any, *, side: int, frames: int) -> Arrays:
@@ -200,11 +212,42 @@ def _ended(model: Any, frames: Sequence[Any]) -> Any:
 
 
 def _text(model: Any, inputs: Mapping[str, Any]) -> Any:
+    states = model.text.encoder(input_ids=inputs["ids"], attention_mask=inputs["there"]).last_hidden_state
+    return _mean(model, states, inputs["there"])
+
+
+def _mean(model: Any, states: Any, there: Any) -> Any:
+    """float32[B, tokens, width], 0/1 [B, tokens] -> float32[B, dim], of the tokens that are there."""
     from torch.nn.functional import normalize
 
-    states = model.text.encoder(input_ids=inputs["ids"], attention_mask=inputs["there"]).last_hidden_state
-    mask = inputs["there"][..., None].to(states.dtype)
+    mask = there[..., None].to(states.dtype)
     return normalize(model.text.join((states * mask).sum(1) / mask.sum(1).clamp(min=1)), dim=-1)
+
+
+def _early_text(model: Any, inputs: Mapping[str, Any], k: int) -> Any:
+    """float32[B, tokens, width + 1] before the last k blocks; the last column is 1 where a token is padding, so that an
+    array of zeros (a window without words) is one that may be read."""
+    import torch
+
+    encoder, padding = model.text.encoder, 1 - inputs["there"]
+    layers = encoder.encoder.layer
+    x = _through_text(layers[: len(layers) - k], encoder.embeddings(input_ids=inputs["ids"]), padding)
+    return torch.cat([x, padding[..., None].to(x.dtype)], -1)
+
+
+def _late_text(model: Any, x: Any, k: int) -> Any:
+    layers, padding = model.text.encoder.encoder.layer, x[..., -1]
+    return _mean(model, _through_text(layers[len(layers) - k :], x[..., :-1], padding), 1 - padding)
+
+
+def _through_text(layers: Any, x: Any, padding: Any) -> Any:
+    import torch
+
+    mask = padding[:, None, None].to(x.dtype) * torch.finfo(x.dtype).min  # additive, as transformers' own
+    for layer in layers:
+        x = layer(x, mask)
+        x = x[0] if isinstance(x, tuple) else x  # an older transformers
+    return x
 
 
 def _tiny(config: Config) -> tuple[Any, Any, Any]:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ..core.records import (
     Stream,
     StreamSpec,
     Text,
+    Video,
     Window,
     cut,
     recording_windows,
@@ -30,6 +32,7 @@ _EVENT = ("per_hour", "share", "mean_s", "parties")  # of each kind of event
 _TEXT = ("utterances", "words_per_s", "words_per_utterance", "different", "share", "gap_s")  # of a transcript
 _SOUND_HZ, _MELS = 4000.0, 24  # signals from this rate on are sound, and have mel bands too
 _WORDS = 32  # buckets that words are hashed into
+_GRID = 8  # of a picture, cells in either direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +69,14 @@ class WindowTable:
 def names(card: CohortCard) -> list[str]:
     """Column names of `vector`, in order, stream by stream: of a signal ten statistics per channel, then correlations,
     then of sound (4 kHz and faster) mean and deviation over time of each mel band per channel; of events four per kind; of
-    text six, then word frequencies in hashed buckets."""
+    text six, then word frequencies in hashed buckets; of video the mean brightness of 8 x 8 cells, and how much each varies."""
     return [n for stream, spec in sorted(card.streams.items()) for n in _names(stream, spec)]
 
 
 def _names(stream: str, spec: StreamSpec) -> list[str]:
     if spec.kind == "video":
-        return []  # pixels have no statistics here: that is what towers are for
+        cells = [f"{stream}.{row}{column}" for row in range(_GRID) for column in range(_GRID)]
+        return [f"{c}.{s}" for s in ("mean", "sd") for c in cells]
     if spec.kind == "events":
         return [f"{stream}.{c}.{s}" for c in spec.channels for s in _EVENT]
     if spec.kind == "text":
@@ -91,8 +95,8 @@ def spans(card: CohortCard) -> tuple[np.ndarray, np.ndarray]:
     for stream, spec in sorted(card.streams.items()):
         n = len(spec.channels)
         if spec.kind == "video":
-            continue
-        if spec.kind == "events":
+            made = [*[(0.5, 0.5)] * _GRID**2, *[(0.0, 0.25)] * _GRID**2]
+        elif spec.kind == "events":
             made = [(0.0, 6.0), (0.0, 1.0), (0.0, 600.0), (0.0, 5.0)] * n
         elif spec.kind == "text":
             made = [(0.0, 10.0), (0.0, 3.0), (0.0, 20.0), (0.5, 0.5), (0.5, 0.5), (0.0, 10.0), *[(0.0, 0.1)] * _WORDS]
@@ -119,7 +123,8 @@ def vector(streams: Mapping[str, Stream], card: CohortCard) -> np.ndarray:
     periodogram; peak_hz is where it is highest. Inside gaps nothing is counted, and of a window with gaps no spectrum is
     taken (NaN). Events: of each kind, how many per hour, the share of time they fill, their mean length [s], and with
     how many different parties. Text: how much and how varied, and relative frequencies of hashed words (CRC-32 modulo
-    32, so that no dictionary is learned from anybody's words).
+    32, so that no dictionary is learned from anybody's words). Video: of 8 x 8 cells the mean over its pixels, colours and
+    pictures, of full scale, and the deviation of that mean from picture to picture.
     """
     parts = []
     for name, spec in sorted(card.streams.items()):
@@ -130,6 +135,8 @@ def vector(streams: Mapping[str, Stream], card: CohortCard) -> np.ndarray:
             parts.append(_of_events(s))
         elif isinstance(s, Text):
             parts.append(_of_text(s))
+        elif isinstance(s, Video):
+            parts.append(_of_video(s))
         else:
             parts.append(np.full(len(_names(name, spec)), np.nan))
     return np.concatenate(parts) if parts else np.zeros(0)
@@ -204,6 +211,16 @@ def _of_text(s: Text) -> np.ndarray:
     head = [n, len(words) / s.seconds, len(words) / max(1, n), len(set(words)) / m, spoken / s.seconds]
     bucket = np.bincount([zlib.crc32(w.encode()) % _WORDS for w in words], minlength=_WORDS) / m
     return np.concatenate([head, [gaps.mean() if len(gaps) else 0.0], bucket])
+
+
+def _of_video(s: Video) -> np.ndarray:
+    grey = s.frames.mean(3) / 255  # [T, H, W]
+    for axis in (1, 2):  # a picture of fewer pixels than cells shows some of them twice
+        edges = np.linspace(0, grey.shape[axis], _GRID + 1).astype(int)
+        slices = [np.arange(a, max(b, a + 1)) for a, b in pairwise(edges)]
+        grey = np.stack([grey.take(part, axis).mean(axis) for part in slices], axis)
+    cells = grey.reshape(len(grey), -1)
+    return np.concatenate([cells.mean(0), cells.std(0)])
 
 
 def only(card: CohortCard, streams: Sequence[str]) -> CohortCard:

@@ -80,7 +80,7 @@ class Writing:
     def width(self) -> int:
         return self.base.model.get_input_embeddings().weight.shape[1]
 
-    def attach(self, card: CohortCard, private: Any) -> Any:
+    def attach(self, card: CohortCard, private: Any, folder: Path, device: Any) -> Any:
         """The `PeftModel` to train. private: the plan, or None."""
         if getattr(private, "groups", None) is not None:
             raise MienError("privacy.groups is for represent.bind: group; a model that writes has no contrast to share")

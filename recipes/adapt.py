@@ -77,9 +77,10 @@ def main(argv: list[str] | None = None) -> int:
                 change = beside.change(cohort.card, run.private)
             plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps, recipe.cohort.name == "folder")
             subject.encode(cohort, lambda w: split.side(w) == "train", change, not main)
-            model = subject.attach(cohort.card, plan)
-            losses = beside.losses(model, subject, cohort, recipe.seed, plan is not None)
             device = accelerator.device
+            with accelerator.main_process_first():  # who writes what the others read
+                model = subject.attach(cohort.card, plan, run.private, device)
+            losses = beside.losses(model, subject, cohort, recipe.seed, plan is not None)
             private = plan and training.Private(
                 plan=plan, units=budget.units_of(plan, subject.person, subject.recording),
                 probes=lambda: subject.probes(device),

@@ -7,8 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mien import cli
+from mien.adapters import training
 from mien.core.plugins import ROOT
 from mien.core.records import Cohort
 
@@ -33,6 +36,14 @@ RECIPES = {
         "protections": [{"name": "adversary", "attributes": ["identity"]}],
     },
     "evaluate_autoencoder": {"study": "toy_autoencoder", "represented": "adapt-toy_autoencoder", "dimension": 4},
+    "represent_film": {
+        "study": "toy_film", "cohort": {"name": "simulated_film", "persons": 6, "sessions": 2, "seconds": 10, "side": 32, "film_hz": 0.4},
+        "task": "stress", "seconds": 5, "stride_s": 5,
+        "backbone": {"name": "dinov2_minilm", "model": "tiny", "side": 28, "tokens": 16, "frames": 2},
+        "represent": {"streams": {"film": "image", "transcript": "text"}, "bind": "none", "cache": True},
+        "split": {"holdout": 3}, "lora": {"rank": 2, "alpha": 4, "layers": 1}, "train": TRAIN,
+    },
+    "evaluate_film": {"study": "toy_film", "represented": "adapt-toy_film", "dimension": 4},
     "generate_autoencoder": {"study": "toy_autoencoder", "adapter": "adapt-toy_autoencoder", "sampling": {"per_label": 6}},
     "evaluate_synthetic": {
         "study": "toy_synthetic", "synthetic": "generate-toy_autoencoder", "utility": [{"name": "tstr", "trees": 10}],
@@ -106,6 +117,8 @@ def test_an_adversarial_twin_promises_nothing(toy):
         (["represent={heads: {mood: {}}}"], "declares 0 classes"),
         (["lora={layers: 9}"], "has 1"),
         (["represent={bynd: public}"], "did you mean 'bind'"),
+        (["represent={cache: true}"], "say how many under lora.layers"),
+        (["represent={cache: true}", "lora.layers=1"], "cannot be cut for a cache; towers that can: none"),
     ],
 )
 def test_recipes_that_cannot_be(toy, options, says, monkeypatch, capsys):
@@ -173,6 +186,75 @@ def test_autoencoders_that_cannot_be(toy, recipe, options, says, monkeypatch, ca
     )
 
 
+@pytest.fixture
+def here(toy, monkeypatch):
+    """The study's folder, for verbs in this process."""
+    for name in ("MIEN_CACHE", "MIEN_RUNS", "MIEN_LEDGER"):
+        monkeypatch.setenv(name, toy.env[name])
+    monkeypatch.chdir(toy.folder)
+    return toy
+
+
+def adapted(toy, study):
+    """The trained numbers of its adapter, heads among them."""
+    folder = only(toy, f"adapt-{study}-*") / "release" / "adapter"
+    return {**load_file(folder / "adapter_model.safetensors"), **load_file(folder / "heads.safetensors")}
+
+
+def test_cached_late_layers_end_where_the_whole_towers_end(here, capsys):
+    assert cli.main(["adapt", "represent_film.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "caching image before its last 1 blocks" in said
+    assert "caching text before its last 1 blocks" in said
+    assert not (only(here, "adapt-toy_film-*") / "private" / "frozen").exists()  # they are recordings of people
+    assert cli.main(["adapt", "represent_film.yaml", "study=toy_whole", "represent.cache=false"]) == 0
+    assert "caching" not in capsys.readouterr().out
+    found, known = adapted(here, "toy_film"), adapted(here, "toy_whole")
+    assert {n.split(".")[2] for n in found if "lora_B" in n} == {"image", "text"}
+    assert found.keys() == known.keys()
+    for name in known:
+        torch.testing.assert_close(found[name], known[name], atol=2e-5, rtol=0, msg=name)
+    assert cli.main(["evaluate", "evaluate_film.yaml"]) == 0
+    assert "identity.adapted.recognised" in capsys.readouterr().out
+
+
+def test_killed_it_goes_on_from_its_cache(here, capsys, monkeypatch):
+    kept = training._checkpoint
+
+    def broken(*args):
+        kept(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_checkpoint", broken)
+    command = ["adapt", "represent_film.yaml", "study=toy_broken"]
+    assert cli.main(command) == 130
+    assert {f.name for f in (only(here, "adapt-toy_broken-*") / "private" / "frozen").iterdir()} == {
+        "image.npy", "image.json", "text.npy", "text.json",
+    }  # fmt: skip
+    monkeypatch.setattr(training, "_checkpoint", kept)
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert "continuing from step 4" in said
+    assert "caching" not in said
+    assert cli.main(["adapt", "represent_film.yaml", "study=toy_unbroken"]) == 0
+    found, known = adapted(here, "toy_broken"), adapted(here, "toy_unbroken")
+    for name in known:
+        torch.testing.assert_close(found[name], known[name], atol=0, rtol=0, msg=name)
+
+
+def test_a_cache_spends_what_is_spent_without_it(here):
+    privacy = "privacy={epsilon: 8, batch: 2}"
+    for study, cache in (("toy_p1", "true"), ("toy_p2", "false")):
+        assert cli.main(["adapt", "represent_film.yaml", privacy, f"study={study}", f"represent.cache={cache}"]) == 0
+    guarantees = [
+        json.loads((only(here, f"adapt-{s}-*") / "release" / "report.json").read_text())["guarantee"]
+        for s in ("toy_p1", "toy_p2")
+    ]
+    assert guarantees[0] == guarantees[1]
+    assert "differential privacy for each person" in guarantees[0]
+
+
 def refused(toy, monkeypatch, capsys, *argv):
     """What the verb says when it refuses, in this process."""
     for name in ("MIEN_CACHE", "MIEN_RUNS", "MIEN_LEDGER"):
@@ -195,7 +277,7 @@ def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("recipe", ["represent", "autoencoder"])
+@pytest.mark.parametrize("recipe", ["represent", "represent_film", "autoencoder"])
 def test_two_processes_make_one_adapter(toy, recipe):
     config = ["--config_file", str(ROOT / "launch" / "ddp.yaml"), "--num_processes", "2"]
     command = [

@@ -41,10 +41,10 @@ def left_over() -> list[str]:
 
 
 def test_the_shipped_table_is_whole():
-    assert assets.names() == ["dinov2-s", "minilm", "smollm2-135m", "watch"]
+    assert assets.names() == ["dinov2-s", "minilm", "resemblyzer", "smollm2-135m", "watch"]
     watch = assets.describe("watch")
     assert (watch.package, watch.version, watch.convert) == ("seglearn", "1.2.5", "watch")
-    with pytest.raises(MienError, match="there are dinov2-s, minilm, smollm2-135m, watch"):
+    with pytest.raises(MienError, match="there are dinov2-s, minilm, resemblyzer, smollm2-135m, watch"):
         assets.describe("wacth")
 
 

@@ -22,8 +22,13 @@ FILE = ROOT / "tests" / "reference" / "simulators.json"
 CODE = {
     "simulated": ("data/datasets/simulated.py",),
     "simulated_life": ("data/datasets/simulated.py", "data/datasets/simulated_life.py", "data/behaviour.py"),
+    "simulated_film": ("data/datasets/simulated_film.py", "data/drawn.py"),  # beside those of simulated_life
 }
-STUDIES = {n: f"recipes/{n}" for n in CODE}
+STUDIES = {
+    "simulated": ("simulated/pretrain", "simulated/adapt"),
+    "simulated_life": ("simulated_life/pretrain", "simulated_life/adapt", "simulated/represent_voice"),
+    "simulated_film": ("simulated/represent_film",),
+}
 
 
 def digest(what: bytes) -> str:
@@ -44,8 +49,7 @@ def cohort(recipe: str) -> str:
 
 def now() -> dict[str, Any]:
     return {
-        name: {"code": code(name), "cohorts": {r: cohort(f"{STUDIES[name]}/{r}.yaml") for r in ("pretrain", "adapt")}}
-        for name in CODE
+        name: {"code": code(name), "cohorts": {r: cohort(f"recipes/{r}.yaml") for r in STUDIES[name]}} for name in CODE
     }
 
 
@@ -56,8 +60,9 @@ def test_the_simulators_are_those_the_figures_were_measured_on(name):
 
 
 def test_the_base_never_saw_the_study():
-    for kept in json.loads(FILE.read_text()).values():
-        assert kept["cohorts"]["pretrain"] != kept["cohorts"]["adapt"]
+    for name in ("simulated", "simulated_life"):
+        kept = json.loads(FILE.read_text())[name]["cohorts"]
+        assert kept[f"{name}/pretrain"] != kept[f"{name}/adapt"]
 
 
 def test_the_check_can_fail(tmp_path):

@@ -1,6 +1,7 @@
 """CREMA-D's and RAVDESS's official layouts, invented: tones of a few tenths of a second, and the traps of real copies."""
 
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -274,6 +275,88 @@ def test_missing_files_of_ravdess_make_a_smaller_cohort_or_a_named_error(rav, tm
             read_rav(root)
         return
     assert {r.id for r in read_rav(root)} == {f"ravdess-{s}" for s in SPOKEN if s not in gone}
+
+
+def coloured(file: Path, seconds: float = 3.0, fps: int = 10) -> None:
+    """A film, wider than high, red in its first second, then green, then blue; its left and right margins are white."""
+    av = pytest.importorskip("av", reason="needs mien[film]")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(file), "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for i in range(round(seconds * fps)):
+            picture = np.full((96, 160, 3), 255, np.uint8)
+            picture[:, 32:128] = np.eye(3, dtype=np.uint8)[min(i // fps, 2)] * 220
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+@pytest.fixture
+def filmed(rav) -> Path:
+    """Actor 1's clip with and without its sound, actor 2's with it; actor 24 was not filmed; one film has no sound file."""
+    for actor, stem in (("01", "01-01-05-02-01-02-01"), ("01", "02-01-05-02-01-02-01"), ("02", "01-01-01-01-02-01-02"),
+                        ("02", "02-01-07-01-02-01-02")):  # fmt: skip
+        coloured(rav / "Video_Speech_Actor_01" / f"Actor_{actor}" / f"{stem}.mp4")
+    (rav / "Audio_Speech_Actors_01-24" / "Actor_01" / "01-01-05-02-01-02-01.mp4").unlink()
+    return rav
+
+
+def test_ravdess_is_seen_at_a_slow_rate(filmed):
+    cohort = read_rav(filmed, film_hz=1.0, side=32)
+    assert cohort.card.streams["film"].kind == "video"
+    streams = {r.id.removeprefix("ravdess-"): set(r.streams) for r in cohort}
+    assert streams == {
+        "03-01-05-02-01-02-01": {"audio", "film"}, "03-01-01-01-02-01-02": {"audio", "film"},
+        "03-01-08-01-02-01-24": {"audio"}, "03-01-07-01-02-01-02": {"film"},
+    }  # fmt: skip
+    first = next(r for r in cohort if r.id == "ravdess-03-01-05-02-01-02-01")
+    assert first.labels["emotion"] == "anger"
+    frames = first.streams["film"].frames
+    assert frames.shape == (3, 32, 32, 3)
+    assert [int(f.reshape(-1, 3).mean(0).argmax()) for f in frames] == [
+        0,
+        1,
+        2,
+    ]  # what is shown in each second's middle
+    assert frames.mean((0, 1, 2)).max() < 130  # nothing of the white margins
+    half = next(iter(read_rav(filmed, film_hz=2.0, side=32))).streams["film"]
+    assert len(half.frames) == 6
+    assert {r.id.removeprefix("ravdess-") for r in read_rav(filmed)} == set(
+        SPOKEN
+    )  # films are read where asked for alone
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda f: f.write_bytes(b"#EXTM3U\nfile:///etc/passwd\n"), "1 damaged or not mp4"),
+        (lambda f: f.write_bytes(f.read_bytes()[:300]), "1 damaged or not mp4"),
+        (lambda f: coloured(f, 0.4), "1 shorter than one picture at 1 Hz"),
+        (lambda f: f.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "1 Git LFS pointers"),
+    ],
+)
+def test_a_film_that_cannot_be_read_is_left_out_and_said(filmed, spoil, says, capsys):
+    spoil(filmed / "Video_Speech_Actor_01" / "Actor_01" / "02-01-05-02-01-02-01.mp4")
+    cohort = read_rav(filmed, film_hz=1.0, side=32)
+    assert says in capsys.readouterr().out
+    (clip,) = (r for r in cohort if r.id == "ravdess-03-01-05-02-01-02-01")
+    assert set(clip.streams) == {"audio"}
+
+
+def test_films_that_are_not_there(rav):
+    pytest.importorskip("av", reason="needs mien[film]")
+    (rav / "Audio_Speech_Actors_01-24" / "Actor_01" / "01-01-05-02-01-02-01.mp4").unlink()
+    with pytest.raises(MienError, match="with its video zips unpacked"):
+        read_rav(rav, film_hz=1.0)
+
+
+def test_without_pyav_the_extra_is_named(rav, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MienError, match=r"install mien\[film\]"):
+        read_rav(rav, film_hz=1.0)
+    assert len(read_rav(rav)) == len(SPOKEN)
 
 
 # --- sound -----------------------------------------------------------------------------------------------------

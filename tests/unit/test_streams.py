@@ -222,3 +222,23 @@ def test_shards_written_before_there_was_video_are_still_read(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), file)
     (cache_home() / "arrow" / f"{made.fingerprint[:32]}-2.arrow").unlink()
     assert isinstance(Cohort.read(made.folder)[0].streams["diary"], Text)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (17, 30), (4, 5)])
+def test_of_pictures_the_brightness_of_cells_is_counted(height, width):
+    """Against a slow count of each cell's pixels."""
+    frames = np.random.default_rng(1).integers(0, 256, (5, height, width, 3), dtype=np.uint8)
+    card = replace(CARD, streams={"film": StreamSpec(channels=("r", "g", "b"), rate_hz=1.0, kind="video")})
+    found = features.vector({"film": Video(frames=frames, rate_hz=1.0)}, card)
+    assert len(found) == len(features.names(card)) == 128
+    assert [len(x) for x in features.spans(card)] == [128, 128]
+    for k, (row, column) in enumerate((r, c) for r in range(8) for c in range(8)):
+        top, left = row * height // 8, column * width // 8
+        bottom, right = max((row + 1) * height // 8, top + 1), max((column + 1) * width // 8, left + 1)
+        each = [
+            np.mean([int(v) for y in range(top, bottom) for x in range(left, right) for v in f[y, x]]) / 255
+            for f in frames
+        ]
+        assert found[k] == pytest.approx(np.mean(each)), (row, column)
+        assert found[64 + k] == pytest.approx(np.std(each)), (row, column)
+    assert np.isnan(features.vector({}, card)).all()
