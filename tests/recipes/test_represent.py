@@ -26,7 +26,10 @@ RECIPES = {
         "backbone": {"name": "behaviour", "recipe": "pretrain_represent.yaml"}, "represent": {"bind": "public"},
         "split": {"holdout": 3}, "lora": {"rank": 2, "alpha": 4}, "train": TRAIN,
     },
-    "evaluate_represent": {"study": "toy_represent", "represented": "adapt-toy_represent", "dimension": 4},
+    "evaluate_represent": {
+        "study": "toy_represent", "represented": "adapt-toy_represent", "dimension": 4,
+        "transfer": {"k_shot": [1], "draws": 100},
+    },
     "autoencoder": {
         "study": "toy_autoencoder", "cohort": COHORT, "task": "movement", "seconds": 2, "stride_s": 2,
         "autoencoder": {"latent": 4, "hidden": 8}, "split": {"holdout": 3}, "train": TRAIN,
@@ -75,7 +78,11 @@ def test_evaluate_prints_worth_and_leakage(toy):
     for kind in ("linear", "forest"):
         assert named[f"identity.adapted.recognised ({kind})"]["low"] is not None
     assert any(m.startswith("acc missing at test") for m in named)
+    assert named["k-shot, movement, k = 1: macro-F1"]["n_persons"] == 3
+    assert "multimodal, movement: all modalities − best single: macro-F1" in named
+    assert any("Across tasks" in c for c in report["caveats"])
     page = (run / "release" / "report.html").read_text()
+    assert "k-shot, movement, k = 1: macro-F1" in page
     assert "motion-0" not in page
     assert "<h1>Representation: " in page
 
@@ -187,6 +194,22 @@ def refused(toy, monkeypatch, capsys, *argv):
     [
         (["synthetic=generate-toy"], "name either a generate run"),
         (["represented=adapt-nothing"], "no finished run"),
+        (["transfer={across_tasks: [mood]}"], "no window has a label 'mood'"),
+        (["transfer={across_tasks: [movement]}"], "the run was adapted to 'movement'"),
+        (
+            [f"transfer={{across_cohorts: [{{cohort: {COHORT}}}]}}"],
+            "transfer.across_cohorts[0] (motion): 5 of its 8 persons",
+        ),
+        (
+            ["transfer={across_cohorts: [{cohort: {name: simulated, persons: 2}}]}"],
+            "has no label 'movement'; it has stress",
+        ),
+        (
+            ["transfer={across_cohorts: [{cohort: {name: simulated, persons: 2}, task: stress}]}"],
+            "stream 'gyro' is signal (x, y, z)",
+        ),
+        (["transfer={across_cohort: []}"], "did you mean 'across_cohorts'"),
+        (["represented=null", "synthetic=generate-toy", "transfer={}"], "(an adapt run: explain, transfer)"),
     ],
 )
 def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):
