@@ -103,7 +103,7 @@ class Autoencoder(Representer):
         z = mean + noise / precision.sqrt()
         if self.config.evidence:
             likelihood, count = self.likelihood(model, batch, z)
-            kl = divergence(mean, precision, self._centre(model, batch)[:, None])
+            kl = divergence(mean, precision, self.centre(model, batch)[:, None])
             each = each + self.config.evidence * (self.config.beta * kl - likelihood) / count.clamp(min=1)[:, None]
         for task, head in self.kinds.items():
             target = batch.labels[task][:, None].expand(there.shape)
@@ -122,7 +122,7 @@ class Autoencoder(Representer):
                 count = count + known.sum(-1)
         return total, count
 
-    def _centre(self, model: Any, batch: Batch) -> Any:
+    def centre(self, model: Any, batch: Batch) -> Any:
         """float32[B, latent]: the prior's mean of each window's class, 0 where it is not known."""
         import torch
 

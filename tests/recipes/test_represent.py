@@ -37,6 +37,10 @@ RECIPES = {
     },
     "evaluate_autoencoder": {"study": "toy_autoencoder", "represented": "adapt-toy_autoencoder", "dimension": 4},
     "generate_autoencoder": {"study": "toy_autoencoder", "adapter": "adapt-toy_autoencoder", "sampling": {"per_label": 6}},
+    "attack_autoencoder": {
+        "study": "toy_autoencoder", "adapter": "adapt-toy_autoencoder", "synthetic": "generate-toy_autoencoder", "dimension": 4,
+        "identity": [{"name": "linkage", "trees": 20}],
+    },
     "evaluate_synthetic": {
         "study": "toy_synthetic", "synthetic": "generate-toy_autoencoder", "utility": [{"name": "tstr", "trees": 10}],
         "fidelity": [{"name": "spectra"}],
@@ -128,6 +132,7 @@ def test_an_autoencoder_goes_through_the_same_verbs(toy, monkeypatch):
         "evaluate evaluate_autoencoder",
         "generate generate_autoencoder",
         "evaluate evaluate_synthetic",
+        "attack attack_autoencoder",
     )
     for step in steps:
         verb, recipe = step.split()
@@ -158,6 +163,30 @@ def test_an_autoencoder_goes_through_the_same_verbs(toy, monkeypatch):
     assert len(made) == 6 * len(made.card.tasks["movement"])
     worth = json.loads((only(toy, "evaluate-toy_synthetic-*") / "release" / "report.json").read_text())
     assert any("TSTR" in r["metric"] for r in worth["results"])
+    attacked = json.loads((only(toy, "attack-toy_autoencoder-*") / "release" / "report.json").read_text())
+    named = {r["metric"]: r for r in attacked["results"] if r["unit"] in ("person", "window")}
+    for name in ("loss", "reference", "evidence", "reconstruction"):
+        assert {"chance", "blind", "planted"} <= {b["name"] for b in named[f"{name}.auc"]["baselines"]}
+    assert "identity.adapted.recognised (linear)" in named  # of its vectors
+    assert "nearest.auc" in named  # of its synthetic recordings
+    assert not any("needs 'tokens'" in r["note"] for r in attacked["results"])
+    assert attacked["guarantee"] == report["guarantee"]
+
+
+@pytest.mark.slow
+def test_a_representation_is_attacked_by_its_heads_loss(toy, monkeypatch):
+    for name in ("MIEN_CACHE", "MIEN_RUNS", "MIEN_LEDGER"):
+        monkeypatch.setenv(name, toy.env[name])
+    monkeypatch.chdir(toy.folder)
+    assert (
+        cli.main(["attack", "attack_autoencoder.yaml", "study=seen", "adapter=adapt-toy_represent", "synthetic=null"])
+        == 0
+    )
+    attacked = json.loads((only(toy, "attack-seen-*") / "release" / "report.json").read_text())
+    named = {r["metric"]: r for r in attacked["results"]}
+    assert "loss.auc" in named
+    assert "'evidence'" in named["evidence.auc"]["note"]  # not run, and why
+    assert "identity.adapted.recognised (linear)" in named
 
 
 @pytest.mark.parametrize(
