@@ -55,6 +55,9 @@ EXPLAINED = (
 )
 
 
+PERSONAL = (
+    "Persons' own adapters were fitted on their first windows, asked, and thrown away; what one tells of its person, no ε covers.",
+)
 ELSEWHERE = (
     "Across tasks and with few labels, probes learnt on some of the held-out persons and were judged on others of them; their"
     " intervals are by bootstrap of the judged persons, and too short where these are fewer than some twenty.",
@@ -97,7 +100,8 @@ def of_representation(
             f"Intervals are over {len(set(o.table.person[~o.train]))} held-out persons; one split and one seed were used, and"
             " their own spread is not in the intervals.",
             *(EXPLAINED if recipe.explain is not None else ()),
-            *(ELSEWHERE if there.results else ()),
+            *(PERSONAL if recipe.personal is not None else ()),
+            *(ELSEWHERE if recipe.transfer is not None else ()),
         ),
     )  # fmt: skip
 

@@ -238,7 +238,7 @@ def refused(toy, monkeypatch, capsys, *argv):
             "stream 'gyro' is signal (x, y, z)",
         ),
         (["transfer={across_cohort: []}"], "did you mean 'across_cohorts'"),
-        (["represented=null", "synthetic=generate-toy", "transfer={}"], "(an adapt run: explain, transfer)"),
+        (["represented=null", "synthetic=generate-toy", "transfer={}"], "with explain, transfer or personal"),
     ],
 )
 def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):
