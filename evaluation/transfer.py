@@ -642,7 +642,8 @@ def k_shot(
         return probe.fit(some.rows(first(some, task, k)), task)(test)
 
     who = "each training person" if persons is None else f"{persons} persons drawn from those not tested"
-    return crossed(data, task, make, folds, seed, f"{k} windows per class of {who}, the first in time")
+    what = "windows per class" if task in data.classes else "windows"
+    return crossed(data, task, make, folds, seed, f"{k} {what} of {who}, the first in time")
 
 
 def drawn(data: Represented, task: str, persons: int, seed: int = 0) -> list[str]:
