@@ -76,8 +76,20 @@ class Autoencoder(Representer):
         return {"all": slice(0, self.width)}
 
     def embeddings(self, model: Any, batch: Batch) -> dict[str, Any]:
-        """modality -> its expert, (mean, precision): float32[B, 2, latent]."""
-        return {m: model.expert(i, batch.inputs[m]["x"]) for i, m in enumerate(self.modalities) if m in batch.inputs}
+        """modality -> its expert, (mean, precision): float32[B, 2, latent]. Inputs are numbers (`x`), or `scaled` ones."""
+        return {
+            m: model.read(i, x["values"][:, 0]) if "values" in x else model.expert(i, x["x"])
+            for i, m in enumerate(self.modalities) if (x := batch.inputs.get(m)) is not None
+        }  # fmt: skip
+
+    def scaled(self, batch: Batch) -> Batch:
+        """The same windows with the numbers that enter the encoders, `values`: float32[B, 1, width], in the training persons'
+        standard deviations, 0 where not known: what integrated gradients take, which no NaN passes."""
+        scaled = {
+            m: {"values": self.model.scaled(i, batch.inputs[m]["x"])[0][:, None]}
+            for i, m in enumerate(self.modalities) if m in batch.inputs
+        }  # fmt: skip
+        return replace(batch, inputs=scaled)
 
     def fused(self, found: Mapping[str, Any], present: Any) -> Any:
         """float32[B, S, latent]: the posterior's mean of every subset (present: float[B, S or 1, M])."""
@@ -103,7 +115,7 @@ class Autoencoder(Representer):
         z = mean + noise / precision.sqrt()
         if self.config.evidence:
             likelihood, count = self.likelihood(model, batch, z)
-            kl = divergence(mean, precision, self._centre(model, batch)[:, None])
+            kl = divergence(mean, precision, self.centre(model, batch)[:, None])
             each = each + self.config.evidence * (self.config.beta * kl - likelihood) / count.clamp(min=1)[:, None]
         for task, head in self.kinds.items():
             target = batch.labels[task][:, None].expand(there.shape)
@@ -122,7 +134,7 @@ class Autoencoder(Representer):
                 count = count + known.sum(-1)
         return total, count
 
-    def _centre(self, model: Any, batch: Batch) -> Any:
+    def centre(self, model: Any, batch: Batch) -> Any:
         """float32[B, latent]: the prior's mean of each window's class, 0 where it is not known."""
         import torch
 
@@ -292,7 +304,11 @@ def _network(widths: Sequence[int], config: Config, classes: int) -> Any:
             return z * self.get_buffer(f"scale_unit_{i}") + self.get_buffer(f"scale_centre_{i}")
 
         def expert(self, i: int, x: Any) -> Any:
-            mean, log = self.encoders[i](self.scaled(i, x)[0]).float().chunk(2, -1)
+            return self.read(i, self.scaled(i, x)[0])
+
+        def read(self, i: int, z: Any) -> Any:
+            """`expert` of scaled numbers."""
+            mean, log = self.encoders[i](z).float().chunk(2, -1)
             return torch.stack([mean, (_PRECISION * torch.tanh(log / _PRECISION)).exp()], 1)
 
         def decode(self, i: int, z: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -51,6 +52,15 @@ class Described:
     @property
     def width(self) -> int:
         return self.back + len(features.names(self.card))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """str[width]: what each number is, the stream's own name left out."""
+        edges, stream = self.edges / self.seconds, f"{self.name}."
+        slow = [f"trend {k}" for k in range(TREND)]
+        rough = [f"{a:.3g}–{b:.3g} Hz" for a, b in pairwise(edges)]
+        both = [f"{c} {n}" for c in self.spec.channels for n in (*slow, *rough)] if self.back else []
+        return (*both, *(n.removeprefix(stream) for n in features.names(self.card)))
 
     def numbers(self, stream: Stream) -> np.ndarray:
         """float32[width]; NaN where a statistic is not known (spectra of windows with gaps). `Absent` where not one sample

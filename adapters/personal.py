@@ -28,6 +28,7 @@ from ..core.errors import MienError
 from ..core.paths import runs_home
 from ..core.runs import whole_folder, write_text
 from .representation import Representer
+from .represented import vectors
 from .windows import Windows
 
 NAME, MARK = "personal", "personal.json"
@@ -97,6 +98,39 @@ def fit(
         p.requires_grad_(False)
     heads.requires_grad_(False)
     return mine
+
+
+def predicted(
+    made: Representer,
+    windows: Windows,
+    shots: np.ndarray,
+    tail: np.ndarray,
+    task: str,
+    options: Personalise,
+    seed: int = 0,
+) -> np.ndarray:
+    """float64[tail, classes]: a person's windows at `tail` by an adapter of their own that learnt those at `shots`. It is taken
+    off again, and nothing of it is kept."""
+    alone = made.heads_alone()
+    try:
+        return probabilities(fit(alone, windows, shots, options, seed), windows, tail, task)
+    finally:
+        drop(made)
+
+
+def probabilities(made: Representer, windows: Windows, rows: np.ndarray, task: str) -> np.ndarray:
+    """float64[rows, classes]: what the run's own head says. MienError where it has none of classes for the task, or is no LoRA."""
+    import torch
+
+    if not hasattr(made.model, "peft_config"):
+        raise MienError("personal: an autoencoder is trained whole and has no LoRA to put a person's own on; name a"
+                        " `represent:` run")  # fmt: skip
+    if task not in made.kinds or made.kinds[task].kind != "classification":
+        raise MienError(f"personal: the run has no head for the classes of {task!r}, which a person's own would move")
+    Z = torch.as_tensor(vectors(made, windows.rows(rows)))
+    with torch.no_grad():
+        head = made.heads[task]
+        return torch.softmax(head(Z.to(head.weight.device)).double(), 1).cpu().numpy()
 
 
 def drop(made: Representer) -> None:

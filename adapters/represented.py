@@ -300,28 +300,80 @@ def opened(folder: Path, purpose: str) -> Opened:
     if len(classes) < 2:
         raise MienError(f"task: {task!r} has no classes in cohort {cohort.card.name!r}; there is nothing to probe for")
     known = {**made.classes, task: classes}
-    windows = encode(
-        cohort, binder, raw["streams"], known, seconds=raw["seconds"], stride_s=config["stride_s"], valid=config["valid"],
-        keep=lambda w: split.side(w) is not None,
+    cut = {"seconds": raw["seconds"], "stride_s": config["stride_s"], "valid": config["valid"]}
+    windows, table = _beside(
+        cohort, binder, raw["streams"], known, task, lambda w: split.side(w) is not None, **cut
     )  # fmt: skip
-    table = features.tabulate(
-        cohort, seconds=raw["seconds"], stride_s=config["stride_s"], task=task, streams=tuple(raw["streams"]),
-        valid=config["valid"],
-    )  # fmt: skip
-    names = np.array(windows.recordings, object)[windows.recording]
-    place = {
-        (r, round(float(s), 6)): i for i, (r, s) in enumerate(zip(table.recording, table.meta[:, -1], strict=True))
-    }
-    at = [place.get((r, round(float(s), 6))) for r, s in zip(names, windows.start_s, strict=True)]
-    keep = np.array([i for i, j in enumerate(at) if j is not None], dtype=int)
-    windows = windows.rows(keep)
-    table = table.rows(np.array([at[i] for i in keep], dtype=int))
     made.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return Opened(
         made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes,
         Z=vectors(made, windows), frozen=frozen(made, windows), table=table,
         y=windows.labels[task].astype(np.int64), session=windows.session, loss=_losses(made, windows),
         train=np.isin(table.person, split.train), windows=windows, streams=raw["streams"], **_in_parts(made, windows),
+    )  # fmt: skip
+
+
+def _beside(
+    cohort: Cohort, binder: Binder, chosen: Mapping[str, str], known: Mapping[str, tuple[str, ...]], task: str,
+    keep: Callable[[Window], bool] = lambda w: True, *, seconds: float, stride_s: float, valid: float,
+) -> tuple[Windows, WindowTable]:  # fmt: skip
+    """What the towers take and classical statistics of the same windows, in one order: of those that have both."""
+    windows = encode(cohort, binder, chosen, known, seconds=seconds, stride_s=stride_s, valid=valid, keep=keep)
+    table = features.tabulate(cohort, seconds=seconds, stride_s=stride_s, task=task, streams=tuple(chosen), valid=valid)
+    names = np.array(windows.recordings, object)[windows.recording]
+    place = {
+        (r, round(float(s), 6)): i for i, (r, s) in enumerate(zip(table.recording, table.meta[:, -1], strict=True))
+    }
+    at = [place.get((r, round(float(s), 6))) for r, s in zip(names, windows.start_s, strict=True)]
+    rows = np.array([i for i, j in enumerate(at) if j is not None], dtype=int)
+    return windows.rows(rows), table.rows(np.array([at[i] for i in rows], dtype=int))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """Another cohort's windows through a run's adapter, as in `Opened`. task: that cohort's name of the label."""
+
+    cohort: Cohort
+    left_out: dict[str, int]
+    task: str
+    Z: np.ndarray
+    frozen: np.ndarray
+    table: WindowTable
+    windows: Windows
+
+
+def elsewhere(o: Opened, section: Plugin, task: str, where: str = "cohort") -> Elsewhere:
+    """MienError, naming `where`, for a cohort that shares a person with those the run was adapted to (who they are is not
+    said), that lacks the label, or whose streams are others."""
+    cohort, left_out = open_cohort(section, "evaluation")
+    named = f"{where} ({section.name})"
+    if both := {*o.split.train, *o.split.validation} & set(cohort.persons):
+        raise MienError(
+            f"{named}: {len(both)} of its {len(set(cohort.persons))} persons are among those the run was adapted to; a"
+            " split may not share a person: name a cohort of others (simulated persons: another seed)"
+        )
+    if task not in cohort.card.tasks:
+        raise MienError(f"{named} has no label {task!r}; it has {', '.join(cohort.card.tasks) or 'none'}")
+    for stream in o.streams:
+        theirs, ours = cohort.card.streams.get(stream), o.cohort.card.streams[stream]
+        if theirs is None or (theirs.kind, len(theirs.channels)) != (ours.kind, len(ours.channels)):
+            have = "none" if theirs is None else f"{theirs.kind} ({', '.join(theirs.channels)})"
+            raise MienError(
+                f"{named}: stream {stream!r} is {ours.kind} ({', '.join(ours.channels)}) in the run's cohort, and"
+                f" {have} there; adapt to the streams that both have (streams: […])"
+            )
+        if isinstance(o.made, Autoencoder) and theirs.rate_hz != ours.rate_hz:
+            raise MienError(
+                f"{named}: stream {stream!r} has {theirs.rate_hz:g} Hz, and {ours.rate_hz:g} Hz in the run's cohort; an"
+                " autoencoder's numbers are of one rate (a `represent:` run's towers take any)"
+            )
+    windows, table = _beside(
+        cohort, o.made.binder, o.streams, {}, task, seconds=float(o.config["seconds"]), stride_s=o.config["stride_s"],
+        valid=o.config["valid"],
+    )  # fmt: skip
+    return Elsewhere(
+        cohort=cohort, left_out=left_out, task=task, Z=vectors(o.made, windows), frozen=frozen(o.made, windows),
+        table=table, windows=windows,
     )  # fmt: skip
 
 

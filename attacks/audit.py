@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from ..core import console, intervals, plugins
+from ..core import console, intervals, plugins, verbs
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
-from ..core.results import Result
+from ..core.records import Cohort
+from ..core.results import Report, Result, environment
+from ..core.runs import Run
 from ..core.scores import Scores
+from ..data import splits
 from ..data.features import WindowTable
 from . import bounds, judge
 from .releases import Release, served
@@ -41,6 +44,10 @@ PROFILES: dict[Profile, dict[Kind, tuple[str, ...]]] = {
         "dataset": ("inference", "fraction"),
     },
 }  # fmt: skip
+REPRESENTED = (
+    "loss", "reference", "evidence", "reconstruction", "quantile",
+)  # fmt: skip
+"""Membership attacks on a representation or an autoencoder, which have no tokens, whatever the profile."""
 _OPTIONS: dict[tuple[Kind, str], dict] = {
     ("attribute", "inference"): {"models": ["logistic"]}
 }  # a forest takes minutes
@@ -71,6 +78,14 @@ class Asked(Section):
         return [Plugin(name=n, **_OPTIONS.get((kind, n), {})) for n in PROFILES[self.profile].get(kind, ())]
 
 
+def of_representation(asked: Asked) -> Asked:
+    """What a recipe asks for, where it is a representation or an autoencoder that is attacked: the profile's attacks that need
+    no tokens, unless it names others."""
+    found = {} if asked.membership is not None else {"membership": tuple(Plugin(name=n) for n in REPRESENTED)}
+    kept = tuple(s for s in asked.named("release") if s.name != "ngram")
+    return asked.model_copy(update=found | ({"release": kept} if asked.release is None else {}))
+
+
 def needs(attacks: Sequence[Plugin]) -> set[str]:
     """What membership attacks need of the signals."""
     return {n for section in attacks for n in plugins.load("attacks/membership", section.name).NEEDS}
@@ -81,6 +96,27 @@ def summary(members: int, held_out: int, cohort: str, profile: Profile) -> str:
         f"Attackers who hold recordings of {members} persons the adapter was trained on and of {held_out} it never saw"
         f" (cohort {cohort}) try to tell them apart. Profile: {profile}."
     )
+
+
+def report(
+    run: Run, recipe: Any, found: Audit, cohort: Cohort, split: splits.Splits, guarantee: str, left_out: Mapping[str, int],
+    missing: Sequence[str],
+) -> Report:  # fmt: skip
+    """What an attack run says of itself. recipe: the Attack; cohort: of its persons; missing: what was not attacked."""
+    n_in, n_out = len(split.train), len(split.holdout)
+    return Report(
+        verb="attack", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
+        summary=summary(n_in, n_out, cohort.card.name, recipe.profile),
+        inputs=dict(run.inputs), data_fingerprint=run.inputs["cohort"], results=tuple(found.results), guarantee=guarantee,
+        consent=dict(left_out), environment=environment(recipe.seed), not_measured=tuple(missing),
+        restrictions=cohort.card.restrictions,
+        caveats=(
+            f"With {n_in} + {n_out} persons no false positive rate below {100 / n_out:.3g} % can be"
+            f" told from zero; certifying 1 % takes {intervals.certifiable(0.01)} held-out persons.",
+            *splits.warnings(split), *judge.doubts(found.results),
+            *(() if guarantee == verbs.PLAIN else (verbs.UNCOVERED,)),
+        ),
+    )  # fmt: skip
 
 
 def headlines(results: Sequence[Result]) -> list[Result]:
@@ -148,7 +184,7 @@ class Audit:
         found = judge.membership(asked.named("membership"), signals.with_table(table), seed)
         self.results += found.results
         self.curves, self.scores, self.blind = found.curves, found.scores, found.blind
-        main = next((n for n in ("user", "bavaria", "reference", "loss") if n in found.scores), None)
+        main = next((n for n in ("user", "bavaria", "reconstruction", "reference", "loss") if n in found.scores), None)
         if main is not None:
             self.results += [judge.deciles(found.scores[main]), *lower_bounds(found.scores[main], main, coins)]
         for section in asked.named("dataset"):

@@ -181,8 +181,9 @@ def planted(signals: Signals, seed: int) -> Signals:
         spread = signals.loss if signals.loss_base is None else signals.loss - signals.loss_base
         gain = 3 * float(np.std(spread))
         moved("loss", -1, gain if signals.shadow_loss is None or len(signals.shadow_loss) < 2 else None)
-    for name, sign in (("segments", 1), ("slope", -1), ("contrast", 1), ("cosine", 1), ("chosen", 1), ("rejected", -1)):
-        moved(name, sign)
+    ups, downs = ("segments", "contrast", "cosine", "chosen", "evidence", "reconstruction"), ("slope", "rejected")
+    for name in (*ups, *downs):
+        moved(name, 1 if name in ups else -1)
     if signals.views is not None:
         middle = signals.views.mean(1, keepdims=True)
         changes["views"] = np.where(member[:, None, None], middle + (signals.views - middle) * 0.05, signals.views)

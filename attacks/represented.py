@@ -39,6 +39,14 @@ def all_of(
     ]
 
 
+def of(o: Any, dimension: int = 16, seed: int = 0) -> list[Result]:
+    """`all_of` an opened run (`adapters/represented.Opened`)."""
+    return all_of(
+        o.views, o.table.person, o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=dimension,
+        seed=seed,
+    )  # fmt: skip
+
+
 def identity(
     views: Mapping[str, np.ndarray], person: np.ndarray, recording: np.ndarray, train: np.ndarray, *,
     session: np.ndarray | None = None, dimension: int = 16, seed: int = 0,

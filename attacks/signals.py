@@ -32,6 +32,8 @@ _AXES: dict[str, tuple[str, Any]] = {
     "segments": ("n s", np.float64),
     "slope": ("n", np.float64),
     "zlib": ("n", np.int64),
+    "evidence": ("n", np.float64),
+    "reconstruction": ("n", np.float64),
     "fresh": ("n", bool),
     "shadow_in": ("k n", bool),
     "shadow_loss": ("k n", np.float64),
@@ -156,6 +158,9 @@ class Signals:
     compressed tokens; fresh[n]: bool, a recording that was kept out of training (of a member's, or chosen in the same
     way of a non-member's); features[n, d]: model-free numbers for the blind attack (NaN = missing), never on disk.
 
+    Autoencoders (of whose windows n_tokens counts the numbers, and whose loss is the training objective): evidence[n], log p
+    of the window, and reconstruction[n], log p of it given its own posterior, in nats per number.
+
     Shadow models: shadow_in[K, n] bool, whether the window's person was in shadow k's training data; shadow_loss
     [K, n]; shadow_segments[K, n, S].
 
@@ -181,6 +186,8 @@ class Signals:
     segments: np.ndarray | None = None
     slope: np.ndarray | None = None
     zlib: np.ndarray | None = None
+    evidence: np.ndarray | None = None
+    reconstruction: np.ndarray | None = None
     fresh: np.ndarray | None = None
     shadow_in: np.ndarray | None = None
     shadow_loss: np.ndarray | None = None

@@ -535,8 +535,8 @@ def write(found: Findings, private: Path, release: Path, least: int = LEAST) -> 
             private / f"attributions_{i}.npz", person=e.person.astype(str), recording=e.recording.astype(str), **arrays
         )
         for m in e.use:
-            maps = {s: e.map(s, m) for s in ("use", "leakage")}
-            write_text(private / f"moments_{i}_{m}.svg", pictures.moments(maps, e.channels[m], e.seconds, m))
+            maps, named = _largest({s: e.map(s, m) for s in ("use", "leakage")}, e.channels[m])
+            write_text(private / f"moments_{i}_{m}.svg", pictures.moments(maps, named, e.seconds, m))
         own["shares"][e.task] = {
             s: {
                 n: dict(zip(*(v.tolist() for v in _by_person(e.person, x)), strict=True))
@@ -569,6 +569,15 @@ def write(found: Findings, private: Path, release: Path, least: int = LEAST) -> 
     for name, svg in drawings.items():
         write_text(release / name, svg)
     return found.released(least)
+
+
+def _largest(
+    maps: Mapping[str, np.ndarray], channels: tuple[str, ...], most: int = 24
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The channels with the most of either side, as many as a picture can name, in their order."""
+    share = sum(m.sum(0) / max(float(m.sum()), 1e-300) for m in maps.values())
+    keep = np.sort(np.argsort(-np.asarray(share), kind="stable")[:most])
+    return {s: m[:, keep] for s, m in maps.items()}, [channels[int(i)] for i in keep]
 
 
 def _plain(found: Mapping[str, Interval]) -> dict[str, dict[str, Any]]:

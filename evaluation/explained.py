@@ -1,9 +1,10 @@
 """What carried the task and what carried re-identification in a representation run, of the persons nobody trained on.
 
 Modalities are explained by Shapley values: the probe, and the attacker, learn anew from each subset of them. Channels and moments
-are explained by integrated gradients of the run's own head and of recognition by its own embedding, and each such map is checked
-against networks of permuted weights (Adebayo et al. 2018): one that survives them shows the input, not the model. Beside it, what
-each remedy would cost and take. See `explain.py` for what such answers are worth.
+(of an autoencoder: the numbers it reads of each stream) are explained by integrated gradients of the run's own head and of
+recognition by its own embedding. Each such map is checked against networks of permuted weights (Adebayo et al. 2018): one that
+survives them shows the input, not the model. Beside it, what each remedy would cost and take. See `explain.py` for what such
+answers are worth.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ def moments(o: Any, test: np.ndarray, config: Explain, seed: int = 0) -> tuple[l
     target = torch.as_tensor(o.y[rows])
     device = next(o.made.model.parameters()).device
     batch = o.made.batch(o.windows, rows, device)
+    if hasattr(o.made, "scaled"):  # an autoencoder: of its numbers, which have no moments
+        batch = o.made.scaled(batch)
     # what is explained of a tower's inputs are its numbers over time; marks of what was measured go along
     number = {
         m: next(n for n in ("values", "events") if n in x)
@@ -151,6 +154,8 @@ def _mean(o: Any, modality: str, name: str, device: Any) -> Any:
     """float32[1, T, C]: what "nothing" looks like, each channel's mean over the training persons' windows."""
     import torch
 
+    if hasattr(o.made, "scaled"):  # by just these means
+        return torch.zeros((1, 1, o.made.described[modality].width), device=device)
     seen = [o.windows.arrays[i][modality][name] for i in np.flatnonzero(o.train) if modality in o.windows.arrays[i]]
     if not seen:
         return torch.zeros_like(torch.as_tensor(o.windows.blanks[modality][name], dtype=torch.float32, device=device))[
@@ -161,7 +166,9 @@ def _mean(o: Any, modality: str, name: str, device: Any) -> Any:
 
 
 def _channels(o: Any, inputs: Any) -> dict[str, tuple[str, ...]]:
-    """The card's names where a tower takes its stream's channels; else their numbers."""
+    """The card's names where a tower takes its stream's channels; else their numbers. Of an autoencoder what each number is."""
+    if hasattr(o.made, "scaled"):
+        return {m: o.made.described[m].names for m in inputs}
     streams = {m: s for s, m in o.streams.items()}
     out = {}
     for m, x in inputs.items():

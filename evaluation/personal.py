@@ -98,7 +98,8 @@ METHODS: dict[str, Method] = {
     "generic": generic, "pooled": pooled, "personal": personal, "personal-only": personal_only,
     "baseline normalised": normalised, "personal, baseline normalised": personal_normalised, "retrieval": retrieval,
 }  # fmt: skip
-LABEL_FREE = ("generic", "baseline normalised", "retrieval")  # the same for every k
+SHARED, OWN = "shared head", "personal LoRA"  # of a representation run (personalised.py)
+LABEL_FREE = ("generic", "baseline normalised", "retrieval", SHARED)  # the same for every k
 
 
 # --- the comparison ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from ..core.runs import Run
 from ..core.verbs import PLAIN, UNCOVERED, public
 from ..data import splits
 from .protocols import Inputs
+from .transferred import Transferred
 
 
 def of_synthetic(
@@ -54,11 +55,27 @@ EXPLAINED = (
 )
 
 
+PERSONAL = (
+    "Persons' own adapters were fitted on their first windows, asked, and thrown away; what one tells of its person, no ε covers.",
+)
+ELSEWHERE = (
+    "Across tasks and with few labels, probes learnt on some of the held-out persons and were judged on others of them; their"
+    " intervals are by bootstrap of the judged persons, and too short where these are fewer than some twenty.",
+)
+
+
 def of_representation(
-    run: Run, recipe: Any, inputs: Mapping[str, str], results: Sequence[Result], adapted: Report, o: Any
+    run: Run,
+    recipe: Any,
+    inputs: Mapping[str, str],
+    results: Sequence[Result],
+    adapted: Report,
+    o: Any,
+    there: Transferred,
 ) -> Report:
-    """Of a representation. adapted: the adapt run's report; o: the run opened (adapters/represented.Opened)."""
-    card = o.cohort.card
+    """Of a representation. adapted: the adapt run's report; o: the run opened (adapters/represented.Opened); there: what it
+    is worth elsewhere."""
+    card, others = o.cohort.card, [c.card for c in there.cohorts]
     return Report(
         verb="evaluate", run=run.name, study=recipe.study, config=public(recipe.model_dump(mode="json")),
         summary=(
@@ -68,10 +85,13 @@ def of_representation(
             f" {len(set(o.table.person[~o.train]))} others."
         ),
         inputs=dict(inputs), data_fingerprint=adapted.data_fingerprint, results=tuple(results), guarantee=adapted.guarantee,
-        restrictions=adapted.restrictions, consent=o.left_out, environment=environment(recipe.seed),
+        restrictions=tuple(dict.fromkeys((*adapted.restrictions, *(r for c in others for r in c.restrictions)))),
+        consent={r: o.left_out.get(r, 0) + there.left_out.get(r, 0) for r in {**o.left_out, **there.left_out}},
+        environment=environment(recipe.seed),
         not_measured=(
             "Attackers with more persons to learn from, or with the persons' other records: what is found here is a lower bound.",
-            "Whether the representation serves any task but this one, or any other group of people.",
+            f"Whether the representation serves any task but {'this one' if recipe.transfer is None else 'these'}, or any other"
+            " group of people.",
         ),
         caveats=(
             *adapted.caveats, *(() if adapted.guarantee == PLAIN else (UNCOVERED,)),
@@ -80,6 +100,8 @@ def of_representation(
             f"Intervals are over {len(set(o.table.person[~o.train]))} held-out persons; one split and one seed were used, and"
             " their own spread is not in the intervals.",
             *(EXPLAINED if recipe.explain is not None else ()),
+            *(PERSONAL if recipe.personal is not None else ()),
+            *(ELSEWHERE if recipe.transfer is not None else ()),
         ),
     )  # fmt: skip
 

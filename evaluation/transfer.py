@@ -147,11 +147,12 @@ def statistics(
         labels={
             t: np.array([v.get(t) for v in labels], dtype=object if t in named else np.float64) for t in card.tasks
         },
-        groups={g: np.array([_group(g, a.get(g)) for a in attributes], dtype=object) for g in groups},
+        groups={g: np.array([group(g, a.get(g)) for a in attributes], dtype=object) for g in groups},
     )  # fmt: skip
 
 
-def _group(name: str, value: Any) -> str:
+def group(name: str, value: Any) -> str:
+    """An attribute as a group of persons: age in bands, \"\" where unknown."""
     if name == "age" and isinstance(value, int | float):
         at = int(np.searchsorted(AGES, value, "right"))
         return f"{AGES[at - 1] if at else 0}–{AGES[at] - 1 if at < len(AGES) else ''}"
@@ -179,7 +180,9 @@ class Probe:
     kind: logistic (classes, balanced), ordinal (ordered classes, by one logistic per threshold: Frank & Hall 2001), ridge
     (a number) or forest (either; the classical bar). strength: of the L2 penalty, on columns standardised by the training
     windows, where what is missing is average. absent: also learn from copies of the training windows with one modality
-    missing each, so that its absence at test time is nothing new. trees, seed: of the forest.
+    missing each, so that its absence at test time is nothing new. trees, seed: of the forest. per_column: of a ridge, the
+    strength times the number of columns, a prior under which they all together tell as much as they leave open, however many
+    there are.
     """
 
     kind: Literal["logistic", "ordinal", "ridge", "forest"] = "logistic"
@@ -187,6 +190,7 @@ class Probe:
     absent: bool = False
     trees: int = 200
     seed: int = 0
+    per_column: bool = False
 
     def fit(self, data: Represented, task: str) -> Fitted:
         """MienError where the task's labels are of another kind, or fewer than two classes are there to learn."""
@@ -208,7 +212,8 @@ class Probe:
         from sklearn.linear_model import LogisticRegression, Ridge
 
         if not k:
-            number: Any = Ridge(self.strength) if self.kind == "ridge" else RandomForestRegressor(
+            strength = self.strength * (Z.shape[1] if self.per_column else 1)
+            number: Any = Ridge(strength) if self.kind == "ridge" else RandomForestRegressor(
                 self.trees, random_state=self.seed, n_jobs=1
             )  # fmt: skip
             return number.fit(Z, y).predict
@@ -285,14 +290,19 @@ def mae(y: np.ndarray, given: np.ndarray) -> float:
     return float(np.abs(y - (given if given.ndim == 1 else given @ np.arange(given.shape[1]))).mean())
 
 
+def rmse(y: np.ndarray, given: np.ndarray) -> float:
+    """Root mean squared error, in the label's unit."""
+    return float(np.sqrt(((y - given) ** 2).mean()))
+
+
 Metric = Callable[[np.ndarray, np.ndarray], float]
 CLASSES: dict[str, Metric] = {
     "macro-F1": lambda y, g: macro_f1(y, g.argmax(1)), "balanced accuracy": lambda y, g: balanced_accuracy(y, g.argmax(1)),
     "AUROC": auroc, "ECE": ece, "Brier": brier,
 }  # fmt: skip
-NUMBERS: dict[str, Metric] = {"CCC": ccc, "MAE": mae}
-LOWER = ("MAE", "ECE", "Brier")  # smaller is better
-BOUNDS = {"CCC": (-1.0, 1.0), "MAE": None, "Brier": (0.0, 2.0)}
+NUMBERS: dict[str, Metric] = {"CCC": ccc, "MAE": mae, "RMSE": rmse}
+LOWER = ("MAE", "RMSE", "ECE", "Brier")  # smaller is better
+BOUNDS = {"CCC": (-1.0, 1.0), "MAE": None, "RMSE": None, "Brier": (0.0, 2.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,6 +320,12 @@ class Predicted:
     def metrics(self) -> dict[str, Metric]:
         return NUMBERS if self.given.ndim == 1 else CLASSES
 
+    @property
+    def of_each(self) -> str:
+        """The metric to tell of single persons and groups: of numbers the MAE, for whoever's number never changes has a
+        concordance of 0 whatever is said of them."""
+        return "MAE" if self.given.ndim == 1 else next(iter(CLASSES))
+
     def metric(self, name: str) -> Metric:
         if name not in {**self.metrics, "MAE": mae}:
             raise MienError(f"no metric {name!r} for this task; there are {', '.join(self.metrics)}")
@@ -322,30 +338,33 @@ class Predicted:
         return {p: v for p, v in every.items() if np.isfinite(v)}
 
 
-def measured(found: Predicted, beside: Mapping[str, Predicted] | None = None, least: int = CELL) -> list[Result]:
-    """Every metric over all windows; the worst person's and, per attribute, the worst group's of the first. beside: other
-    predictions of the same windows, as baselines. least: persons a group needs, or it is counted and not judged: one unlucky
-    person is no group."""
+def measured(
+    found: Predicted, beside: Mapping[str, Predicted] | None = None, least: int = CELL, draws: int | None = None
+) -> list[Result]:
+    """Every metric over all windows; the worst person's and, per attribute, the worst group's (of `Predicted.of_each`).
+    beside: other predictions of the same windows, as baselines. least: persons a group needs, or it is counted and not
+    judged: one unlucky person is no group. draws: intervals by so many bootstrap draws of persons instead of the jackknife."""
     out, beside = [], beside or {}
     for name in found.metrics:
-        main = _overall(found, name)
-        others = {n: i for n, p in beside.items() if (i := _overall(p, name))}
+        main = _overall(found, name, draws)
+        others = {n: i for n, p in beside.items() if (i := _overall(p, name, draws))}
         if main:
             out.append(_result(name, main, found.note, others))
         else:
             out.append(_absent(name, "the windows do not define it (one class, or a constant)"))
-    first = next(iter(found.metrics))
-    each = found.each(first)
+    first = found.of_each
+    each, of_many = found.each(first), max if first in LOWER else min
     if each:
-        worst = {n: min(e.values()) for n, p in beside.items() if (e := p.each(first))}
+        worst = {n: of_many(e.values()) for n, p in beside.items() if (e := p.each(first))}
         out.append(Result(
-            metric=f"{first} of the worst person", value=min(each.values()), n_persons=len(each), unit="window",
-            baselines=tuple(Baseline(name=n, value=v) for n, v in worst.items()), note="the lowest of many: no interval",
+            metric=f"{first} of the worst person", value=of_many(each.values()), n_persons=len(each), unit="window",
+            baselines=tuple(Baseline(name=n, value=v) for n, v in worst.items()), note="the worst of many: no interval",
+            higher_is_better=first not in LOWER,
         ))  # fmt: skip
-    return [*out, *(worst_group(found, a, first, least) for a in found.groups)]
+    return [*out, *(worst_group(found, a, first, least, draws) for a in found.groups)]
 
 
-def worst_group(found: Predicted, attribute: str, name: str, least: int = CELL) -> Result:
+def worst_group(found: Predicted, attribute: str, name: str, least: int = CELL, draws: int | None = None) -> Result:
     """The metric of the group of persons for whom it is worst, among groups of `least` persons or more."""
     of, value = found.metric(name), found.groups[attribute].astype(str)
     size = {g: len(set(found.person[value == g])) for g in sorted(set(value)) if g}
@@ -359,24 +378,28 @@ def worst_group(found: Predicted, attribute: str, name: str, least: int = CELL) 
     sign = -1 if name in LOWER else 1
     worst = min(values, key=lambda g: sign * values[g])
     rows = judged[worst]
-    interval = over_persons(
-        of, found.person[rows], found.y[rows], found.given[rows], bounds=BOUNDS.get(name, (0.0, 1.0))
-    )
+    interval = _spread(of, name, found.person[rows], found.y[rows], found.given[rows], draws)
     others = {g: Interval(value=v, low=None, high=None, n_persons=size[g]) for g, v in values.items() if g != worst}
     return _result(
         metric,
         interval,
-        f"{worst}: the lowest of {len(values)}, picked by its own value{more}",
+        f"{worst}: the worst of {len(values)}, picked by its own value{more}",
         others,
         name not in LOWER,
     )
 
 
-def _overall(found: Predicted, name: str) -> Interval | None:
+def _overall(found: Predicted, name: str, draws: int | None = None) -> Interval | None:
     of = found.metric(name)
     if not np.isfinite(of(found.y, found.given)):
         return None
-    return over_persons(of, found.person, found.y, found.given, bounds=BOUNDS.get(name, (0.0, 1.0)))
+    return _spread(of, name, found.person, found.y, found.given, draws)
+
+
+def _spread(of: Metric, name: str, person: np.ndarray, y: np.ndarray, given: np.ndarray, draws: int | None) -> Interval:
+    if draws is not None and name != "ECE":  # which grows under resampling: its percentiles lie above it
+        return bootstrap(of, person, y, given, draws=draws)
+    return over_persons(of, person, y, given, bounds=BOUNDS.get(name, (0.0, 1.0)))
 
 
 def _absent(metric: str, why: str, name: str = "") -> Result:
@@ -438,18 +461,33 @@ def bootstrap(
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """One representation against another on the same windows. mean: of the persons' differences in `metric` (the better way
-    up: positive is better), with its interval; p: of `sign_flip`; wins: share of persons who gain (½ for no change), with
-    its interval; pooled: the same difference over all windows together, resampled by person; dropped: persons for whom the
-    metric does not exist (AUROC of one class)."""
+    """One representation against another on the same windows. values: both sides' means over persons; mean: of the persons'
+    differences in `metric` (the better way up: positive is better), with its interval; p: of `sign_flip`; wins: share of
+    persons who gain (½ for no change), with its interval; pooled: the same difference over all windows together, resampled
+    by person; dropped: persons for whom the metric does not exist (AUROC of one class); chosen: of the best single modality,
+    in how many folds each was that."""
 
     name: str
     metric: str
+    values: tuple[float, float]
     mean: Interval
     p: float
     wins: Interval
     pooled: Interval
     dropped: int
+    chosen: Mapping[str, int] = field(default_factory=dict)
+
+    def line(self) -> Result:
+        """All of it in one row: the persons' mean with its interval, the rest in words."""
+        note = (
+            f"mean over persons of paired differences ({self.values[0]:.3f} against {self.values[1]:.3f}); sign-flip p ="
+            f" {self.p:.3g}; {self.wins.value:.2f} of persons gain [{self.wins.low:.2f}, {self.wins.high:.2f}]"
+            + (f"; {self.dropped} person(s) without the metric left out" if self.dropped else "")
+        )
+        return Result(
+            metric=f"{self.name} {self.metric}", value=self.mean.value, low=self.mean.low, high=self.mean.high,
+            n_persons=self.mean.n_persons, unit="window", note=note, baselines=(Baseline(name="no difference", value=0.0),),
+        )  # fmt: skip
 
     def results(self) -> list[Result]:
         note = f"mean over persons of paired differences; sign-flip p = {self.p:.3g}"
@@ -484,8 +522,9 @@ def gain(name: str, one: Predicted, other: Predicted, metric: str) -> Gain:
     if not both:
         raise MienError(f"{name}: nobody has a {metric} of their own; choose one that exists within a person")
     d, of = np.array([sign * (a[p] - b[p]) for p in both]), one.metric(metric)
+    values = tuple(float(np.mean([e[p] for p in both])) for e in (a, b))
     return Gain(
-        name=name, metric=metric, p=sign_flip(d), dropped=len(set(one.person)) - len(both),
+        name=name, metric=metric, values=(values[0], values[1]), p=sign_flip(d), dropped=len(set(one.person)) - len(both),
         mean=over_persons(lambda v: float(v.mean()), np.array(both), d, bounds=None), wins=share_of_wins(d),
         pooled=bootstrap(
             lambda y, g, h: sign * (of(y, g) - of(y, h)), one.person, one.y, one.given, other.given, draws=500
@@ -560,14 +599,13 @@ def across_cohorts(train: Represented, test: Represented, task: str, probe: Prob
 
 
 def across_tasks(
-    before: Represented, after: Represented, adapted_on: Collection[str], task: str, probe: Probe,
-    metric: str = "macro-F1", k: int | None = None, seed: int = 0,
-) -> Gain:  # fmt: skip
-    """What adapting to one task gains on another: the same windows represented `before` and `after`, probed for `task` on
-    persons the adapter has not seen either. MienError where one of them is among `adapted_on`."""
-    refuse_shared(adapted_on, before.persons, "across tasks")
-    one, other = held_out(after, task, probe, k, seed), held_out(before, task, probe, k, seed)
-    return gain(f"adapted − not adapted, probed for {task}:", one, other, metric)
+    data: Represented, adapted_on: Collection[str], task: str, probe: Probe, k: int | None = None, seed: int = 0
+) -> Predicted:
+    """A task that the representation was not adapted to, probed for on persons its adapter has not seen either: what
+    adapting gained or cost there is its `gain` over the same of the representation before. MienError where one of them is
+    among `adapted_on`."""
+    refuse_shared(adapted_on, data.persons, "across tasks")
+    return held_out(data, task, probe, k, seed)
 
 
 def first(data: Represented, task: str, k: int) -> np.ndarray:
@@ -585,12 +623,50 @@ def first(data: Represented, task: str, k: int) -> np.ndarray:
     return chosen
 
 
-def k_shot(data: Represented, task: str, probe: Probe, k: int, folds: int | None = None, seed: int = 0) -> Predicted:
-    """As `held_out`, where of each training person only the first k labelled windows of each class in time are learnt."""
+def k_shot(
+    data: Represented,
+    task: str,
+    probe: Probe,
+    k: int,
+    folds: int | None = None,
+    seed: int = 0,
+    persons: int | None = None,
+) -> Predicted:
+    """As `held_out`, where of each training person only the first k labelled windows of each class in time are learnt; or
+    only of so many of them (`drawn`)."""
     if k < 1:
         raise MienError(f"k-shot: k is {k}; one labelled window per class and person at least")
-    make: Maker = lambda train, test: probe.fit(train.rows(first(train, task, k)), task)(test)  # noqa: E731
-    return crossed(data, task, make, folds, seed, f"{k} windows per class of each training person, the first in time")
+
+    def make(train: Represented, test: Represented) -> np.ndarray:
+        some = train if persons is None else train.rows(np.isin(train.person, drawn(train, task, persons, seed)))
+        return probe.fit(some.rows(first(some, task, k)), task)(test)
+
+    who = "each training person" if persons is None else f"{persons} persons drawn from those not tested"
+    what = "windows per class" if task in data.classes else "windows"
+    return crossed(data, task, make, folds, seed, f"{k} {what} of {who}, the first in time")
+
+
+def drawn(data: Represented, task: str, persons: int, seed: int = 0) -> list[str]:
+    """That many persons of `data`, all of whose classes are among theirs: the first such set in a random order that depends
+    on who is there and the seed alone. MienError where there are too few persons."""
+    if not 1 <= persons <= len(data.persons):
+        raise MienError(f"k-shot: {persons} of {len(data.persons)} persons to learn from; lower `persons`")
+    rng, kinds = np.random.default_rng([seed, 0x5407]), set(data.truth(task)[data.known(task)].tolist())
+    for _ in range(200):
+        some = rng.permutation(data.persons)[:persons].tolist()
+        there = set(data.truth(task)[np.isin(data.person, some) & data.known(task)].tolist())
+        if task not in data.classes or there == kinds:
+            return some
+    raise MienError(f"k-shot: {persons} persons seldom have all classes of {task}; raise `persons`")
+
+
+def constant(train: Represented, test: Represented, task: str) -> np.ndarray:
+    """What nobody's recordings are needed for: the training windows' classes by their frequency (so the commonest is said),
+    or their mean number."""
+    y, k = train.truth(task), len(train.classes.get(task, ()))
+    if not k:
+        return np.full(len(test), y.mean())
+    return np.tile(np.bincount(y, minlength=k) / len(y), (len(test), 1))
 
 
 def best_single(
@@ -619,17 +695,14 @@ def best_single(
 
 
 def multimodal(
-    data: Represented,
-    task: str,
-    probe: Probe,
-    metric: str = "macro-F1",
-    k: int | None = None,
-    inner: int = 5,
-    seed: int = 0,
-) -> Gain:
-    """All modalities together against the best one alone (see `best_single`), in pairs."""
-    single, _ = best_single(data, task, probe, metric, k, inner, seed)
-    return gain("all modalities − best single:", held_out(data, task, probe, k, seed), single, metric)
+    data: Represented, task: str, probe: Probe, metric: str = "macro-F1", k: int | None = None, inner: int = 5,
+    seed: int = 0, whole: Represented | None = None,
+) -> Gain:  # fmt: skip
+    """All modalities together against the best one alone (see `best_single`), in pairs. whole: the same windows from all
+    modalities, where that is more than their columns side by side."""
+    single, chosen = best_single(data, task, probe, metric, k, inner, seed)
+    both = held_out(data if whole is None else whole, task, probe, k, seed)
+    return replace(gain("all modalities − best single:", both, single, metric), chosen=chosen)
 
 
 def missing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,44 @@ import numpy as np
 
 from ..core import console
 from ..core.errors import MienError
+from ..core.records import Cohort
+from ..data.features import WindowTable, tabulate
 from ..data.splits import Splits
 from . import shadows as shadow_models
 from .adapted import Adapted
 from .likelihood import measure
 from .tokens import Documents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """An adapted model and the cohort's windows in its layout, as an attacker has them."""
+
+    adapted: Adapted
+    documents: Documents
+    cohort: Cohort
+
+    @staticmethod
+    def of(adapted: Adapted, cohort: Cohort) -> Sight:
+        documents = Documents.encode(cohort, adapted.layout, **{k: adapted.config[k] for k in ("stride_s", "valid")})
+        return Sight(adapted=adapted, documents=documents, cohort=cohort)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.adapted.layout.parts)
+
+    @property
+    def table(self) -> WindowTable:
+        """Statistics of all streams of the windows."""
+        return self._tabulate(self.cohort)
+
+    def both(self, cohort: Cohort) -> tuple[WindowTable, list[np.ndarray]]:
+        """A cohort's windows as the attacker on a release has them: statistics of the modelled streams, and tokens."""
+        made = self.documents.like(cohort)
+        return self._tabulate(cohort, "streams").rows(made.usable), list(made)
+
+    def _tabulate(self, cohort: Cohort, *more: str) -> WindowTable:
+        return tabulate(cohort, **{k: self.adapted.config[k] for k in ("seconds", "stride_s", "task", "valid", *more)})
 
 
 def observe(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mien.adapters.represented import opened
+from mien.adapters import personal
+from mien.adapters.represented import elsewhere, opened
 from mien.attacks import represented as attacked
 from mien.core import config, console, runs, verbs
 from mien.core.errors import MienError
@@ -12,7 +13,7 @@ from mien.core.records import Cohort
 from mien.core.results import Report
 from mien.data import matching, splits
 from mien.data.load import open_cohort
-from mien.evaluation import explain, explained, reports, represented
+from mien.evaluation import explain, explained, personalised, reports, represented, transferred
 from mien.evaluation.protocols import gather, measured
 from mien.evaluation.report import html, pages
 from mien.generation.adapted import written
@@ -20,15 +21,17 @@ from mien.generation.adapted import written
 
 class Evaluate(verbs.Recipe):
     """synthetic: a generate run; or represented: an adapt run of a representation, its macro-F1 as average over persons or
-    windows, all attacked in so many dimensions, explain: what carried task and recognition; match: attributes in which persons
-    of different classes must agree, whose utility is told again; attack: an attack run on the same adapter; utility, fidelity:
-    metrics; leakage: the attack's, on the picture; beside: other runs, side by side."""
+    windows, attacked in so many dimensions, explain: what carried it, transfer: its worth elsewhere, personal: persons' own
+    adapters; match: what persons of different classes must agree in, whose utility is told again; attack: a run on the same
+    adapter; utility, fidelity: metrics; leakage: the attack's, on the picture; beside: other runs, side by side."""
 
     synthetic: str | None = None
     represented: str | None = None
     average: Literal["person", "window"] = "window"
     dimension: int = 16
     explain: explained.Explain | None = None
+    transfer: transferred.Transfer | None = None
+    personal: personalised.Personal | None = None
     match: matching.Match | None = None
     attack: str | None = None
     utility: tuple[config.Plugin, ...] = (config.Plugin(name="tstr"),)
@@ -39,18 +42,16 @@ class Evaluate(verbs.Recipe):
 
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("evaluate", __doc__ or "", Evaluate, argv)
-    if (recipe.synthetic is None) == (recipe.represented is None) or (recipe.synthetic and recipe.explain):
-        raise MienError(
-            "name either a generate run (synthetic) or a represented one (an adapt run, which `explain` is for)"
-        )
+    of_one = recipe.explain or recipe.transfer or recipe.personal
+    if (recipe.synthetic is None) == (recipe.represented is None) or (recipe.synthetic and of_one):
+        raise MienError("name either a generate run or an adapt run (represented, with explain, transfer or personal)")
     run = of_synthetic(recipe, fresh) if recipe.synthetic else of_representation(recipe, fresh)
     shown = Report.read(run.release / "report.json").results
     console.table(
         f"evaluation of {recipe.study}", ["measure", "value", "95 % over persons", "persons", *(["beside"] if recipe.represented else [])],
         [[r.metric, html.value(r), html.interval(r), r.n_persons or "", *([html.beside(r)] if recipe.represented else [])] for r in shown],
     )  # fmt: skip
-    if recipe.beside:
-        console.say("side by side with " + ", ".join(recipe.beside) + ": in the report")
+    console.lines([f"side by side with {', '.join(recipe.beside)}: in the report"] if recipe.beside else ())
     if recipe.synthetic or recipe.explain:
         console.say(f"with single persons' data, not to be shared: {run.private}")
     console.say(f"report: {run.release / 'report.html'}")
@@ -65,8 +66,7 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
     cohort, left_out = open_cohort(config.Plugin(**asked["cohort"]), "evaluation")
     inputs = {"synthetic": runs.fingerprint(release), "adapter": made_from, "cohort": runs.keyed(cohort.fingerprint)}
     attack = None if recipe.attack is None else runs.find(recipe.attack, "attack", made_from)
-    if attack is not None:
-        inputs["attack"] = runs.fingerprint(attack)
+    inputs |= {} if attack is None else {"attack": runs.fingerprint(attack)}
     others = [runs.find(name, "evaluate") for name in recipe.beside]
     inputs |= {f"beside {i}": runs.fingerprint(other) for i, other in enumerate(others)}
     run = runs.Run.start("evaluate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
@@ -77,9 +77,8 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
             layout = written(source)
             synthetic = Cohort.read(release / "release" / "cohort")
             data = gather(
-                cohort, synthetic, split, seconds=layout.seconds, stride_s=asked["stride_s"], task=layout.task,
-                through=layout.round_trip, valid=asked["valid"],
-                valid_sequences=Report.read(release / "release" / "report.json").results[0].value or 0.0,
+                cohort, synthetic, split, seconds=layout.seconds, stride_s=asked["stride_s"], task=layout.task, valid=asked["valid"],
+                through=layout.round_trip, valid_sequences=Report.read(release / "release" / "report.json").results[0].value or 0.0,
             )  # fmt: skip
             alike = matching.alike(cohort, data.tables.test, recipe.match, recipe.seed)
             results = measured(data, recipe.utility, recipe.fidelity, alike)
@@ -87,30 +86,31 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
                 run, recipe, inputs, results, guarantee, cohort, synthetic, data, split, asked, left_out, attack is not None
             )  # fmt: skip
             found = None if attack is None else Report.read(attack / "release" / "report.json")
-            pages.evaluation(
-                run, report, data, found, recipe.leakage, cohort, [pages.Evaluated.read(o) for o in others]
-            )
+            shown = [pages.Evaluated.read(o) for o in others]
+            pages.evaluation(run, report, data, found, recipe.leakage, cohort, shown)
             report.write(run.release / "report.json")
     return run
 
 
 def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
     source = runs.find(str(recipe.represented), "adapt")
-    inputs = {"adapter": runs.fingerprint(source)}
+    inputs = {"adapter": runs.fingerprint(source), **transferred.inputs(recipe.transfer)}
     others = [runs.find(name, "evaluate") for name in recipe.beside]
     inputs |= {f"beside {i}": runs.fingerprint(other) for i, other in enumerate(others)}
     run = runs.Run.start("evaluate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
     with run:
         if not run.reused:
             o = opened(source, "evaluation")
+            there = transferred.of(o, elsewhere, recipe.transfer, recipe.seed)
+            there.results += personalised.of(
+                o, personal.predicted, personal.probabilities, recipe.personal, recipe.seed
+            )
             found = explained.of(o, attacked.each_recognised, recipe.explain, recipe.seed)
-            results = represented.of(o, recipe.average, recipe.match, recipe.seed) + attacked.all_of(
-                o.views, o.table.person, o.table.recording, o.train, o.cohort, loss=o.loss, session=o.session, dimension=recipe.dimension
-            )  # fmt: skip
+            results = represented.of(o, recipe.average, recipe.match, recipe.seed) + attacked.of(o, recipe.dimension)
             results += () if found is None else explain.write(found, run.private, run.release)
             adapted, *reports_of = (Report.read(p / "release" / "report.json") for p in (source, *others))
-            report = reports.of_representation(run, recipe, inputs, results, adapted, o)
-            pages.represented(run, report, o.cohort, reports_of, found)
+            report = reports.of_representation(run, recipe, inputs, [*results, *there.results], adapted, o, there)
+            pages.represented(run, report, o.cohort, reports_of, found, there.cohorts)
             report.write(run.release / "report.json")
     return run
 

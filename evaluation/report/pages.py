@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,10 +162,11 @@ def evaluation(
 
 
 def represented(
-    run: runs.Run, report: Report, cohort: Cohort, beside: Sequence[Report] = (), found: Findings | None = None
-) -> None:
+    run: runs.Run, report: Report, cohort: Cohort, beside: Sequence[Report] = (), found: Findings | None = None,
+    others: Sequence[Cohort] = (),
+) -> None:  # fmt: skip
     """`release/report.html` of an evaluate run of a representation: what it is worth against whom it gives away. beside:
-    other representations' reports; found: what carried either."""
+    other representations' reports; found: what carried either; others: cohorts that it was tried on."""
     points = []
     for r in (report, *beside):
         named = {x.metric: x for x in r.results}
@@ -209,7 +211,11 @@ def represented(
                     caption=f"Shapley values of the streams; 95 % intervals over persons. {found.advice[task].sentence}",
                 )
             )  # fmt: skip
-    _release(run, html.release_html(report, shown), cohort)
+    for r in report.results:
+        if r.value is not None and (named := re.match(r"((?:across \w+|k-shot), .*): (macro-F1|CCC)$", r.metric)):
+            say = "On persons that neither the adapter nor the probe has seen; 95 % intervals by bootstrap of persons."
+            shown.append(html.Picture(title=r.metric, svg=pictures.whiskers(r, named[2]), caption=say))
+    _release(run, html.release_html(report, shown), cohort, *others)
 
 
 def _protected(report: Report) -> str:
@@ -237,6 +243,7 @@ def _frontier(points: Sequence[frontier.Point]) -> str:
     return frontier.draw(points, [b for b in first.utility.baselines if b.name in ("TRTR", "majority")], blind)
 
 
-def _release(run: runs.Run, page: str, cohort: Cohort) -> None:
-    html.assert_leak_free(page, {"person": cohort.column("person"), "recording": cohort.column("id")})
+def _release(run: runs.Run, page: str, *cohorts: Cohort) -> None:
+    for cohort in cohorts:
+        html.assert_leak_free(page, {"person": cohort.column("person"), "recording": cohort.column("id")})
     runs.write_text(run.release / "report.html", page)

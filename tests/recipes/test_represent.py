@@ -29,7 +29,10 @@ RECIPES = {
         "backbone": {"name": "behaviour", "recipe": "pretrain_represent.yaml"}, "represent": {"bind": "public"},
         "split": {"holdout": 3}, "lora": {"rank": 2, "alpha": 4}, "train": TRAIN,
     },
-    "evaluate_represent": {"study": "toy_represent", "represented": "adapt-toy_represent", "dimension": 4},
+    "evaluate_represent": {
+        "study": "toy_represent", "represented": "adapt-toy_represent", "dimension": 4,
+        "transfer": {"k_shot": [1], "draws": 100},
+    },
     "autoencoder": {
         "study": "toy_autoencoder", "cohort": COHORT, "task": "movement", "seconds": 2, "stride_s": 2,
         "autoencoder": {"latent": 4, "hidden": 8}, "split": {"holdout": 3}, "train": TRAIN,
@@ -45,6 +48,10 @@ RECIPES = {
     },
     "evaluate_film": {"study": "toy_film", "represented": "adapt-toy_film", "dimension": 4},
     "generate_autoencoder": {"study": "toy_autoencoder", "adapter": "adapt-toy_autoencoder", "sampling": {"per_label": 6}},
+    "attack_autoencoder": {
+        "study": "toy_autoencoder", "adapter": "adapt-toy_autoencoder", "synthetic": "generate-toy_autoencoder", "dimension": 4,
+        "identity": [{"name": "linkage", "trees": 20}],
+    },
     "evaluate_synthetic": {
         "study": "toy_synthetic", "synthetic": "generate-toy_autoencoder", "utility": [{"name": "tstr", "trees": 10}],
         "fidelity": [{"name": "spectra"}],
@@ -86,7 +93,11 @@ def test_evaluate_prints_worth_and_leakage(toy):
     for kind in ("linear", "forest"):
         assert named[f"identity.adapted.recognised ({kind})"]["low"] is not None
     assert any(m.startswith("acc missing at test") for m in named)
+    assert named["k-shot, movement, k = 1: macro-F1"]["n_persons"] == 3
+    assert "multimodal, movement: all modalities − best single: macro-F1" in named
+    assert any("Across tasks" in c for c in report["caveats"])
     page = (run / "release" / "report.html").read_text()
+    assert "k-shot, movement, k = 1: macro-F1" in page
     assert "motion-0" not in page
     assert "<h1>Representation: " in page
 
@@ -134,6 +145,7 @@ def test_an_autoencoder_goes_through_the_same_verbs(toy, monkeypatch):
         "evaluate evaluate_autoencoder",
         "generate generate_autoencoder",
         "evaluate evaluate_synthetic",
+        "attack attack_autoencoder",
     )
     for step in steps:
         verb, recipe = step.split()
@@ -164,6 +176,30 @@ def test_an_autoencoder_goes_through_the_same_verbs(toy, monkeypatch):
     assert len(made) == 6 * len(made.card.tasks["movement"])
     worth = json.loads((only(toy, "evaluate-toy_synthetic-*") / "release" / "report.json").read_text())
     assert any("TSTR" in r["metric"] for r in worth["results"])
+    attacked = json.loads((only(toy, "attack-toy_autoencoder-*") / "release" / "report.json").read_text())
+    named = {r["metric"]: r for r in attacked["results"] if r["unit"] in ("person", "window")}
+    for name in ("loss", "reference", "evidence", "reconstruction"):
+        assert {"chance", "blind", "planted"} <= {b["name"] for b in named[f"{name}.auc"]["baselines"]}
+    assert "identity.adapted.recognised (linear)" in named  # of its vectors
+    assert "nearest.auc" in named  # of its synthetic recordings
+    assert not any("needs 'tokens'" in r["note"] for r in attacked["results"])
+    assert attacked["guarantee"] == report["guarantee"]
+
+
+@pytest.mark.slow
+def test_a_representation_is_attacked_by_its_heads_loss(toy, monkeypatch):
+    for name in ("MIEN_CACHE", "MIEN_RUNS", "MIEN_LEDGER"):
+        monkeypatch.setenv(name, toy.env[name])
+    monkeypatch.chdir(toy.folder)
+    assert (
+        cli.main(["attack", "attack_autoencoder.yaml", "study=seen", "adapter=adapt-toy_represent", "synthetic=null"])
+        == 0
+    )
+    attacked = json.loads((only(toy, "attack-seen-*") / "release" / "report.json").read_text())
+    named = {r["metric"]: r for r in attacked["results"]}
+    assert "loss.auc" in named
+    assert "'evidence'" in named["evidence.auc"]["note"]  # not run, and why
+    assert "identity.adapted.recognised (linear)" in named
 
 
 @pytest.mark.parametrize(
@@ -269,6 +305,22 @@ def refused(toy, monkeypatch, capsys, *argv):
     [
         (["synthetic=generate-toy"], "name either a generate run"),
         (["represented=adapt-nothing"], "no finished run"),
+        (["transfer={across_tasks: [mood]}"], "no window has a label 'mood'"),
+        (["transfer={across_tasks: [movement]}"], "the run was adapted to 'movement'"),
+        (
+            [f"transfer={{across_cohorts: [{{cohort: {COHORT}}}]}}"],
+            "transfer.across_cohorts[0] (motion): 5 of its 8 persons",
+        ),
+        (
+            ["transfer={across_cohorts: [{cohort: {name: simulated, persons: 2}}]}"],
+            "has no label 'movement'; it has stress",
+        ),
+        (
+            ["transfer={across_cohorts: [{cohort: {name: simulated, persons: 2}, task: stress}]}"],
+            "stream 'gyro' is signal (x, y, z)",
+        ),
+        (["transfer={across_cohort: []}"], "did you mean 'across_cohorts'"),
+        (["represented=null", "synthetic=generate-toy", "transfer={}"], "with explain, transfer or personal"),
     ],
 )
 def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):

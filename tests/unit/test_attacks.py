@@ -74,6 +74,7 @@ def everything(n=12, **changes):
     )  # fmt: skip
     made = dict(
         segments=-rng.random((rows, 3)), slope=rng.standard_normal(rows), zlib=np.full(rows, 90), shadow_in=inside,
+        evidence=-rng.random(rows), reconstruction=-rng.random(rows),
         shadow_loss=rng.random((4, rows)) + 1, shadow_segments=-rng.random((4, rows, 3)),
         contrast=rng.random((rows, 2)), shadow_contrast=rng.random((4, rows, 2)), cosine=rng.random((rows, 3)),
         views=rng.standard_normal((rows, 3, 5)), tokens=[tokens], parts=("eda",),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from mien.adapters.represented import vectors
 from mien.attacks.represented import each_recognised
@@ -18,6 +19,7 @@ from mien.evaluation import explain, explained
 from mien.evaluation.explained import Explain
 
 from ..conftest import recording
+from .test_autoencoder import people, subject, trained, without
 from .test_representation import WITH_CALLS, called, made_of
 
 QUICK = Explain(folds=2, windows=2, steps=32, random=2, coarser=(), noisier=(2.0,))
@@ -90,6 +92,75 @@ def test_a_stream_that_is_noise_to_everybody_is_worth_nothing(run):
     assert use.phi["acc"].mean() > 0.3
     assert abs(use.phi["calls"].mean()) < 0.15
     assert leak.phi["eda"].mean() > 2 * max(leak.phi["acc"].mean(), leak.phi["calls"].mean())
+
+
+@pytest.fixture
+def autoencoded(tmp_path, home):
+    """An autoencoder of two persons' recordings, and eight others; p03 has no skin conductance, and a broken sensor once."""
+    cohort = people(10, 4, lambda r: without(r, "eda") if r.person == "p03" else r)
+    made = trained(cohort, tmp_path, 150, keep=lambda w: w.person in ("p00", "p01"), latent=4, hidden=16).made
+    windows = subject(cohort).windows
+    windows.arrays[-1]["acc"]["x"][5] = np.nan
+    table = features.tabulate(cohort, seconds=4.0, stride_s=4.0, task="activity")
+    parts = {m: vectors(made, windows.of([m])) for m in made.modalities}
+    return SimpleNamespace(
+        made=made, windows=windows, table=table, Z=vectors(made, windows), parts=parts, y=windows.labels["activity"].astype(int),
+        train=np.isin(table.person, ["p00", "p01"]), task="activity", classes=("rest", "walk"), slices=made.slices,
+        config={"seconds": 4.0}, cohort=cohort, streams={m: m for m in made.modalities},
+    )  # fmt: skip
+
+
+def test_an_autoencoders_numbers_are_explained(autoencoded, tmp_path):
+    o = autoencoded
+    found = explained.of(o, each_recognised, QUICK.model_copy(update={"windows": 6}))
+    (e,) = found.explained
+    made = o.made.described["acc"]
+    assert e.channels["acc"] == made.names
+    assert e.use["acc"].shape == (48, 1, made.width)
+    assert len(set(made.names)) == made.width
+    assert {c.metric.split()[0] for c in found.checks} == {"use", "leakage"}
+    missing = e.person == "p03"
+    assert np.abs(e.use["eda"][missing]).max() == 0
+    assert np.abs(e.leakage["eda"][~missing]).max() > 0
+    own = set(o.table.recording[o.table.person == "p03"])
+    assert own.isdisjoint(set(e.recording[~missing]))
+    for folder in ("private", "release"):
+        (tmp_path / folder).mkdir()
+    explain.write(found, tmp_path / "private", tmp_path / "release", least=8)
+    shown = json.loads((tmp_path / "release" / "explanations.json").read_text())
+    assert "acc.x trend 0" in shown["shares"]["activity"]["use"]
+    assert (tmp_path / "private" / "moments_0_acc.svg").exists()
+
+
+def test_an_autoencoders_map_adds_up(autoencoded):
+    """Number by number the map sums to what the head's answer moves from the training persons' mean."""
+    o = autoencoded
+    (e,), _ = explained.moments(o, np.flatnonzero(~o.train), QUICK)
+    total = sum(a.sum((1, 2)) for a in e.use.values())
+    rows = np.array([i for i in range(len(o.table)) if o.table.recording[i] in set(e.recording)])
+    batch = o.made.scaled(o.made.batch(o.windows, rows))
+    head = o.made.heads["activity"]
+    with torch.no_grad():
+        score = head(o.made.fused(o.made.embeddings(o.made.model, batch), batch.present[:, None])[:, 0]).numpy()
+        nothing = replace(batch, inputs={m: {"values": v["values"] * 0} for m, v in batch.inputs.items()})
+        base = head(o.made.fused(o.made.embeddings(o.made.model, nothing), batch.present[:, None])[:, 0]).numpy()
+    y = o.y[rows]
+    moved = (score - base)[np.arange(len(y)), y]
+    possible = {r: moved[o.table.recording[rows] == r] for r in set(e.recording)}
+    for r, t in zip(e.recording, total, strict=True):
+        assert np.abs(possible[r] - t).min() < 0.05 * np.abs(moved).mean() + 1e-4
+
+
+def test_a_missing_number_is_no_cause(autoencoded):
+    o = autoencoded
+    last = len(o.table) - 1
+    scaled = o.made.scaled(o.made.batch(o.windows, [last])).inputs["acc"]["values"]
+    assert not torch.isnan(scaled).any()
+    assert float(scaled[0, 0, 5]) == 0
+    plain = o.made.batch(o.windows, [last])
+    with torch.no_grad():
+        one, other = (o.made.embeddings(o.made.model, b)["acc"] for b in (plain, o.made.scaled(plain)))
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("left", [0, 1, 7])

@@ -146,7 +146,7 @@ def test_across_cohorts_and_tasks_refuse_shared_persons_without_naming_them():
     assert len(transfer.across_cohorts(data, other, "mood", Probe()).y) == len(other)
     for call in (
         lambda: transfer.across_cohorts(data, data.rows(data.person == "P-001"), "mood", Probe()),
-        lambda: transfer.across_tasks(data, data, ["P-001", "Z-9"], "mood", Probe()),
+        lambda: transfer.across_tasks(data, ["P-001", "Z-9"], "mood", Probe()),
     ):
         with pytest.raises(MienError, match=r"1 of \d persons") as error:
             call()
@@ -156,7 +156,8 @@ def test_across_cohorts_and_tasks_refuse_shared_persons_without_naming_them():
 def test_across_tasks_finds_what_adapting_added():
     after = cohort(10, a=2.0)
     before = replace(after, X={**after.X, "a": after.X["c"]})
-    assert transfer.across_tasks(before, after, ["Z-1"], "mood", Probe(), k=5).p < 0.05
+    one, other = (transfer.across_tasks(d, ["Z-1"], "mood", Probe(), k=5) for d in (after, before))
+    assert transfer.gain("adapted", one, other, "macro-F1").p < 0.05
 
 
 def test_the_worst_group_ignores_small_cells():
