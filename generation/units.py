@@ -124,12 +124,13 @@ def noise_sd(x: np.ndarray, there: np.ndarray) -> np.ndarray:
     if count < 1:
         return np.zeros((n, channels))
     bends = np.diff(np.where(there[..., None], x, 0.0), n=2, axis=1)[:, : count * size]
-    whole = (there[:, :-2] & there[:, 1:-1] & there[:, 2:])[:, : count * size].reshape(n, count, size).all(2)
+    all_there = (there[:, :-2] & there[:, 1:-1] & there[:, 2:])[:, : count * size].reshape(n, count, size)
+    whole = np.asarray(all_there.min(axis=2), dtype=bool)
     hz = np.fft.rfftfreq(size)
     upper = hz >= 0.25
     power = np.abs(np.fft.rfft(bends.reshape(n, count, size, channels), axis=2)[:, :, upper]) ** 2
     power = (power / (2 - 2 * np.cos(2 * np.pi * hz[upper]))[:, None] ** 2).mean(2) / size
-    some, middle = np.asarray(whole.any(axis=1)), np.zeros((n, channels))
+    some, middle = np.flatnonzero(whole.sum(axis=1)), np.zeros((n, channels))
     middle[some] = np.nanmedian(np.where(whole[..., None], power, np.nan)[some], axis=1)
     free = 2.0 * upper.sum()  # a mean of so many squares has its median a little below its mean (Wilson and Hilferty)
     return np.sqrt(middle / (1 - 2 / (9 * free)) ** 3)
