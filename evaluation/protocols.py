@@ -20,8 +20,8 @@ from ..data.splits import Splits
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """train: real windows of training persons; test: of held-out persons; synthetic: the release; codec: the training
-    windows written as tokens and read back (what the codec alone loses); classes: the task's.
+    """train: real windows of training persons; test: of held-out persons; synthetic: the release; codec, codec_test: the
+    training and held-out windows written as tokens and read back (what the codec alone loses); classes: the task's.
 
     MienError when a class is missing among the real training windows, or there is no synthetic window at all.
     """
@@ -31,6 +31,7 @@ class Tables:
     synthetic: WindowTable
     classes: tuple[str, ...]
     codec: WindowTable | None = None
+    codec_test: WindowTable | None = None
 
     def __post_init__(self) -> None:
         missing = [c for c in self.classes if c not in set(self.train.label)]
@@ -42,8 +43,9 @@ class Tables:
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Windows: lists of {stream: Stream}; card: the synthetic cohort's; seconds: of one window;
-    valid_sequences: share of sampled token sequences that the grammar accepts."""
+    """Windows: lists of {stream: Stream}; card: the synthetic cohort's; seconds: of one window; valid_sequences: share of
+    sampled token sequences that the grammar accepts; codec, codec_test: training and held-out windows written as tokens and
+    read back, a window that could not be written being empty."""
 
     train: Sequence[Mapping[str, Stream]]
     test: Sequence[Mapping[str, Stream]]
@@ -51,6 +53,8 @@ class Windows:
     card: CohortCard
     seconds: float
     valid_sequences: float
+    codec: Sequence[Mapping[str, Stream]] = ()
+    codec_test: Sequence[Mapping[str, Stream]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +67,9 @@ class Inputs:
     outliers: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for side in ("train", "test", "synthetic"):
-            n, m = len(getattr(self.tables, side)), len(getattr(self.windows, side))
-            if n != m:
+        for side in ("train", "test", "synthetic", "codec", "codec_test"):
+            n, m = len(getattr(self.tables, side) or ()), len(getattr(self.windows, side))
+            if n != m and not (m == 0 and side.startswith("codec")):
                 raise MienError(
                     f"{side}: {n} rows of statistics for {m} windows; they must be the same windows in order"
                 )
@@ -83,7 +87,7 @@ def gather(
     valid_sequences: float,
     valid: float = 1.0,
 ) -> Inputs:
-    """Real windows of both sides of the split, the synthetic ones, and the training windows through the codec.
+    """Real windows of both sides of the split, the synthetic ones, and the real ones through the codec.
 
     through(streams, label): one window written as tokens and read back; valid: the share of samples a window needs.
     Windows with gaps or without the label are left out. MienError when no held-out person has a window left.
@@ -101,7 +105,7 @@ def gather(
             f"{len(train)} training and {len(test)} held-out windows are left to evaluate on; see whose consent covers"
             " evaluation, or draw another split"
         )
-    coded = [(r, w, through(streams, str(r.labels[task]))) for r, w, streams in train]
+    coded, also = ([(r, w, through(s, str(r.labels[task]))) for r, w, s in side] for side in (train, test))
     made = [(r, w, r.streams) for r in synthetic for w in recording_windows(r, seconds, seconds)]
     # One call for both sides: words get their codes in order of appearance, and must mean the same in train and test.
     real = of_windows(train + test, card, cohort.card, task)
@@ -110,11 +114,12 @@ def gather(
         tables=Tables(
             train=real.rows(rows < len(train)), test=real.rows(rows >= len(train)),
             synthetic=of_windows(made, card, card, task), codec=of_windows(coded, card, cohort.card, task),
-            classes=tuple(card.tasks[task]),
+            codec_test=of_windows(also, card, cohort.card, task), classes=tuple(card.tasks[task]),
         ),
         windows=Windows(
             train=[s for *_, s in train], test=[s for *_, s in test], synthetic=[s for *_, s in made],
-            card=card, seconds=seconds, valid_sequences=valid_sequences,
+            card=card, seconds=seconds, valid_sequences=valid_sequences, codec=[s for *_, s in coded],
+            codec_test=[s for *_, s in also],
         ),
         outliers=frozenset(r.person for r, *_ in train if r.attributes.get("outlier") is True),
     )  # fmt: skip
@@ -140,8 +145,14 @@ def _matched(data: Inputs, module: Any, options: Any, alike: Alike) -> list[Resu
     rows = np.flatnonzero(np.isin(data.tables.test.person, sorted(alike.persons)))
     if not len(rows):
         return [Result(metric="utility, matched persons", value=None, note=alike.said)]
-    windows = replace(data.windows, test=[data.windows.test[i] for i in rows.tolist()])
-    some = replace(data, tables=replace(data.tables, test=data.tables.test.rows(rows)), windows=windows)
+    w, t = data.windows, data.tables
+    windows = replace(
+        w,
+        test=[w.test[i] for i in rows.tolist()],
+        codec_test=[w.codec_test[i] for i in rows.tolist()] if w.codec_test else (),
+    )
+    coded = None if t.codec_test is None else t.codec_test.rows(rows)
+    some = replace(data, tables=replace(t, test=t.test.rows(rows), codec_test=coded), windows=windows)
     return [
         r.model_copy(
             update={"metric": f"{r.metric}, matched persons", "note": "; ".join(filter(None, (r.note, alike.said)))}

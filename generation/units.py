@@ -1,7 +1,8 @@
-"""What codecs of signals share: physical ranges, levels and scales as tokens, windows side by side."""
+"""What codecs of signals share: physical ranges, levels and scales as tokens, a sensor's noise, windows side by side."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,6 +85,66 @@ def stretch(u: np.ndarray, low: float, high: float) -> np.ndarray:
     a, b = (np.sign(v) * np.sqrt(np.abs(v)) for v in (np.float64(low), np.float64(high)))
     root = a + u * (b - a)
     return np.sign(root) * root**2
+
+
+NOISES, _LEAST = 161, 1e-5  # steps of 7 %; the least noise that is said, as a share of the range
+_STRETCHES, _STRETCH = 16, 14  # at most so many of a window, of at least so many samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What a sensor adds of its own, as a token: its standard deviation in logarithmic steps over the range [low, high],
+    where 0 says none. It is white, it is nobody's, and without it every decoded window is told from a recording at once.
+    """
+
+    low: float
+    high: float
+
+    @property
+    def _ladder(self) -> Ladder:
+        return Ladder(low=self.low, high=self.high, levels=2, scales=NOISES, floor=_LEAST)
+
+    def token(self, sd: np.ndarray) -> np.ndarray:
+        return self._ladder.scale(sd)
+
+    def sd(self, token: np.ndarray) -> np.ndarray:
+        return np.where(np.asarray(token) > 0, self._ladder.sd(token), 0.0)
+
+
+def noise_sd(x: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """float64[n, C]: the standard deviation of the white noise in x float64[n, T, C], of which bool[n, T] is there.
+
+    Taken from the upper half of the spectrum, where slow signals have nothing else, of second differences, or a slope
+    would leak into it; the median over stretches of the window, so that a jump or two do not count. 0 where no stretch
+    is whole, or the window is too short to have one.
+    """
+    n, samples, channels = x.shape
+    size = max(_STRETCH, (samples - 2) // _STRETCHES)
+    count = (samples - 2) // size
+    if count < 1:
+        return np.zeros((n, channels))
+    bends = np.diff(np.where(there[..., None], x, 0.0), n=2, axis=1)[:, : count * size]
+    all_there = (there[:, :-2] & there[:, 1:-1] & there[:, 2:])[:, : count * size].reshape(n, count, size)
+    whole = np.asarray(all_there.min(axis=2), dtype=bool)
+    hz = np.fft.rfftfreq(size)
+    upper = hz >= 0.25
+    power = np.abs(np.fft.rfft(bends.reshape(n, count, size, channels), axis=2)[:, :, upper]) ** 2
+    power = (power / (2 - 2 * np.cos(2 * np.pi * hz[upper]))[:, None] ** 2).mean(2) / size
+    some, middle = np.flatnonzero(whole.sum(axis=1)), np.zeros((n, channels))
+    middle[some] = np.nanmedian(np.where(whole[..., None], power, np.nan)[some], axis=1)
+    free = 2.0 * upper.sum()  # a mean of so many squares has its median a little below its mean (Wilson and Hilferty)
+    return np.sqrt(middle / (1 - 2 / (9 * free)) ** 3)
+
+
+def rng_of(ids: np.ndarray) -> np.random.Generator:
+    """The randomness of a block's decoding: the same tokens give the same waveform, whoever decodes them."""
+    return np.random.default_rng(zlib.crc32(np.asarray(ids).astype("<i4").tobytes()))
+
+
+def hiss(rng: np.random.Generator, sd: np.ndarray, samples: int) -> np.ndarray:
+    """float64[samples, C]: white noise whose standard deviations are exactly sd float[C]."""
+    z = rng.standard_normal((samples, len(sd)))
+    return sd * (z - z.mean(0)) / np.maximum(z.std(0), 1e-12)
 
 
 def stack(

@@ -9,7 +9,6 @@ slowly is posture), or that nothing was measured. What is decoded has that postu
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ from ...core.config import Section
 from ...core.errors import MienError
 from ...core.records import Signal, Stream, StreamSpec
 from ..machine import Machine
-from ..units import Ladder, span, stack
+from ..units import Ladder, rng_of, span, stack
 
 VERSION = 1
 STREAMS = 1
@@ -114,9 +113,7 @@ class Codec:
         posture = np.asarray(PchipInterpolator(self.posts, knots)(np.arange(self.samples)))
         known = ids[at:] != _MISSING
         moves = self.ladder.sd(np.where(known, ids[at:] - LEVELS, 0))
-        # the same tokens give the same waveform, whoever decodes them, and no other tokens give it
-        rng = np.random.default_rng(zlib.crc32(ids.astype("<i4").tobytes()))
-        noise = rng.standard_normal((self.samples, self.axes))
+        noise = rng_of(ids).standard_normal((self.samples, self.axes))
         rate = self.spec.rate_hz
         sos = butter(2, [min(0.3, 0.1 * rate), min(5.0, 0.45 * rate)], btype="band", fs=rate, output="sos")
         noise = sosfiltfilt(sos, noise, axis=0, padlen=min(self.samples - 1, round(3 * rate)))

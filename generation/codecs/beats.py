@@ -1,14 +1,15 @@
 """`beats`: a pulse wave or an ECG as heartbeats, with respiration sampled at them.
 
 A header says in physical units what the whole window is like (mean interval, spread of intervals, level, size and shape
-of the wave; level and size of respiration), then each beat adds what it has of its own: its interval as a residual to
-mean and spread, its size, and respiration at the beat and half-way to the next one. A model that has learnt little more
-than which tokens are frequent still decodes to a plausible heart, which block transforms do not give (their phases jump at
-every block's edge).
+of the wave, how far its baseline wanders and how noisy the sensor is; level, size and noise of respiration), then each
+beat adds what it has of its own: its interval as a residual to mean and spread, its size, and respiration at the beat and
+half-way to the next one. A model that has learnt little more than which tokens are frequent still decodes to a plausible
+heart, which block transforms do not give (their phases jump at every block's edge).
 
 The machine adds up the intervals, so that every document fills its window exactly. The wave's own shape comes from a small
 public family (a pulse of two bumps; P, QRS and T of an ECG), and what lies between the family and the recording is lost, on
-purpose: pulse shape tells who somebody is.
+purpose: pulse shape tells who somebody is. Baseline and noise come back as much as they were, not as they were: they are
+drawn anew from the tokens.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from ...core.errors import MienError
 from ...core.records import Signal, Stream, StreamSpec
 from ...data import physiology
 from ..machine import Machine
-from ..units import Ladder, span, stack
+from ..units import NOISES, Ladder, Noise, hiss, noise_sd, rng_of, span, stack
 
-VERSION = 1
+VERSION = 2
 STREAMS = 2
 KIND = "signal"
 _MEANS_MS = np.rint(np.geomspace(320, 1900, 90)).astype(int)  # mean interval
@@ -42,13 +43,18 @@ LEVELS, SCALES = 129, 32
 TOKENS = {
     "mean": len(_MEANS_MS), "spread": len(_SPREADS_MS), "first": _FIRST, "level": LEVELS, "scale": SCALES,
     "shape": 2 * len(_WIDTHS) * len(_NOTCHES), "interval": 2 * _HALF + 1, "size": len(_SIZES), "breath": _BREATH**2, "alone": 1,
+    "wander": SCALES, "noise": NOISES,
 }  # fmt: skip
 _AT = dict(zip(TOKENS, np.cumsum([0, *TOKENS.values()]).tolist(), strict=False))
 _INTERVALS_MS = np.clip(  # [mean, spread, residual]
     np.rint(_MEANS_MS[:, None, None] + _SPREADS_MS[None, :, None] * (_STEP * np.arange(-_HALF, _HALF + 1))), 250, 2600
 ).astype(int)
 _FIRST_MS = np.rint(_MEANS_MS[:, None] * np.arange(_FIRST) / 48).astype(int)
-_HEAD = ("mean", "spread", "first", "level", "scale", "shape")
+_HEAD = ("mean", "spread", "first", "level", "scale", "shape", "wander", "noise")
+_WANDER_HZ, _WANDER_S = (
+    4.0,
+    1.25,
+)  # the rate that a wandering baseline is drawn at, and how slow it is (a Gaussian's width)
 _PHASES = 128
 _PAUSE_S = 5.0  # longer without a beat is a dropout: what would be put there is made up
 _ALIKE = 0.6  # beats' correlation with their mean: .98 and more in pulses and ECGs, .58 and less in noise and drift
@@ -82,8 +88,13 @@ class Codec:
         self.wave: Literal["pulse", "ecg"]
         self.wave = ("ecg" if "ecg" in called else "pulse") if config.wave == "auto" else config.wave
         self.samples = round(seconds * self.spec.rate_hz)
-        self.ladder = _ladder(self.name, self.spec)
-        self.breath_ladder = None if self.breath is None else _ladder(self.names[1], self.breath)
+        self.ladder, self.noise = _ladder(self.name, self.spec), _noise(self.name, self.spec)
+        self.breath_ladder = self.breath_noise = None
+        if self.breath is not None:
+            self.breath_ladder, self.breath_noise = (
+                _ladder(self.names[1], self.breath),
+                _noise(self.names[1], self.breath),
+            )
 
     # --- grammar --------------------------------------------------------------------------------------------
     @cached_property
@@ -92,19 +103,23 @@ class Codec:
         arcs, n = [], len(_HEAD)
         for i, group in enumerate(_HEAD):
             arcs.append(self._arc(i, group, i + 1))
-        alone, level, beat = n, n + 1, n + 2  # nodes: after the header; respiration's scale; a beat alone
-        size, both, both_size, both_breath = n + 3, n + 4, n + 5, n + 6
-        end = n + 7
+        alone, level, noise, beat = n, n + 1, n + 2, n + 3  # nodes: after the header; respiration's; a beat alone
+        size, both, both_size, both_breath = n + 4, n + 5, n + 6, n + 7
+        end = n + 8
         arcs += [self._arc(alone, "alone", beat), self._arc(beat, "interval", size), self._arc(size, "size", beat)]
         if self.breath is not None:
-            arcs += [self._arc(alone, "level", level), self._arc(level, "scale", both)]
+            arcs += [
+                self._arc(alone, "level", level),
+                self._arc(level, "scale", noise),
+                self._arc(noise, "noise", both),
+            ]
             arcs += [self._arc(both, "interval", both_size), self._arc(both_size, "size", both_breath)]
             arcs.append(self._arc(both_breath, "breath", both))
         most = int(np.ceil(self.limit_ms / _INTERVALS_MS.min())) + 1
         return Machine(
             nodes=end, arcs=arcs, keep={0: 0, 1: 1}, add={2: _FIRST_MS, beat: _INTERVALS_MS, both: _INTERVALS_MS},
             gates={beat: (self.limit_ms, end), both: (self.limit_ms, end)},
-            length=n + 2 + most * (3 if self.breath is not None else 2),
+            length=n + 3 + most * (3 if self.breath is not None else 2),
         )  # fmt: skip
 
     def _arc(self, node: int, group: str, to: int) -> tuple[int, int, int, int]:
@@ -136,7 +151,7 @@ class Codec:
         mean = int(np.abs(_MEANS_MS - 1000 * rr.mean()).argmin())
         spread = int(np.abs(np.log(_SPREADS_MS / max(1.0, 1000 * rr.std()))).argmin())
         first = int(np.clip(np.rint(48 * 1000 * times[0] / _MEANS_MS[mean]), 0, _FIRST - 1))
-        tops, size, shape, level, alike = self._wave(x, times)
+        tops, size, shape, level, wander, alike = self._wave(x, times)
         if alike < _ALIKE:
             return f"no heartbeats in {self.name}: what was found is not alike from beat to beat"
         ids = [
@@ -146,6 +161,7 @@ class Codec:
             _AT["level"] + int(self.ladder.level(np.array(level))),
         ]
         ids += [_AT["scale"] + int(self.ladder.scale(np.array(size))), _AT["shape"] + shape]
+        ids += [_AT["wander"] + int(self.ladder.scale(np.array(wander))), _AT["noise"] + self._hiss(x, self.noise)]
         breath = self._breath(window, times)
         if breath is None:
             ids.append(_AT["alone"])
@@ -166,9 +182,15 @@ class Codec:
             now, i = now + int(grid[k]), i + 1
         return np.array(ids, dtype=np.int32)
 
-    def _wave(self, x: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, float, int, float, float]:
-        """(each beat's size, the window's, its shape's number, its level, how alike the beats are): the mean beat over
-        cardiac phase, laid against the family. Alike: the median of the beats' correlations with it."""
+    @staticmethod
+    def _hiss(x: np.ndarray, noise: Noise) -> int:
+        """The noise of x float[T], as a step of `noise`."""
+        return int(noise.token(noise_sd(x[None, :, None], np.ones((1, len(x)), bool)))[0, 0])
+
+    def _wave(self, x: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, float, int, float, float, float]:
+        """(each beat's size, the window's, its shape's number, its level, how far the level wanders from beat to beat, how
+        alike the beats are): the mean beat over cardiac phase, laid against the family. Alike: the median of the beats'
+        correlations with it."""
         rate, phases = self.spec.rate_hz, np.arange(_PHASES) / _PHASES
         at = (times[:-1, None] + np.diff(times)[:, None] * phases).ravel() * rate
         beat = np.interp(at, np.arange(len(x)), x).reshape(-1, _PHASES)
@@ -182,7 +204,7 @@ class Codec:
         alike = float(np.median(own @ centred / np.maximum(norms, 1e-12)))
         sizes = own @ mine / (mine @ mine)
         size = max(float(np.median(sizes)), 1e-9)
-        return np.clip(sizes, 0.3 * size, 3 * size), size, shape, float(x.mean()), alike
+        return np.clip(sizes, 0.3 * size, 3 * size), size, shape, float(x.mean()), float(beat.mean(1).std()), alike
 
     @cached_property
     def family(self) -> np.ndarray:
@@ -202,15 +224,20 @@ class Codec:
 
     def _breath(self, window: Mapping[str, Stream], times: np.ndarray) -> tuple[list[int], np.ndarray] | None:
         """Respiration's header and its pairs at each beat; None where the window has none, or gaps in it."""
-        if self.breath is None or self.breath_ladder is None or self.names[1] not in window:
+        if (
+            self.breath is None
+            or self.breath_ladder is None
+            or self.breath_noise is None
+            or self.names[1] not in window
+        ):
             return None
         x, there = stack([window], self.names[1], self.breath, round(self.seconds * self.breath.rate_hz))
         if not there.all():
             return None
         x = x[0, :, 0]
         level, scale = self.breath_ladder.level(x.mean()), self.breath_ladder.scale(np.asarray(x.std()))
-        head = [_AT["level"] + int(level), _AT["scale"] + int(scale)]
-        low = _smooth(x, self.breath.rate_hz)
+        head = [_AT["level"] + int(level), _AT["scale"] + int(scale), _AT["noise"] + self._hiss(x, self.breath_noise)]
+        low = _smooth(x, self.breath.rate_hz, float(np.median(np.diff(times))) / 2)
         half = times[:-1] + np.diff(times) / 2
         clock = np.arange(len(x)) / self.breath.rate_hz
         z = np.stack([np.interp(times, clock, low), np.interp(np.r_[half, times[-1]], clock, low)], 1)
@@ -230,7 +257,8 @@ class Codec:
         read = [self._read(np.asarray(b)) for b in blocks]
         beat = np.concatenate([[read[0]["first"]], *(r["steps"] for r in read)]).cumsum()
         per_beat = {
-            k: np.concatenate([np.full(len(r["steps"]), r[k]) for r in read]) for k in ("level", "scale", "shape")
+            k: np.concatenate([np.full(len(r["steps"]), r[k]) for r in read])
+            for k in ("level", "scale", "shape", "wander")
         }
         sizes = np.concatenate([r["sizes"] for r in read])
         # one more beat before the first, and on to the end: every sample lies between two beats
@@ -257,6 +285,10 @@ class Codec:
         middle = np.arange(n) + 0.5
         size = np.interp(place, middle, spread(sizes * per_beat["scale"]))
         x = wave * size + np.interp(place, middle, spread(per_beat["level"]))
+        x = x + _wander(np.concatenate([r["own"] for r in read]), t) * np.interp(
+            place, middle, spread(per_beat["wander"])
+        )
+        x = x + np.concatenate([hiss(rng_of(r["own"]), r["noise"], self.samples)[:, 0] for r in read])
         out: dict[str, Stream] = {self.name: _signal(x, self.spec, self.ladder)}
         if self.breath is not None and self.breath_ladder is not None and all("breath" in r for r in read):
             z = np.concatenate([r["breath"] for r in read])
@@ -264,27 +296,36 @@ class Codec:
             tr = np.arange(round(self.seconds * self.breath.rate_hz) * len(blocks)) / self.breath.rate_hz
             inside = np.clip(tr, knots[0], knots[-1]) if len(knots) else tr
             curve = CubicSpline(knots, z.ravel(), bc_type="natural")(inside) if len(knots) > 1 else 0 * tr
-            out[self.names[1]] = _signal(
-                np.clip(curve, z.min(initial=0) * 1.2, z.max(initial=0) * 1.2), self.breath, self.breath_ladder
-            )
+            curve = np.clip(curve, z.min(initial=0) * 1.2, z.max(initial=0) * 1.2)
+            own = [
+                hiss(rng_of(np.asarray(b)), r["breath_noise"], len(tr) // len(read))[:, 0]
+                for b, r in zip(blocks, read, strict=True)
+            ]
+            out[self.names[1]] = _signal(curve + np.concatenate(own), self.breath, self.breath_ladder)
         return out
 
     def _read(self, ids: np.ndarray) -> dict[str, Any]:
         """A block in physical units: mean, first [s], steps [s] and sizes of its beats, level and scale of the wave, its
-        shape's number, and breath float64[beats, 2] if it has any."""
-        mean, spread, first, level, scale, shape = (int(t) - _AT[g] for t, g in zip(ids, _HEAD, strict=False))
+        shape's number, how far it wanders, its noise float64[1], and of respiration, if it has any, breath float64[beats, 2]
+        and breath_noise float64[1]; own: its tokens without respiration's, which no waveform of the heart may hang on."""
+        mean, spread, first, level, scale, shape, wander, noise = (
+            int(t) - _AT[g] for t, g in zip(ids, _HEAD, strict=False)
+        )
         with_breath = int(ids[len(_HEAD)]) != _AT["alone"]
-        body = ids[len(_HEAD) + (2 if with_breath else 1) :].reshape(-1, 3 if with_breath else 2)
+        body = ids[len(_HEAD) + (3 if with_breath else 1) :].reshape(-1, 3 if with_breath else 2)
         out: dict[str, Any] = {
             "mean": _MEANS_MS[mean] / 1000, "first": _FIRST_MS[mean, first] / 1000, "shape": shape,
             "steps": _INTERVALS_MS[mean, spread, body[:, 0] - _AT["interval"]] / 1000,
             "sizes": _SIZES[body[:, 1] - _AT["size"]],
             "level": float(self.ladder.value(np.asarray(level))), "scale": float(self.ladder.sd(np.asarray(scale))),
+            "wander": float(self.ladder.sd(np.asarray(wander))) if wander > 0 else 0.0,
+            "noise": self.noise.sd(np.array([noise])), "own": np.r_[ids[: len(_HEAD)], body[:, :2].ravel()],
         }  # fmt: skip
         if not len(body):  # the first beat comes after the window's end: one interval of the mean goes before it
             out["steps"], out["sizes"] = np.array([out["mean"]]), np.ones(1)
-        if with_breath and self.breath_ladder is not None:
-            low, sd = (int(ids[len(_HEAD) + i]) - _AT[g] for i, g in enumerate(("level", "scale")))
+        if with_breath and self.breath_ladder is not None and self.breath_noise is not None:
+            low, sd, noise = (int(ids[len(_HEAD) + i]) - _AT[g] for i, g in enumerate(("level", "scale", "noise")))
+            out["breath_noise"] = self.breath_noise.sd(np.array([noise]))
             q = body[:, 2] - _AT["breath"]
             z = (np.stack([q // _BREATH, q % _BREATH], 1) / (_BREATH - 1) * 2 - 1) * _BREATH_SD
             z = z if len(body) else np.zeros((1, 2))
@@ -299,16 +340,34 @@ def _ladder(name: str, spec: StreamSpec) -> Ladder:
     return Ladder(low=low, high=high, levels=LEVELS, scales=SCALES, floor=1e-3)
 
 
+def _noise(name: str, spec: StreamSpec) -> Noise:
+    low, high = span(name, spec)
+    return Noise(low=low, high=high)
+
+
+def _wander(ids: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """A slow random curve of mean 0 and variance 1 at the times t [s], drawn from the tokens."""
+    from scipy.interpolate import CubicSpline
+    from scipy.ndimage import gaussian_filter1d
+
+    grid = np.arange(4 + int(np.ceil(t[-1] * _WANDER_HZ)))
+    slow = gaussian_filter1d(rng_of(ids).standard_normal(len(grid)), _WANDER_S * _WANDER_HZ, mode="nearest")
+    x = np.asarray(CubicSpline(grid / _WANDER_HZ, slow)(t))
+    return (x - x.mean()) / max(float(x.std()), 1e-12)
+
+
 def _signal(x: np.ndarray, spec: StreamSpec, ladder: Ladder) -> Signal:
     values = np.clip(x, ladder.low, ladder.high)[:, None]
     return Signal(values=values, rate_hz=spec.rate_hz, channels=spec.channels, unit=spec.unit)
 
 
-def _smooth(x: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Respiration below the beats' own Nyquist frequency, or what lies above would be folded in."""
-    from scipy.ndimage import gaussian_filter1d
+def _smooth(x: np.ndarray, rate_hz: float, every_s: float) -> np.ndarray:
+    """Respiration below the Nyquist frequency of values every `every_s` seconds, or what lies above would be folded in;
+    what lies below stays as it is."""
+    from scipy.signal import butter, sosfiltfilt
 
-    return gaussian_filter1d(x, 0.12 * rate_hz, mode="nearest")
+    sos = butter(4, min(0.9 / (2 * every_s), 0.45 * rate_hz), fs=rate_hz, output="sos")
+    return sosfiltfilt(sos, x, padlen=min(len(x) - 1, round(2 * rate_hz)))
 
 
 def _bump(angle: np.ndarray, sharpness: float) -> np.ndarray:

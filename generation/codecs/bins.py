@@ -1,6 +1,7 @@
 """`bins`: slow channels (temperature, steps, heart rate by the minute, respiration alone) as bins at a low rate.
 
-Per channel a header of two tokens (level, scale) in physical units, then frame by frame what differs from the level, in 49
+Per channel a header in physical units (level, scale and, where a frame has several samples, the sensor's own noise, which
+decoding adds again), then frame by frame what differs from the level, in 49
 companded bins of the scale; a frame that is not there has a token of its own, so that gaps come back as gaps. Samples of
 one frame are averaged (that is the anti-alias filter), and decoding is a monotone curve through the frames' centres whose
 tops and troughs alone are raised until their frames have their averages again. A spline that keeps every average (or any
@@ -19,14 +20,15 @@ from ...core.config import Section
 from ...core.errors import MienError
 from ...core.records import Signal, Stream, StreamSpec
 from ..machine import Machine
-from ..units import Ladder, span, stack
+from ..units import NOISES, Ladder, Noise, hiss, noise_sd, rng_of, span, stack
 
-VERSION = 1
+VERSION = 2
 STREAMS = 1
 KIND = "signal"
 LEVELS, SCALES, BINS = 257, 32, 49
-TOKENS = {"level": LEVELS, "scale": SCALES, "bin": BINS, "missing": 1}
+TOKENS = {"level": LEVELS, "scale": SCALES, "bin": BINS, "missing": 1, "noise": NOISES}
 _SCALE, _BIN, _MISSING = LEVELS, LEVELS + SCALES, LEVELS + SCALES + BINS
+_NOISE = _MISSING + 1
 _SPAN, _POWER = (
     7.0,
     0.6,
@@ -57,10 +59,13 @@ class Codec:
         hz = min(config.rates.get(self.name, config.hz), self.spec.rate_hz)
         self.frames = max(1, min(self.samples, round(seconds * hz)))
         self.edges = np.rint(np.linspace(0, self.samples, self.frames + 1)).astype(int)
+        # a frame that is one sample has its noise in it already
+        self.noise = Noise(low=low, high=high) if self.frames < self.samples else None
+        self.head = 2 if self.noise is None else 3
 
     @property
     def machine(self) -> Machine:
-        head = [(0, LEVELS), (_SCALE, _SCALE + SCALES)] * self.channels
+        head = [(0, LEVELS), (_SCALE, _SCALE + SCALES), (_NOISE, _NOISE + NOISES)][: self.head] * self.channels
         return Machine.of([*head, *[(_BIN, _MISSING + 1)] * (self.frames * self.channels)])
 
     def encode(self, windows: Sequence[Mapping[str, Stream]]) -> list[np.ndarray | str]:
@@ -83,14 +88,17 @@ class Codec:
         half = (BINS - 1) // 2
         q = np.rint(np.sign(z) * np.minimum(np.abs(z), 1) ** _POWER * half).astype(int) + half
         body = np.where(known[..., None], _BIN + q, _MISSING).reshape(n, -1)
-        head = np.stack([level, _SCALE + scale], axis=2).reshape(n, -1)
+        head = [level, _SCALE + scale]
+        if self.noise is not None:
+            head.append(_NOISE + self.noise.token(noise_sd(x, there)))
+        head = np.stack(head, axis=2).reshape(n, -1)
         ids = np.concatenate([head, body], axis=1).astype(np.int32)
         return [ids[i] if known[i].any() else f"no sample of {self.name}" for i in range(n)]
 
     def decode(self, ids: np.ndarray) -> dict[str, Stream]:
         ids, size = np.asarray(ids), np.diff(self.edges)
-        head = ids[: 2 * self.channels].reshape(-1, 2)
-        body = ids[2 * self.channels :].reshape(self.frames, self.channels)
+        head = ids[: self.head * self.channels].reshape(-1, self.head)
+        body = ids[self.head * self.channels :].reshape(self.frames, self.channels)
         known = (body != _MISSING).all(1)  # a frame is there when all of its channels are
         level, sd = self.ladder.value(head[:, 0]), self.ladder.sd(head[:, 1] - _SCALE)
         half = (BINS - 1) // 2
@@ -101,9 +109,12 @@ class Codec:
         if len(at):  # a curve goes through gaps too, so that it is smooth on either side
             frames = np.stack([np.interp(np.arange(self.frames), at, f[at]) for f in frames.T], 1)
         valid = np.repeat(known, size)
+        x = self._curve(frames)
+        if self.noise is not None:
+            x = x + hiss(rng_of(ids), self.noise.sd(head[:, 2] - _NOISE), self.samples)
         return {
             self.name: Signal(
-                values=np.clip(self._curve(frames), self.ladder.low, self.ladder.high), rate_hz=self.spec.rate_hz,
+                values=np.clip(x, self.ladder.low, self.ladder.high), rate_hz=self.spec.rate_hz,
                 channels=self.spec.channels, unit=self.spec.unit, valid=None if valid.all() else valid,
             )
         }  # fmt: skip

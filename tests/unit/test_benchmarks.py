@@ -44,6 +44,17 @@ def test_codecs_prints_every_table():
 
 
 @pytest.mark.slow
+def test_ceiling_prints_every_row():
+    command = [sys.executable, str(ROOT / "benchmarks" / "ceiling.py"), "--persons", "5"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    rows = [line.split("|") for line in run.stdout.splitlines() if line.startswith("| ")]
+    assert {r[1].strip() for r in rows} > {"all streams", "bvp", "acc", "all vital signs", "skin conductance"}
+    assert all(0 <= float(cell) <= 1 for r in rows[1:] for cell in r[2:-1])
+    assert "statistics are out of reach" in run.stdout
+
+
+@pytest.mark.slow
 def test_sampling_prints_its_ratio():
     command = [sys.executable, str(ROOT / "benchmarks" / "sampling.py"), "--quick"]
     run = subprocess.run(command, capture_output=True, text=True)

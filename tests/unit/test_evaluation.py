@@ -198,7 +198,7 @@ def test_words_mean_the_same_number_in_train_and_test():
     split = Splits(kind="person", train=("p00", "p01"), validation=(), holdout=("p02", "p03"), seed=0)
     data = gather(
         cohort, cohort, split, seconds=4.0, stride_s=4.0, task="activity",
-        through=lambda streams, label: streams, valid_sequences=1.0,
+        through=lambda streams, label: {"acc": streams["acc"]}, valid_sequences=1.0,
     )  # fmt: skip
     codes = {}
     for t in (data.tables.train, data.tables.test):
@@ -208,6 +208,15 @@ def test_words_mean_the_same_number_in_train_and_test():
     assert {len(c) for c in codes.values()} == {1}
     assert set(data.tables.train.person) == {"p00", "p01"}
     assert set(data.tables.test.person) == {"p02", "p03"}
+    for real, coded in (("train", "codec"), ("test", "codec_test")):  # row by row the same windows
+        one, two = (getattr(data.tables, side) for side in (real, coded))
+        assert one.recording.tolist() == two.recording.tolist()
+        mine = [c.startswith("acc.") for c in features.names(CARD)]
+        assert np.array_equal(one.X[:, mine], two.X[:, mine])
+        assert np.isnan(two.X[:, [not m for m in mine]]).all()
+        assert [set(w) for w in getattr(data.windows, coded)] == [{"acc"}] * len(one)
+    with pytest.raises(MienError, match="codec: 8 rows"):
+        replace(data, windows=replace(data.windows, codec=data.windows.codec[:-1]))
 
 
 def test_spectra_are_zero_for_the_same_and_grow_with_noise():

@@ -255,6 +255,63 @@ def test_other_persons_look_as_real_persons_do_to_each_other(sides):
                 assert r.value < 2 * r.baselines[1].value, (r.metric, r.value, r.baselines[1].value)
 
 
+# --- what the codec loses, and what the model does -----------------------------------------------------------
+def with_codec(data: Inputs, card, train, test) -> Inputs:
+    """`data`, whose real windows came back from a codec as `train` and `test`."""
+    coded = {"codec": train, "codec_test": test}
+    return replace(
+        data,
+        tables=replace(data.tables, **{k: of_windows(rows, card, card, "stress") for k, rows in coded.items()}),
+        windows=replace(data.windows, **{k: [s for *_, s in rows] for k, rows in coded.items()}),
+    )
+
+
+def beside(results, metric: str, name: str) -> float:
+    r = next(r for r in results if r.metric == metric)
+    return next(b.value for b in r.baselines if b.name == name)
+
+
+def test_what_is_lost_is_told_to_be_the_codecs_or_the_models(sides):
+    """A codec that confounds breath and heart, under a perfect model; a perfect codec, under a model that knows no labels."""
+    card, (train, test, other) = sides
+    options = tstr_groups.Config(trees=60, streams=False)
+    metric = "TSTR macro-F1 cardiorespiratory"
+    for coded, made, by in ((relabelled(train, 1.0), other, "codec"), (train, relabelled(other, 1.0), "model")):
+        found = tstr_groups.measure(with_codec(inputs(card, train, test, made), card, coded, test), options)
+        r = next(r for r in found if r.metric == metric)
+        trtr, codec = beside(found, metric, "TRTR"), beside(found, metric, "codec")
+        lost = {"codec": trtr - codec, "model": codec - r.value}
+        assert lost[by] > 0.2
+        assert r.note == f"lost by the codec: {lost['codec']:+.3f}; by the model: {lost['model']:+.3f}"
+    without = tstr_groups.measure(inputs(card, train, test, other), options)
+    assert all(b.name != "codec" for r in without for b in r.baselines)
+
+
+def test_a_codec_that_drops_noise_is_found_out_by_name(sides):
+    from scipy.ndimage import uniform_filter1d
+
+    card, (train, test, other) = sides
+    data = inputs(card, train, test, other)
+    name = "coverage"
+    same = prdc.measure(with_codec(data, card, train, test), prdc.Config())
+    assert beside(same, name, prdc.CODEC) == beside(same, name, comparisons.REAL)
+    assert value(same, "statistics out of the codec's reach") == 0
+    dull = changed(test, lambda n, v, i: uniform_filter1d(v, 8, axis=0) if n == "temp" else v)
+    found = prdc.measure(with_codec(data, card, train, dull), prdc.Config())
+    assert beside(found, name, prdc.CODEC) < beside(found, name, comparisons.REAL) - 0.2
+    assert beside(found, f"{name} (vital signs)", prdc.CODEC) == pytest.approx(
+        beside(found, f"{name} (vital signs)", comparisons.REAL), abs=0.1
+    )
+    (r,) = (r for r in found if r.metric == "statistics out of the codec's reach")
+    assert "temp.temp.power_high" in r.note
+    assert "bvp" not in r.note
+    # a window that could not be written is left out, and what cannot be written at all has no row
+    lost = [(r, w, {} if i < 5 else s) for i, (r, w, s) in enumerate(test)]
+    assert beside(prdc.measure(with_codec(data, card, train, lost), prdc.Config()), name, prdc.CODEC) > 0.5
+    nothing = with_codec(data, card, train, [(r, w, {}) for r, w, _ in test])
+    assert all(b.name != prdc.CODEC for r in prdc.measure(nothing, prdc.Config()) for b in r.baselines)
+
+
 def test_intervals_are_over_real_persons_and_hold_the_value(sides):
     card, (train, test, other) = sides
     data = inputs(card, train, test, other)
