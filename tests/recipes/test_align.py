@@ -182,3 +182,16 @@ def test_what_persons_said_in_a_file(toy):
     done = toy.run("align", "dpo_toy.yaml", "study=toy_file", "preferences=other.jsonl", ok=False)
     assert done.returncode == 2
     assert "samples of another model" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_fills_its_table(toy):
+    command = [
+        sys.executable, str(ROOT / "benchmarks" / "align.py"), "--rows", "dpo", "--seeds", "3", "4", "--override", *TINY,
+        *SMALL["dpo"],
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=toy.folder, env=toy.env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| dpo")]
+    assert [r.split()[3] for r in rows] == ["3", "4"]
+    assert all("| 1.000 |" in r for r in rows)  # valid sequences
