@@ -83,11 +83,11 @@ def labelled(
     """asked.pairs pairs of documents of one label, of the best share against the worst, each as often as any other of its label
     (but for one). score: float64[n]. private: whether the answers that taught the reward are. MienError where the scores order
     nothing."""
-    rng, labels = np.random.default_rng([seed, 0xA06]), np.asarray(labels)
-    kinds = sorted(set(labels.tolist()))
+    rng, of = np.random.default_rng([seed, 0xA06]), np.asarray(labels)
+    kinds = sorted(set(of.tolist()))
     chosen, rejected = [], []
     for k, kind in enumerate(kinds):
-        mine = np.flatnonzero(labels == kind)
+        mine = np.flatnonzero(of == kind)
         size = int(asked.share * len(mine))
         order = mine[np.argsort(-score[mine], kind="stable")]
         best, worst = order[:size], order[len(order) - size :]
