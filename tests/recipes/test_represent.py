@@ -319,6 +319,7 @@ def refused(toy, monkeypatch, capsys, *argv):
             ["transfer={across_cohorts: [{cohort: {name: simulated, persons: 2}, task: stress}]}"],
             "stream 'gyro' is signal (x, y, z)",
         ),
+        (["personal={k: [5]}"], "two recordings of one person overlap in time"),
         (["transfer={across_cohort: []}"], "did you mean 'across_cohorts'"),
         (["represented=null", "synthetic=generate-toy", "transfer={}"], "with explain, transfer or personal"),
     ],
