@@ -54,7 +54,7 @@ def forest(X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
     return RandomForestClassifier(100, random_state=0, n_jobs=1).fit(X, y).predict(new)
 
 
-def row(name: str, y: tuple[np.ndarray, np.ndarray], X: tuple[np.ndarray, ...]) -> str:
+def row(name: str, y: tuple[np.ndarray, ...], X: tuple[np.ndarray, ...]) -> str:
     """One line of the table. X: float64[n, d] of the first group, of the second, and of the second through the codecs; what one
     of the three does not have at all is left out."""
     known = np.flatnonzero(np.min([(~np.isnan(x)).sum(0) for x in X], axis=0))
