@@ -54,7 +54,7 @@ def forest(X: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
     return RandomForestClassifier(100, random_state=0, n_jobs=1).fit(X, y).predict(new)
 
 
-def row(name: str, y: tuple[np.ndarray, np.ndarray], X: tuple[np.ndarray, ...]) -> str:
+def row(name: str, y: tuple[np.ndarray, ...], X: tuple[np.ndarray, ...]) -> str:
     """One line of the table. X: float64[n, d] of the first group, of the second, and of the second through the codecs; what one
     of the three does not have at all is left out."""
     known = np.flatnonzero(np.min([(~np.isnan(x)).sum(0) for x in X], axis=0))
@@ -83,7 +83,7 @@ def main() -> None:
         streams=list(card.streams),
     )  # fmt: skip
     one, two = ([{n: w[n] for n in card.streams if n in w} for w, _ in side] for side in (first, second))
-    y = tuple(np.array([label for _, label in side], dtype=object) for side in (first, second))
+    y = tuple[np.ndarray, ...](np.array([label for _, label in side], dtype=object) for side in (first, second))
     coded = [layout.round_trip(w, label) for w, label in zip(two, y[1], strict=True)]
     print(f"{len(one)} and {len(two)} windows, of {args.persons} persons each; real, and through the codecs\n")
     print("| statistics of | coverage | codec | precision | codec | TSTR | codec |\n|---|---|---|---|---|---|---|")

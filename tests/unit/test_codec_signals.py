@@ -11,6 +11,7 @@ from mien.core.errors import MienError
 from mien.core.records import Signal, StreamSpec
 from mien.data import physiology as ph
 from mien.data.datasets import simulated
+from mien.generation import units
 from mien.generation.codecs import activity, beats, bins, eda
 from mien.generation.grammar import Grammar
 from mien.generation.vocabulary import BOS, EOS, FIRST_CODEC, LABEL_0, STREAM_0
@@ -54,6 +55,33 @@ def test_heart_and_breath_survive(made):
     assert np.mean(off["coherence"]) <= 0.02
     assert np.mean(off["breath"]) <= 0.01  # Hz
     assert max(map(len, blocks)) <= 360
+
+
+def test_baseline_and_noise_come_back_as_much_as_they_were(made):
+    from scipy.signal import butter, sosfiltfilt
+
+    codec = beats.Codec(beats.Config(), {n: SPECS[n] for n in ("bvp", "resp")}, MINUTE)
+    blocks, back = coded(codec, [{n: r.streams[n] for n in ("bvp", "resp")} for r in made])
+    slow = butter(4, 0.5, fs=64.0, output="sos")
+    ratios = {"baseline": [], "noise of bvp": [], "noise of resp": []}
+    for r, d in zip(made, back, strict=True):
+        one, two = (sosfiltfilt(slow, s["bvp"].values[:, 0]).std() for s in (r.streams, d))
+        ratios["baseline"].append(two / one)
+        for n in ("bvp", "resp"):
+            x, y = (s[n].values[None].astype(float) for s in (r.streams, d))
+            one, two = (units.noise_sd(v, np.ones(v.shape[:2], bool))[0, 0] for v in (x, y))
+            ratios[f"noise of {n}"].append(two / one)
+    for what, found in ratios.items():
+        assert np.median(found) == pytest.approx(1, abs=0.1), what
+        assert 0.5 < min(found) < max(found) < 1.6, what
+    # an idle baseline and a silent sensor are nothing, and what is drawn follows from the tokens
+    quiet = blocks[0].copy()
+    for group in ("wander", "noise"):
+        quiet[beats._HEAD.index(group)] = beats._AT[group]
+    clean, again = (codec.decode(quiet)["bvp"].values[:, 0] for _ in range(2))
+    assert np.array_equal(clean, again)
+    assert units.noise_sd(clean[None, :, None].astype(float), np.ones((1, len(clean)), bool))[0, 0] < 1e-3
+    assert sosfiltfilt(slow, clean).std() < 0.5 * sosfiltfilt(slow, back[0]["bvp"].values[:, 0]).std()
 
 
 def test_minutes_of_all_five_streams_take_at_most_480_tokens(made):
