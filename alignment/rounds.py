@@ -20,7 +20,6 @@ from ..core.runs import Run
 from ..core.verbs import PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
 from ..privacy.plan import PrivacySpec
-from . import augment as augment_
 from . import beside, experts, judged, pairs
 from . import dpo as dpo_
 from . import ppo as ppo_
@@ -31,10 +30,9 @@ from .judged import Learned, Samples, result
 class Asked(Section):
     """preferences: JSONL of `mien feedback … export=pairs.jsonl` about the adapter's samples; without it `simulate` says what
     simulated experts are asked; method: dpo; reward: a reward model alone; ppo: a reward model, and the adapter towards it; of
-    each its settings; augment: fresh samples, ordered by the answers' linear reward, to learn from as well; rounds: of
-    sampling, asking and learning; lora: of the adapter beside; privacy: of raters or recorded persons, for dpo; weigh:
-    reliable raters count more, without privacy; minimum_alpha: raters who agree less are not learned from; held_out: share of
-    answers kept to judge by; bounds: what must hold afterwards."""
+    each its settings; rounds: of sampling, asking and learning; lora: of the adapter beside; privacy: of raters or recorded
+    persons, for dpo; weigh: reliable raters count more, without privacy; minimum_alpha: raters who agree less are not learned
+    from; held_out: share of answers kept to judge by; bounds: what must hold afterwards."""
 
     preferences: str | None = None
     simulate: judged.Simulate = judged.Simulate()
@@ -42,7 +40,6 @@ class Asked(Section):
     dpo: dpo_.Dpo = dpo_.Dpo()
     reward: reward_.Reward = reward_.Reward()
     ppo: ppo_.Ppo = ppo_.Ppo()
-    augment: augment_.Augment = augment_.Augment()
     rounds: int = Field(default=1, ge=1)
     lora: beside.Aligned = beside.Aligned()
     privacy: PrivacySpec | None = None
@@ -62,11 +59,6 @@ class Asked(Section):
             raise MienError("privacy: is for `method: dpo` in one round; nothing else here is private")
         if self.privacy is not None and self.weigh:
             raise MienError("weigh: a weight tells of all raters' answers; under `privacy:` every answer counts 1")
-        if self.privacy is not None and self.augment.per_label:
-            raise MienError(
-                "augment: fresh samples are ordered by a reward that knows all raters' answers, so that no one's gradient could be"
-                " told apart; it is not for `privacy:`"
-            )
         told = {k for k in self.bounds.model_fields_set if getattr(self.bounds, k) is not None}
         if self.method == "reward" and told:
             raise MienError(
@@ -165,7 +157,7 @@ class Rounds:
 
     def _learn(self, data: Learned, k: int) -> Interval | None:
         """One round of the method; the reward model's accuracy on held-out answers, None without one."""
-        a, o, train = self.asked, self.opened, self._more(data.train, k)
+        a, o, train = self.asked, self.opened, data.train
         common: dict[str, Any] = {
             "seed": self.seed + k, "folder": self.run.private / f"round-{k + 1}", "accelerator": self.accelerator,
         }  # fmt: skip
@@ -187,23 +179,6 @@ class Rounds:
         if self.main:
             judged.write_log(common["folder"] / "log.jsonl", log)
         return right
-
-    def _more(self, train: pairs.Pairs, k: int) -> pairs.Pairs:
-        """What is learned from: the answers, and with `augment` fresh samples of the adapter as it is, ordered by their reward."""
-        asked, layout = self.asked.augment, self.opened.layout
-        if not asked.per_label:
-            return train
-        of = augment_.Vitals(layout)
-        learned = augment_.reward(train, of)
-        fresh = self.draw(asked.per_label, 3 * 10**6 + 10**4 * k)
-        of.note(fresh.documents, fresh.recordings)
-        labels = [str(r.labels[layout.task]) for r in fresh.recordings]
-        score = augment_.score(learned, of(fresh.documents))
-        new = augment_.labelled(fresh.documents, labels, score, asked, bool(train.private.any()), self.seed + k)
-        console.say(
-            f"  {len(new)} pairs of {len(labels)} fresh samples, ordered by a linear reward of {len(train)} answers"
-        )
-        return pairs.Pairs.join([new, train]) if asked.answers else new
 
     def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> None:
         a, o = self.asked, self.opened

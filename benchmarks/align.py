@@ -1,12 +1,11 @@
 """What alignment to simulated experts gains on the simulated study: DPO, PPO and reward models, of the same 200 pairs.
 
-python benchmarks/align.py [--seeds 7] [--rows dpo ppo reward dpo-answers reward-answers]
+python benchmarks/align.py [--seeds 9] [--rows dpo ppo reward] [--override dpo.lr=1e-3 …]
 
 Needs the adapter of `mien adapt recipes/simulated/adapt.yaml`. Each row is `mien align` with a shipped recipe and one seed, which
 decides the samples, the raters' answers, what is held out, and the training; choose settings by other seeds than those that are
-told. `dpo` and `ppo` and `reward` learn from fresh samples that a linear reward of the answers orders (`augment:`), the rows
-`…-answers` from the answers alone. A run that is there already is read again, so that a stopped table goes on. The figures are
-of simulated raters (alignment/experts.py), who are a program with a few rules.
+told. A run that is there already is read again, so that a stopped table goes on. The figures are of simulated raters
+(alignment/experts.py), who are a program with a few rules.
 """
 
 from __future__ import annotations
@@ -23,13 +22,7 @@ from mien.core.errors import MienError
 from mien.core.results import Report, Result
 
 HERE = Path(__file__).resolve().parent
-ROWS = {
-    "dpo": ("dpo", ()),
-    "ppo": ("ppo", ()),
-    "reward": ("reward", ()),
-    "dpo-answers": ("dpo", ("augment={per_label: 0}", "dpo={steps: 30, batch: 16, lr: 1.0e-3}")),
-    "reward-answers": ("reward", ("augment={per_label: 0}",)),
-}
+ROWS = ("dpo", "ppo", "reward")
 MEASURES = (
     "raters' agreement α", "expert utility gain", "win rate against before", "coverage kept", "valid sequences",
     "KL to the reference", "held-out answers ordered right", "reward accuracy on held-out answers",
@@ -39,8 +32,8 @@ MEASURES = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[7])
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=["dpo", "ppo", "reward"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[9])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument(
         "--override", nargs="*", default=[], metavar="key=value", help="for every row, to look for settings"
     )
@@ -58,12 +51,12 @@ def main() -> int:
 
 def measured(row: str, seed: int, more: list[str]) -> dict[str, Result]:
     """The results of one run, by metric. A passed bound (exit code 3) is a result too; MienError for what did not run."""
-    recipe, own = ROWS[row]
-    asked = (HERE.parent / "recipes" / "simulated" / f"{recipe}.yaml").read_text() + repr((own, more))
+    recipe = f"recipes/simulated/{row}.yaml"
+    asked = (HERE.parent / recipe).read_text() + repr(more)
     study = f"benchmark_{row}_{seed}_{hashlib.sha256(asked.encode()).hexdigest()[:6]}"
     command = [
-        sys.executable, "-m", "mien.cli", "align", f"recipes/simulated/{recipe}.yaml", f"study={study}", f"seed={seed}",
-        *own, *more,
+        sys.executable, "-m", "mien.cli", "align", recipe, f"study={study}", f"seed={seed}",
+        *more,
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 3):

@@ -20,7 +20,7 @@ SMALL = {
 }  # fmt: skip
 TINY = [
     "adapter=adapt-toy_align", "simulate={per_label: 16, pairs: 60, judge_again: 4}", "minimum_alpha=0.1", "threads=1",
-    "bounds={win_rate: 0.0}", "augment={per_label: 8, pairs: 12}",
+    "bounds={win_rate: 0.0}",
 ]  # fmt: skip
 
 CODECS = [
@@ -44,7 +44,7 @@ RECIPES = {
     "dpo_toy": {
         "study": "toy_align", "adapter": "adapt-toy_align", "minimum_alpha": 0.1, "threads": 1,
         "simulate": {"per_label": 16, "pairs": 60, "judge_again": 8}, "lora": {"rank": 2, "alpha": 4},
-        "dpo": {"steps": 6, "batch": 4}, "bounds": {"win_rate": 0.0}, "augment": {"per_label": 8, "pairs": 12},
+        "dpo": {"steps": 6, "batch": 4}, "bounds": {"win_rate": 0.0},
     },
     "generate_toy": {"study": "toy_align", "adapter": "align-toy_align", "sampling": {"per_label": 4, "batch": 8}},
 }  # fmt: skip
@@ -59,7 +59,6 @@ def toy(tmp_path_factory):
 
 def test_a_round_of_simulated_feedback_and_dpo(toy):
     out = toy.run("align", "dpo_toy.yaml").stdout
-    assert "12 pairs of 16 fresh samples, ordered by a linear reward" in out
     assert "win rate against before" in out
     (run,) = (toy.folder / "runs").glob("align-toy_align-*")
     report = json.loads((run / "release" / "report.json").read_text())
