@@ -31,15 +31,17 @@ METRICS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], bool]] = {  
 
 
 def classes(cohort: Cohort, task: str) -> tuple[str, ...]:
-    """A task's classes; none where recordings are labelled with numbers of that name. MienError naming what there is."""
+    """A task's classes; none where recordings are labelled with numbers of that name, and with nothing else. MienError naming
+    what there is."""
     if task in cohort.card.tasks:
         return tuple(cohort.card.tasks[task])
-    numbers = {
-        name
-        for labels in cohort.column("labels")
-        for name, v in labels.items()
-        if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
-    }
+    numbers: set[str] = set()
+    words: set[str] = set()
+    for labels in cohort.column("labels"):
+        for name, v in labels.items():
+            number = isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+            (numbers if number else words).add(name)
+    numbers -= words  # a scale that some recordings answer in words is none
     if task not in numbers:
         there = ", ".join((*cohort.card.tasks, *sorted(numbers - set(cohort.card.tasks))))
         raise MienError(f"task: no {task!r} in {cohort.card.name}; there are {there}")

@@ -106,13 +106,13 @@ def test_a_task_is_of_classes_or_a_number_or_refused(home):
     made = [
         Recording(
             id=f"r{i}", person=f"p{i}", session="s", streams={name: signal},
-            labels={task: CARD.tasks[task][0], "score": float(i), "note": "x"},
+            labels={task: CARD.tasks[task][0], "score": float(i), "note": "x", "mixed": ("low", 3)[i]},
         )
         for i in range(2)
     ]  # fmt: skip
     cohort = Cohort.build(made, card=CARD)
     assert graded.classes(cohort, task) == tuple(CARD.tasks[task])
     assert graded.classes(cohort, "score") == ()
-    for other in ("note", "nothing"):
+    for other in ("note", "nothing", "mixed"):
         with pytest.raises(MienError, match=f"no '{other}'.*{task}.*score"):
             graded.classes(cohort, other)
