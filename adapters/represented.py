@@ -204,7 +204,7 @@ class Autoencoding(Representing):
         self.kinds, self.classes = heads_of(Represent(heads=recipe.autoencoder.heads), recipe.task, card)
         self.restrictions = ()
 
-    def attach(self, card: CohortCard, private: Any, folder: Path, device: Any) -> Any:
+    def attach(self, card: CohortCard, private: Any, folder: Path | None = None, device: Any = None) -> Any:
         """The network to train, heads and all. private: must be None."""
         if private is not None:
             raise MienError(autoencoder.REFUSED)
