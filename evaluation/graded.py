@@ -15,7 +15,7 @@ from ..core.errors import MienError
 from ..core.intervals import Interval, over_persons
 from ..core.records import Cohort
 from ..core.results import Baseline, Result
-from ..data.features import WindowTable
+from . import leave_one_out
 from .leave_one_out import Fold, Learner, tested
 from .transfer import ccc, mae
 
@@ -58,23 +58,6 @@ def mean(fold: Fold, seed: int) -> np.ndarray:
     return np.full((len(fold.test), 1), np.mean(each))
 
 
-def forest(trees: int, columns: Callable[[WindowTable], np.ndarray] = lambda t: t.X) -> Learner:
-    """A random forest on the columns; one that is never known in training is left out."""
-
-    def learner(fold: Fold, seed: int) -> np.ndarray:
-        from sklearn.ensemble import RandomForestRegressor
-
-        X = columns(fold.table)
-        known = ~np.isnan(X[fold.train]).all(0) if X.shape[1] else np.zeros(0, bool)
-        if not known.any():
-            return mean(fold, seed)
-        model = RandomForestRegressor(trees, random_state=seed, n_jobs=1)
-        model.fit(X[np.ix_(fold.train, known)], fold.y[fold.train])
-        return model.predict(X[np.ix_(fold.test, known)])[:, None]
-
-    return learner
-
-
 def ridge(fold: Fold, seed: int) -> np.ndarray:
     """Ridge regression, its penalty chosen in training by generalised cross-validation; statistics standardised on the
     training persons, unknown is average."""
@@ -92,11 +75,7 @@ def ridge(fold: Fold, seed: int) -> np.ndarray:
 
 def usual(trees: int, seeds: int) -> dict[str, tuple[Learner, int]]:
     """The bar's learners by name, each with its number of seeds."""
-    return {
-        "random forest": (forest(trees), seeds), "ridge regression": (ridge, 1), "mean": (mean, 1),
-        "attributes only": (forest(trees, lambda t: t.meta[:, 1:-1]), seeds),
-        "metadata only": (forest(trees, lambda t: t.meta), seeds),
-    }  # fmt: skip
+    return leave_one_out.usual(trees, seeds, ("ridge regression", ridge), ("mean", mean))
 
 
 # --- metrics -------------------------------------------------------------------------------------------------------

@@ -118,19 +118,23 @@ def majority(fold: Fold, seed: int) -> np.ndarray:
     return np.tile(np.arange(fold.classes) == common, (len(fold.test), 1)).astype(np.float64)
 
 
-def forest(trees: int, columns: Callable[[WindowTable], np.ndarray] = lambda t: t.X) -> Learner:
-    """A random forest on the columns; where a column is never known in training it is left out."""
+def forest(
+    trees: int, columns: Callable[[WindowTable], np.ndarray] = lambda t: t.X, otherwise: Learner = majority
+) -> Learner:
+    """A random forest on the columns, of classes or of numbers; a column that is never known in training is left out.
+    otherwise: what predicts where none is known."""
 
     def learner(fold: Fold, seed: int) -> np.ndarray:
-        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
         X = columns(fold.table)
         known = ~np.isnan(X[fold.train]).all(0) if X.shape[1] else np.zeros(0, bool)
         if not known.any():
-            return majority(fold, seed)
-        model = RandomForestClassifier(trees, random_state=seed, n_jobs=1)
-        model.fit(X[np.ix_(fold.train, known)], fold.y[fold.train])
-        return _spread(model, X[np.ix_(fold.test, known)], fold.classes)
+            return otherwise(fold, seed)
+        kind = RandomForestClassifier if fold.classes else RandomForestRegressor
+        model = kind(trees, random_state=seed, n_jobs=1).fit(X[np.ix_(fold.train, known)], fold.y[fold.train])
+        asked = X[np.ix_(fold.test, known)]
+        return _spread(model, asked, fold.classes) if fold.classes else model.predict(asked)[:, None]
 
     return learner
 
@@ -148,12 +152,18 @@ def logistic(fold: Fold, seed: int) -> np.ndarray:
     return _spread(model, Z[fold.test], fold.classes)
 
 
-def usual(trees: int, seeds: int) -> dict[str, tuple[Learner, int]]:
+def usual(
+    trees: int, seeds: int, linear: tuple[str, Learner] = ("logistic regression", logistic),
+    least: tuple[str, Learner] = ("majority", majority),
+) -> dict[str, tuple[Learner, int]]:  # fmt: skip
     """The bar's learners by name, each with its number of seeds."""
+
+    def grown(columns: Callable[[WindowTable], np.ndarray]) -> tuple[Learner, int]:
+        return forest(trees, columns, least[1]), seeds
+
     return {
-        "random forest": (forest(trees), seeds), "logistic regression": (logistic, 1), "majority": (majority, 1),
-        "attributes only": (forest(trees, lambda t: t.meta[:, 1:-1]), seeds),
-        "metadata only": (forest(trees, lambda t: t.meta), seeds),
+        "random forest": grown(lambda t: t.X), linear[0]: (linear[1], 1), least[0]: (least[1], 1),
+        "attributes only": grown(lambda t: t.meta[:, 1:-1]), "metadata only": grown(lambda t: t.meta),
     }  # fmt: skip
 
 
