@@ -153,10 +153,11 @@ function bytes(text) {
 }
 
 function prepare(sent) {
+  if (!ink.ink) colours();
   const streams = sent.streams.map((s) => {
     const made = {...s};
     if (s.values !== undefined) made.values = new Float32Array(bytes(s.values).buffer);
-    if (s.spectrogram) made.spectrogram = bytes(s.spectrogram);
+    if (s.spectrogram) { made.spectrogram = bytes(s.spectrogram); spectrogram(made); }
     if (s.wav) made.url = URL.createObjectURL(new Blob([bytes(s.wav)], {type: "audio/wav"}));
     if (s.pictures) made.pictures = s.pictures.map((p) => { const i = new Image(); i.onload = redraw; i.src = `data:image/jpeg;base64,${p}`; return i; });
     return made;
@@ -252,7 +253,7 @@ async function show(filled) {
   redraw();
   forget();
   const after = state.upcoming[1];
-  if (after) setTimeout(() => SIDES.forEach((s) => load(after, s).catch(() => {})), 50);
+  if (after) setTimeout(() => SIDES.forEach((s) => load(after, s).catch(() => {})), 250); // once this pair is drawn
 }
 
 function question() {
@@ -527,31 +528,37 @@ function trace(c, s, k, w, yOf) {
   const n = s.channels.length, total = s.values.length / n;
   const first = Math.max(0, Math.floor((view.from - s.offset) * s.rate) - 1), last = Math.min(total, Math.ceil((view.to - s.offset) * s.rate) + 2);
   const per = (last - first) / Math.max(1, w - GUTTER);
+  if (per >= 3) { columns(c, s, k, w, yOf, first, last); return; }
   c.lineWidth = per > 0.4 ? 1.1 : 1.6;
   c.lineJoin = "round";
   c.beginPath();
   let open = false;
-  if (per < 3) {
-    for (let i = first; i < last; i++) {
-      const v = s.values[i * n + k];
-      if (v !== v) { open = false; continue; }
-      const x = xOf(s.offset + i / s.rate, w), y = yOf(v);
-      if (open) c.lineTo(x, y); else c.moveTo(x, y);
-      if (total < 60) c.lineTo(xOf(s.offset + (i + 1) / s.rate, w), y); // few values, each of a whole stretch
-      open = true;
-    }
-  } else {
-    for (let i = first; i < last;) { // the least and the largest of each column of pixels
-      const x = Math.floor(xOf(s.offset + i / s.rate, w)), until = Math.min(last, Math.max(i + 1, Math.ceil((tOf(x + 1, w) - s.offset) * s.rate)));
-      let low = Infinity, high = -Infinity;
-      for (; i < until; i++) { const v = s.values[i * n + k]; if (v < low) low = v; if (v > high) high = v; }
-      if (low > high) { open = false; continue; }
-      if (open) c.lineTo(x, yOf(high)); else c.moveTo(x, yOf(high));
-      c.lineTo(x, yOf(low));
-      open = true;
-    }
+  for (let i = first; i < last; i++) {
+    const v = s.values[i * n + k];
+    if (v !== v) { open = false; continue; }
+    const x = xOf(s.offset + i / s.rate, w), y = yOf(v);
+    if (open) c.lineTo(x, y); else c.moveTo(x, y);
+    if (total < 60) c.lineTo(xOf(s.offset + (i + 1) / s.rate, w), y); // few values, each of a whole stretch
+    open = true;
   }
   c.stroke();
+}
+
+// many values a pixel: the least and the largest of each column, joined to the column before; as bars, for without a graphics
+// card a browser takes several times as long over the same as a zigzag
+function columns(c, s, k, w, yOf, first, last) {
+  const n = s.channels.length;
+  c.fillStyle = c.strokeStyle;
+  let before = null;
+  for (let i = first; i < last;) {
+    const x = Math.floor(xOf(s.offset + i / s.rate, w)), until = Math.min(last, Math.max(i + 1, Math.ceil((tOf(x + 1, w) - s.offset) * s.rate)));
+    let low = Infinity, high = -Infinity;
+    for (; i < until; i++) { const v = s.values[i * n + k]; if (v < low) low = v; if (v > high) high = v; }
+    if (low > high) { before = null; continue; }
+    const top = yOf(before ? Math.max(high, before[0]) : high), foot = yOf(before ? Math.min(low, before[1]) : low);
+    c.fillRect(x, top - 0.55, 1, foot - top + 1.1);
+    before = [low, high];
+  }
 }
 
 function heatmap(c, w, h, cell) {
@@ -590,21 +597,26 @@ function sound(c, w, h, cell) {
   trace(c, s, 0, w, (v) => top - (v - low) / (high - low) * top);
   if (s.spectrogram) {
     const frames = s.spectrogram.length / s.bands;
-    if (cell.picture?.dark !== ink.dark) {
-      const picture = new ImageData(frames, s.bands);
-      const table = Array.from({length: 256}, (_, v) => heat(v / 255));
-      s.spectrogram.forEach((v, i) => { picture.data.set(table[v], 4 * i); picture.data[4 * i + 3] = 255; });
-      const kept = document.createElement("canvas");
-      kept.width = frames; kept.height = s.bands;
-      kept.getContext("2d").putImageData(picture, 0, 0);
-      cell.picture = {dark: ink.dark, kept};
-    }
+    const picture = spectrogram(s);
     const x0 = xOf(s.offset + s.first - s.hop / 2, w), x1 = xOf(s.offset + s.first + (frames - 0.5) * s.hop, w);
-    c.drawImage(cell.picture.kept, x0, top + 4, x1 - x0, h - top - 4);
+    c.drawImage(picture, x0, top + 4, x1 - x0, h - top - 4);
   }
   c.restore();
   c.fillStyle = ink.soft; c.textAlign = "right";
   if (s.top) for (const hz of ticks(0, s.top, 3)) if (hz) c.fillText(`${hz / 1000} kHz`, GUTTER - 4, clamp(h - hz / s.top * (h - top - 4) + 4, top + 12, h - 2));
+}
+
+function spectrogram(s) { // made when a recording arrives, and again when the colours change
+  if (s.picture?.dark !== ink.dark) {
+    const frames = s.spectrogram.length / s.bands, data = new ImageData(frames, s.bands), pixels = new Uint32Array(data.data.buffer);
+    const table = Uint32Array.from({length: 256}, (_, v) => new Uint32Array(Uint8ClampedArray.of(...heat(v / 255), 255).buffer)[0]);
+    for (let i = 0; i < pixels.length; i++) pixels[i] = table[s.spectrogram[i]];
+    const kept = document.createElement("canvas");
+    kept.width = frames; kept.height = s.bands;
+    kept.getContext("2d").putImageData(data, 0, 0);
+    s.picture = {dark: ink.dark, kept};
+  }
+  return s.picture.kept;
 }
 
 function events(c, w, h, cell) {
