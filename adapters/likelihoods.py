@@ -14,12 +14,14 @@ import numpy as np
 from ..core.records import Cohort
 from ..data.features import WindowTable, tabulate
 from .autoencoder import Autoencoder, normal
-from .represented import Opened
+from .representation import Representer
+from .represented import Opened, vectors
 from .windows import Windows
 
 DRAWS = (
     64  # from each window's posterior; the same normal numbers for every window, so that no window depends on another
 )
+VIEWS, NOISE = 4, 0.1  # noisy copies of each window; the noise, in standard deviations of what a tower is given of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,8 @@ class Sight:
 
         - of an autoencoder: loss, the training objective without its noise; loss_base, the same of a network of this shape
           that nobody trained; evidence and reconstruction (`likelihoods`); n_tokens, the window's known numbers;
-        - of any other representation: loss, of its heads; n_tokens, 1.
+        - of any other representation: loss, of its heads; n_tokens, 1;
+        - of both: views, and of what binds streams cosine (`similarities`).
         """
         o, table, n = self.o, self.table, int(self.rows.sum())
         fresh = np.isin(table.recording.astype(str), o.split.fresh) if o.split.fresh else np.zeros(n, bool)
@@ -59,11 +62,47 @@ class Sight:
             "recording": table.recording, "person": table.person, "label": table.label, "member": o.train[self.rows],
             "loss": o.loss[self.rows], "n_tokens": np.ones(n, np.int64), **({"fresh": fresh} if fresh.any() else {}),
         }  # fmt: skip
+        windows = o.windows.rows(np.flatnonzero(self.rows))
+        out |= similarities(o.made, windows, seed)
         if isinstance(o.made, Autoencoder):
-            windows = o.windows.rows(np.flatnonzero(self.rows))
             out |= likelihoods(o.made, windows, seed)
             out["loss_base"] = likelihoods(o.made.untrained(seed), windows, seed)["loss"]
         return out
+
+
+def similarities(made: Representer, windows: Windows, seed: int = 0, count: int = VIEWS) -> dict[str, Any]:
+    """For attacks on encoders (Liu et al., arXiv 2108.11023; Ko et al., arXiv 2310.00108), each window as it is and `count`
+    times with noise (`noisy`): views, float64[n, 1 + count, width], its representations; and where the run bound streams to
+    each other, and every window has two, cosine, float64[n, 1 + count]: how near they lie, the mean over its pairs."""
+    each = [windows, *(noisy(windows, seed + k) for k in range(1, count + 1))]
+    found = np.stack([vectors(made, w) for w in each], 1).astype(np.float64)
+    out: dict[str, Any] = {"views": found}
+    together = windows.present.astype(np.float64)
+    if not isinstance(made, Autoencoder) and made.options.bind != "none" and (together.sum(1) >= 2).all():
+        parts = np.stack([found[..., s] for s in made.slices.values()], 2)  # [n, 1 + count, M, dim]
+        parts /= np.maximum(np.linalg.norm(parts, axis=-1, keepdims=True), 1e-12)
+        size = together.sum(1)[:, None]
+        # absent streams are zeros, and what is left is of unit length: the squared sum holds each pair twice
+        out["cosine"] = ((parts.sum(2) ** 2).sum(-1) - size) / (size * (size - 1))
+    return out
+
+
+def noisy(windows: Windows, seed: int) -> Windows:
+    """The same windows with normal noise of NOISE standard deviations on the numbers their towers are given (each array's own,
+    of this window), whatever is 0 (nothing measured) and words as they are. The same draws for every window."""
+
+    def moved(array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind != "f" or not array.any():
+            return array
+        draws = np.random.default_rng([seed, array.size]).standard_normal(array.shape)
+        return np.where(array != 0, array + NOISE * array[array != 0].std() * draws, 0).astype(array.dtype)
+
+    out = windows.rows(np.arange(len(windows)))
+    out.arrays = [
+        {m: {k: v if k == "there" else moved(v) for k, v in a.items()} for m, a in row.items()}
+        for row in windows.arrays
+    ]
+    return out
 
 
 def likelihoods(

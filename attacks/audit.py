@@ -44,10 +44,10 @@ PROFILES: dict[Profile, dict[Kind, tuple[str, ...]]] = {
         "dataset": ("inference", "fraction"),
     },
 }  # fmt: skip
-REPRESENTED = (
-    "loss", "reference", "evidence", "reconstruction", "quantile",
-)  # fmt: skip
-"""Membership attacks on a representation or an autoencoder, which have no tokens, whatever the profile."""
+REPRESENTED = ("loss", "quantile", "encoder", "cosine", "augmented")
+"""Membership attacks on a representation, which has no tokens, whatever the profile."""
+AUTOENCODED = ("loss", "reference", "evidence", "reconstruction", "quantile", "encoder")
+"""And on an autoencoder."""
 _OPTIONS: dict[tuple[Kind, str], dict] = {
     ("attribute", "inference"): {"models": ["logistic"]}
 }  # a forest takes minutes
@@ -78,10 +78,11 @@ class Asked(Section):
         return [Plugin(name=n, **_OPTIONS.get((kind, n), {})) for n in PROFILES[self.profile].get(kind, ())]
 
 
-def of_representation(asked: Asked) -> Asked:
+def of_representation(asked: Asked, autoencoder: bool) -> Asked:
     """What a recipe asks for, where it is a representation or an autoencoder that is attacked: the profile's attacks that need
     no tokens, unless it names others."""
-    found = {} if asked.membership is not None else {"membership": tuple(Plugin(name=n) for n in REPRESENTED)}
+    names = AUTOENCODED if autoencoder else REPRESENTED
+    found = {} if asked.membership is not None else {"membership": tuple(Plugin(name=n) for n in names)}
     kept = tuple(s for s in asked.named("release") if s.name != "ngram")
     return asked.model_copy(update=found | ({"release": kept} if asked.release is None else {}))
 
