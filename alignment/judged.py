@@ -24,6 +24,7 @@ from . import experts, features, linear, preferences
 from .pairs import Pairs, read
 from .preferences import Preference, Quality
 from .reward import share
+from .store import Pair
 from .studio.plan import BROKEN
 
 AFTERWARDS = (
@@ -33,6 +34,10 @@ AFTERWARDS = (
 SAW_REAL = (
     "Raters saw real recordings too (control pairs), or their answers tell something of recorded persons: what they said may"
     " depend on them, so that alignment is no post-processing, and the guarantee of the adapter does not cover it."
+)
+TAKEN_AS_PUBLIC = (
+    "Of the private alignment: the raters' numbers and the held-out results on this page are not covered. Which recordings were"
+    " taken out because a rater recognised somebody is taken as public."
 )
 
 
@@ -81,25 +86,30 @@ def asked(made: Samples, simulate: Simulate, seed: int) -> list[Preference]:
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """train, held_out: pairs; quality: the raters' numbers; shared: recordings on both sides; saw_real: whether answers may
-    depend on real recordings."""
+    """train, held_out: pairs; quality: the raters' numbers; shared: recordings on both sides; saw_real: whether a rater saw real
+    recordings, on which any of their answers may depend; tells: whether answers tell of recorded persons (`private`)."""
 
     train: Pairs
     held_out: Pairs
     quality: Quality
     shared: int
     saw_real: bool = False
+    tells: bool = False
 
 
 def learned(
     said: Sequence[Preference], documents: Mapping[str, tuple[Any, Any]], layout: Layout, *, minimum_alpha: float,
-    held_out: float, seed: int, people: Mapping[str, str] | None = None, weigh: bool = False, saw_real: bool = False,
+    held_out: float, seed: int, people: Mapping[tuple[str, str], str] | None = None, weigh: bool = False,
+    saw_real: bool = False, private: bool = False,
 ) -> Learned:  # fmt: skip
-    """What there is to learn from the answers. documents: recording id -> (prompt, completion); people: recording id -> of whom an
-    answer about it tells; weigh: reliable raters count more (`preferences.weights`, from the answers to learn from alone);
-    saw_real: raters are known to have seen real recordings. MienError where raters agree no better than `minimum_alpha`."""
-    quality = preferences.gate(said, minimum_alpha=minimum_alpha)
-    sides = preferences.split(said, held_out, seed)
+    """What there is to learn from the answers. documents: recording id -> (prompt, completion); people: (rater, pair) -> of whom
+    that answer tells; weigh: reliable raters count more (`preferences.weights`, from the answers to learn from alone);
+    saw_real: raters are known to have seen real recordings. MienError where raters agree no better than `minimum_alpha`.
+
+    private: no answer may decide what becomes of another's: the held-out side is chosen pair by pair, and agreement, which
+    all answers make, refuses nothing (it is said)."""
+    quality = preferences.quality(said) if private else preferences.gate(said, minimum_alpha=minimum_alpha)
+    sides = preferences.split(said, held_out, seed, alone=private)
 
     def encode(one: str) -> Any:
         if one not in documents:
@@ -108,17 +118,19 @@ def learned(
             )
         return documents[one]
 
-    person = None if people is None else lambda one: people.get(one, "")
+    person = None if people is None else lambda p: people.get((p.rater, p.pair), "")
     weight = preferences.weights(sides.train) if weigh else None
     train, test = (
         Pairs.of(preferences.trl_rows(side, encode, w, person).rows, layout)
         for side, w in ((sides.train, weight), (sides.held_out, None))
     )
-    saw_real |= any(map(shows_real, said)) or bool(train.private.any() or test.private.any())
-    return Learned(train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real)
+    return Learned(
+        train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real or any(map(shows_real, said)),
+        tells=bool(train.private.any() or test.private.any()),
+    )  # fmt: skip
 
 
-def shows_real(p: Preference) -> bool:
+def shows_real(p: Preference | Pair) -> bool:
     """Whether a rater saw a real recording here: a control pair, unless it is a synthetic recording and itself in pieces."""
     return p.kind == "control" and not any(one.startswith(BROKEN) for one in (p.a, p.b))
 
@@ -129,11 +141,14 @@ def by_id(made: Samples, layout: Layout) -> dict[str, tuple[Any, Any]]:
     return {r.id: (d[:cut].tolist(), d[cut:].tolist()) for r, d in zip(made.recordings, made.documents, strict=True)}
 
 
-def from_file(path: Path, adapter: str) -> tuple[list[Preference], dict[str, tuple[Any, Any]], dict[str, str], bool]:
-    """(answers, recording id -> (prompt, completion), recording id -> person, whether a rater saw real recordings beside).
+def from_file(
+    path: Path, adapter: str
+) -> tuple[list[Preference], dict[str, tuple[Any, Any]], dict[tuple[str, str], str], bool]:
+    """(answers, recording id -> (prompt, completion), (rater, pair) -> person, whether a rater saw real recordings beside).
 
     path: JSONL of `preferences.write` or `mien feedback … export=pairs.jsonl`.
-    MienError for answers about samples of another model than `adapter` (a run's hash)."""
+    MienError for answers about samples of another model than `adapter` (a run's hash), and for one answer that is said to tell
+    of two persons."""
     said = preferences.read(path)
     others = {p.model for p in said} - {"", adapter}
     if others:
@@ -142,7 +157,7 @@ def from_file(path: Path, adapter: str) -> tuple[list[Preference], dict[str, tup
             " have this one's samples judged, or name the adapter that was"
         )
     documents: dict[str, tuple[Any, Any]] = {}
-    people: dict[str, str] = {}
+    people: dict[tuple[str, str], str] = {}
     saw_real = False
     for row in read(path):
         saw_real |= bool(row.get("saw_real"))
@@ -151,7 +166,14 @@ def from_file(path: Path, adapter: str) -> tuple[list[Preference], dict[str, tup
         better, worse = (row["a"], row["b"]) if row["choice"] == "A" else (row["b"], row["a"])
         documents[better], documents[worse] = (row["prompt"], row["chosen"]), (row["prompt"], row["rejected"])
         if row.get("person"):
-            people[better] = people[worse] = str(row["person"])
+            key, who = (
+                (str(row.get("rater") or row.get("rater_id")), str(row.get("pair_id") or row.get("pair"))),
+                str(row["person"]),
+            )
+            if people.setdefault(key, who) != who:
+                raise MienError(
+                    f"{path}: two lines are one answer of {key[0]!r} about pair {key[1]}, and name two persons; keep one"
+                )
     return said, documents, people, saw_real
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -111,10 +112,11 @@ class Quality:
     raters: tuple[RaterQuality, ...]
 
     def __str__(self) -> str:
-        return "; ".join([f"{_alpha(self.alpha)} over {self.pairs} pairs and {self.answers} answers", *self.rows()])
+        """Of all raters together: what a release may say."""
+        return f"{_alpha(self.alpha)} over {self.pairs} pairs and {self.answers} answers of {len(self.raters)} raters"
 
     def rows(self) -> list[str]:
-        """One line a rater."""
+        """One line a rater: theirs, for the private half."""
         return [
             f"{r.rater}: {r.answers} answers, sharpness {r.sharpness:.2f} (accuracy {r.accuracy:.2f}), self-consistency"
             f" {r.consistent}, controls {r.controls}"
@@ -346,7 +348,8 @@ def gate(
         why = "so few pairs were answered twice that α may be 0"
     else:
         return found
-    raise MienError(f"{why}. {found}. Have more pairs rated by two raters, or talk the disagreements through first")
+    said = "; ".join([str(found), *found.rows()])
+    raise MienError(f"{why}. {said}. Have more pairs rated by two raters, or talk the disagreements through first")
 
 
 def _alpha(a: Interval | None) -> str:
@@ -368,12 +371,12 @@ def trl_rows(
     preferences: Sequence[Preference],
     encode: Callable[[str], tuple[str, str]],
     weight: np.ndarray | None = None,
-    person: Callable[[str], str] | None = None,
+    person: Callable[[Preference], str] | None = None,
 ) -> Rows:
     """Answers as TRL's `prompt`, `chosen`, `rejected`, with `pair_id`, `rater`, `person`, `private` and `weight` beside.
 
     encode: recording id -> (prompt, completion), token strings; weight: float64[n], each answer's (`weights`), 1 if left
-    out; person: recording id -> whom an answer about it tells of, "" for nobody. Left out and counted: ties and both_bad,
+    out; person: an answer -> the recorded person it tells of, "" for nobody. Left out and counted: ties and both_bad,
     control pairs, pairs shown again (they would count double), and pairs with a recording in which anybody recognised
     somebody. MienError where the two recordings of a pair have different prompts, or nothing is left.
     """
@@ -398,7 +401,7 @@ def trl_rows(
                 )
             out.append({
                 "prompt": prompt, "chosen": chosen, "rejected": rejected, "pair_id": p.pair, "rater": p.rater,
-                "person": person(better) if person else "", "private": p.private,
+                "person": person(p) if person else "", "private": p.private,
                 "weight": 1.0 if weight is None else float(weight[i]),
             })  # fmt: skip
     if not out:
@@ -523,8 +526,11 @@ class Sides:
     shared: int
 
 
-def split(preferences: Sequence[Preference], fraction: float, seed: int) -> Sides:
+def split(preferences: Sequence[Preference], fraction: float, seed: int, *, alone: bool = False) -> Sides:
     """About `fraction` of the answers held out.
+
+    alone: a pair's side follows from the seed and the pair and from no other answer, as a private trainer needs it, so that
+    one rater more or less moves nobody else's answers to the other side; recordings may then stand on both.
 
     Guaranteed: all answers about two recordings, whatever the pair was called, by whomever and how often, are on one side.
     As far as possible: pairs that are linked by shared recordings stay together (whole connected components are held out, in
@@ -538,6 +544,13 @@ def split(preferences: Sequence[Preference], fraction: float, seed: int) -> Side
         by.setdefault(frozenset((p.a, p.b)), []).append(i)
     if len(by) < 2:
         raise MienError(f"answers about {len(by)} pairs cannot be split into two sides")
+    if alone:
+        out = {i for k in by if _coin(k, seed) < fraction for i in by[k]}
+        if len(out) in (0, len(preferences)):
+            raise MienError(
+                f"of {len(by)} pairs {'all' if out else 'none'} fell to the held-out side; more pairs, or another seed"
+            )
+        return _sides(preferences, out)
     order = sorted(by, key=sorted)
     order = [order[i] for i in np.random.default_rng([seed, 0x5B117]).permutation(len(order))]
     target = max(1, round(fraction * len(preferences)))
@@ -559,7 +572,17 @@ def split(preferences: Sequence[Preference], fraction: float, seed: int) -> Side
             while size < target and len(rest) > 1:
                 held.append(rest.pop(0))
                 size += len(by[held[-1]])
-    out = {i for k in held for i in by[k]}
+    return _sides(preferences, {i for k in held for i in by[k]})
+
+
+def _coin(pair: frozenset[str], seed: int) -> float:
+    """A number between 0 and 1 of a pair's own."""
+    said = json.dumps([seed, *sorted(pair)]).encode()
+    return int.from_bytes(hashlib.sha256(said).digest()[:8], "big") / 2**64
+
+
+def _sides(preferences: Sequence[Preference], out: Collection[int]) -> Sides:
+    """out: places of the answers that are held out."""
     train = [p for i, p in enumerate(preferences) if i not in out]
     test = [p for i, p in enumerate(preferences) if i in out]
     both = {x for p in train for x in (p.a, p.b)} & {x for p in test for x in (p.a, p.b)}

@@ -92,7 +92,7 @@ class Rounds:
         self.asked, self.opened, self.run, self.accelerator, self.seed = asked, opened, run, accelerator, seed
         self.persons, self.source, self.main = persons, source, accelerator.is_main_process
         self.results: list[Result] = []
-        self.saw_real, self.plan, self.claim = False, None, ""
+        self.saw_real, self.tells, self.plan, self.claim = False, False, None, ""
 
     def draw(self, per_label: int, seed: int) -> Samples:
         """Samples of the adapter as it is now."""
@@ -107,11 +107,19 @@ class Rounds:
         data = self._heard(k)
         console.say(f"  round {k + 1} of {self.asked.rounds}: {data.quality}")
         self.saw_real |= data.saw_real
+        self.tells |= data.tells
+        if self.main:
+            self.run.private.joinpath(f"raters-{k + 1}.txt").write_text("\n".join(data.quality.rows()) + "\n")
         right = self._learn(data, k)
         if not self.main:
             return
         of = f" (round {k + 1})" if self.asked.rounds > 1 else ""
         alpha = data.quality.alpha
+        if self.asked.privacy is not None and (alpha is None or not alpha.value >= self.asked.minimum_alpha):
+            console.fail(
+                f"raters agree too little to learn from (minimum_alpha: {self.asked.minimum_alpha:g}); under `privacy:` this refuses"
+                " nothing, for all raters' answers would decide it: do not use this adapter"
+            )
         self.results.append(result(f"raters' agreement α{of}", alpha, "pair", str(data.quality)))
         note = f"{data.shared} recordings stand on both sides" if data.shared else "no recording stands on both sides"
         if right is not None:
@@ -125,12 +133,13 @@ class Rounds:
             o, prompt = self.opened, self.opened.layout.prompt_length
             moved = dpo_.margins(o.backbone, o.model, data.held_out, prompt)
             moved -= dpo_.reference(o.backbone, o.model, data.held_out, prompt)
-            share = reward_.share(moved @ [1, -1] > 0, data.held_out)
+            further = moved @ [1, -1]
+            share = reward_.share((further > 0) + 0.5 * (further == 0), data.held_out)
             self.results.append(result(f"held-out answers ordered right{of}", share, "pair", note, chance=0.5))
 
     def _heard(self, k: int) -> Learned:
         a, o = self.asked, self.opened
-        people: dict[str, str] | None = None
+        people: dict[tuple[str, str], str] | None = None
         saw_real = False
         if a.preferences is not None:
             said, documents, people, saw_real = judged.from_file(Path(a.preferences), o.fingerprint)
@@ -153,6 +162,7 @@ class Rounds:
             people=people,
             weigh=a.weigh,
             saw_real=saw_real,
+            private=a.privacy is not None,
         )
 
     def _learn(self, data: Learned, k: int) -> Interval | None:
@@ -185,7 +195,8 @@ class Rounds:
         plan = self.plan = spec.plan(n=len(dpo_.units(train, spec.unit)), steps=a.dpo.steps)
         raters = plan.unit == "rater"
         who = sorted(set(train.rater if raters else train.person))
-        source = f"raters of {self.run.study}" if raters else self.source
+        # a pseudonym is one person under whatever name a study goes; two who share one are charged as one, never the reverse
+        source = "raters" if raters else self.source
         with budget.Entry(self.run, source, who, plan, spec.cap, self.main) as entry:
             self.accelerator.wait_for_everyone()  # nobody computes a gradient before the ledger has the charge
             dpo_.train_private(o.model, o.backbone, o.layout, train, a.dpo, plan, **common)
@@ -240,22 +251,21 @@ class Rounds:
         """What is claimed, for whom, and why. adapter: the report of the adapter it began with."""
         guarantee, caveats = adapter.guarantee, [*adapter.caveats]
         of_persons = self.plan is not None and self.plan.unit == "person"
-        if self.saw_real and not of_persons:
+        if self.saw_real or (self.tells and not of_persons):
             guarantee = adapter.guarantee if guarantee == PLAIN else f"none any more. {judged.SAW_REAL}"
             caveats.append(judged.SAW_REAL)
         elif not of_persons:
             caveats.append(judged.AFTERWARDS)
         if self.plan is not None and of_persons:
-            guarantee = (
-                f"{guarantee}. Alignment used answers that tell of the same persons, in addition: {self.claim}; the two add up"
-                if guarantee != PLAIN
-                else guarantee
-            )
+            if guarantee != PLAIN and not self.saw_real:
+                guarantee += (
+                    f". Alignment used answers that tell of the same persons, in addition: {self.claim}; the two add up"
+                )
             caveats.append(f"Alignment alone: {self.claim}")
         elif self.plan is not None:
-            caveats.append(
-                f"For the raters: {self.claim}. The raters' numbers and held-out results on this page are not covered."
-            )
+            caveats.append(f"For the raters: {self.claim}.")
+        if self.plan is not None:
+            caveats.append(judged.TAKEN_AS_PUBLIC)
         if (
             guarantee != PLAIN and self.asked.method != "reward"
         ):  # coverage and the attack look at the recordings themselves

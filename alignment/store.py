@@ -391,10 +391,12 @@ class Store:
         return found
 
     def corrections(self) -> list[Advised]:
-        """Of each rater, recording and stream the last correction; one without moves takes the earlier ones back."""
+        """Of each rater, recording and stream the last correction; one without moves takes the earlier ones back. Of control
+        pairs none: a real recording is no sample, however it was changed, and one in pieces is to be believed by nobody."""
+        controls = {p.id for p in self.pairs() if p.kind == "control"}
         last: dict[tuple[str, str, str], Advised] = {}
         for d in self.advice():
-            if d.advice.kind == "correction":
+            if d.advice.kind == "correction" and d.advice.pair not in controls:
                 last[d.rater, d.advice.recording, d.advice.body["stream"]] = d
         return [d for d in last.values() if d.advice.body["moves"]]
 

@@ -14,7 +14,7 @@ from mien.core import config, runs, verbs
 from mien.core.records import recording_windows
 from mien.core.results import Report, environment
 from mien.data import splits
-from mien.data.load import ledger_source, open_cohort
+from mien.data.load import ledger_source, open_cohort, require_consent
 from mien.evaluation import kept
 from mien.generation import likelihood
 from mien.generation.adapted import open_adapted
@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     section = config.Plugin(**asked["config"]["cohort"])
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(section, "alignment")
+    require_consent(section, split.train, "alignment")
     inputs = {**asked["inputs"], **recipe.inputs(asked["config"]), "adapter": runs.fingerprint(source)}
     told = {**asked["config"], "study": recipe.study, "align": recipe.model_dump(mode="json")}
     run = runs.Run.start("align", recipe.study, told, inputs, fresh=fresh, main=main, wait=everyone)

@@ -102,7 +102,8 @@ def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report
         layout = Layout.read(runs.by_hash(study.store.model) / "release" / "adapter" / "layout.json")
         every = study.store.preferences()
         said = [p for p in every if p.kind in ("pair", "correction") and p.choice in ("A", "B")]
-        saw_real = {p.rater for p in every if judged.shows_real(p)}
+        # whoever has a seat may have seen a real recording, and taken the answer back
+        saw_real = study.store.raters() if any(map(judged.shows_real, study.store.pairs())) else ()
         preferences.write(Path(recipe.export), said, source.tokens(layout, study), saw_real)
         console.say(f"{len(said)} of {len(every)} answers, those that TRL can learn from: {recipe.export}")
     elif recipe.export:

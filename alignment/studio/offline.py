@@ -11,9 +11,9 @@ from typing import Any
 
 from ...core.errors import MienError
 from ...core.runs import write_text
-from .. import preferences
+from .. import pairs, preferences
 from ..preferences import Choice, Preference
-from ..store import Answer, Pair, Refused
+from ..store import Advice, Answer, Pair, Refused
 from . import plan, shown
 from .server import Desk, Study, page
 
@@ -81,6 +81,7 @@ def _preferences(study: Study, path: Path) -> dict[str, int]:
     """Answers about the study's own pairs; a pair that it does not have is added where both recordings are there."""
     store, counts = study.store, Counter[str]()
     mine = {"cohort": store.cohort, "model": store.model}
+    saw_real = {str(r.get("rater") or r.get("rater_id")) for r in pairs.read(path) if r.get("saw_real")}
     for p in preferences.read(path, raters=store.raters()):
         if p.kind == "correction":
             counts["left out (a correction is made in the studio)"] += 1
@@ -88,6 +89,17 @@ def _preferences(study: Study, path: Path) -> dict[str, int]:
         if (p.cohort or store.cohort, p.model or store.model) != (store.cohort, store.model):
             raise Refused(f"{path}: pair {p.pair} is about another cohort or another model")
         pair = _pair(p, store.pairs(), study)
+        told = p.rater in saw_real
+        if (p.private or told) and not pair.private:
+            why = (
+                "its rater saw real recordings too"
+                if told and not p.private
+                else "it tells something of recorded persons"
+            )
+            raise Refused(
+                f"{path}: the answer about pair {p.pair} is private ({why}), and in this study such answers are for every"
+                " trainer; take them into a study of its own with private=true"
+            )
         store.add([pair], **mine)
         swap: dict[Choice, Choice] = {} if pair.a == p.a else {"A": "B", "B": "A"}
         aspects: dict[str, Choice] = {k: swap.get(v, v) for k, v in p.aspects.items()}
@@ -98,6 +110,12 @@ def _preferences(study: Study, path: Path) -> dict[str, int]:
         )  # fmt: skip
         store.answer(p.rater, said, **mine, at=p.at)
         counts["answer"] += 1
+        if p.recognised is not None:
+            if p.recognised not in (pair.a, pair.b):
+                raise Refused(f"{path}: pair {p.pair}: what was recognised is none of its recordings")
+            seen = Advice(pair=pair.id, recording=p.recognised, nonce=said.nonce, kind="recognise")
+            store.advise(p.rater, seen, **mine, at=p.at)
+            counts["recognised"] += 1
     return dict(counts)
 
 

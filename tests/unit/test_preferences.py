@@ -173,7 +173,7 @@ def test_rows_leave_out_and_count_what_teaches_nothing():
         said(0, "r", "B"), said(1, "r", "tie"), said(2, "r", "both_bad"), said(3, "r", kind="control"),
         said(0, "r", "B", kind="repeat"), said(4, "r", recognised="x4"), said(5, "r", kind="correction", private=True),
     ]  # fmt: skip
-    made = pf.trl_rows(answers, encode, np.arange(7.0), person=lambda r: f"of-{r}")
+    made = pf.trl_rows(answers, encode, np.arange(7.0), person=lambda p: f"of-{p.a}")
     assert [(r["chosen"], r["rejected"], r["weight"]) for r in made.rows] == [("<y0>", "<x0>", 0), ("<x5>", "<y5>", 6)]
     assert made.rows[1] | {"private": True, "person": "of-x5", "prompt": "<calm>"} == made.rows[1]
     assert made.left_out == {

@@ -213,7 +213,14 @@ def test_a_generator_that_falls_silent_does_not_win():
 def test_no_epsilon_covers_what_the_second_look_measured(guarantee, covered):
     """Coverage and the attack are computed from the training persons' recordings, without noise."""
     todo = rounds.Rounds.__new__(rounds.Rounds)
-    todo.asked, todo.plan, todo.claim, todo.saw_real, todo.results = rounds.Asked(), None, "", False, []
+    todo.asked, todo.plan, todo.claim, todo.saw_real, todo.tells, todo.results = (
+        rounds.Asked(),
+        None,
+        "",
+        False,
+        False,
+        [],
+    )
     begun = {"verb": "adapt", "run": "r", "study": "s", "config": {}, "inputs": {}, "results": (), "environment": {}}
     adapter = Report(**begun, data_fingerprint="f", guarantee=guarantee)
     about = {k: v for k, v in begun.items() if k not in ("verb", "results")}

@@ -1,0 +1,257 @@
+"""Answers that are private: nobody decides what becomes of another's, whom each tells of, and none turns public on its way."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mien.adapters import budget
+from mien.alignment import judged, preferences, rounds
+from mien.alignment.preferences import Preference
+from mien.alignment.store import Advice, Answer, Pair, Store
+from mien.alignment.studio import offline, server
+from mien.core.errors import MienError
+from mien.core.records import Recording
+from mien.core.results import Report
+from mien.core.verbs import PLAIN
+
+MINE = {"cohort": "c" * 40, "model": "m" * 40}
+
+
+def said(rater: str, pair: str, a: str = "", b: str = "", **more) -> Preference:
+    return Preference(
+        **{"pair": pair, "a": a or f"{pair}x", "b": b or f"{pair}y", "rater": rater, "choice": "A", **more}
+    )
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+# --- one rater more or less -------------------------------------------------------------------------------------------
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12)), min_size=8, max_size=40, unique=True), st.integers(0, 99)
+)
+def test_no_rater_decides_where_anothers_answers_go(who, seed):
+    answers = [said(f"r{r}", f"q{q}") for r, q in who]
+
+    def train(of):
+        try:
+            return preferences.split(of, 0.3, seed, alone=True).train
+        except MienError:
+            return None  # all pairs on one side: another seed is asked for
+
+    whole = train(answers)
+    for one in {p.rater for p in answers}:
+        rest = [p for p in answers if p.rater != one]
+        without = train(rest) if len({p.pair for p in rest}) > 1 else None
+        if whole is not None and without is not None:
+            assert [p for p in whole if p.rater != one] == without
+
+
+def test_all_answers_about_a_pair_are_on_one_side_and_the_share_is_about_the_asked_one():
+    answers = [said(r, f"q{q}") for q in range(400) for r in ("ann", "ben")]
+    sides = preferences.split(answers, 0.25, 3, alone=True)
+    assert not {p.pair for p in sides.train} & {p.pair for p in sides.held_out}
+    assert 0.18 < len(sides.held_out) / len(answers) < 0.32
+    again = preferences.split([*answers[::-1]], 0.25, 3, alone=True)
+    assert {p.pair for p in again.held_out} == {p.pair for p in sides.held_out}
+    assert {p.pair for p in preferences.split(answers, 0.25, 4, alone=True).held_out} != {
+        p.pair for p in sides.held_out
+    }
+
+
+def test_a_split_with_nothing_on_one_side_says_what_to_do():
+    with pytest.raises(MienError, match="another seed"):
+        preferences.split([said("ann", "q1"), said("ann", "q2")], 1e-9, 0, alone=True)
+
+
+def test_agreement_refuses_nothing_where_answers_are_private(monkeypatch):
+    """Whether all may be learned from is an answer about all raters, which nobody's clipping bounds."""
+    answers = [said(r, f"q{q}", choice="AB"[(q + i) % 2]) for q in range(12) for i, r in enumerate(("ann", "ben"))]
+    monkeypatch.setattr(judged.Pairs, "of", lambda rows, layout: FakePairs(len(rows)))
+    documents = {one: (["<p>"], [f"<{one}>"]) for p in answers for one in (p.a, p.b)}
+    asked = {"minimum_alpha": 0.3, "held_out": 0.3, "seed": 0}
+    with pytest.raises(MienError, match="agree too little"):
+        judged.learned(answers, documents, None, **asked)
+    found = judged.learned(answers, documents, None, **asked, private=True)
+    assert len(found.train) + len(found.held_out) == len(answers)
+
+
+class FakePairs:
+    def __init__(self, n: int):
+        self.n, self.private = n, judged.np.zeros(n, bool)
+
+    def __len__(self):
+        return self.n
+
+
+# --- whom an answer tells of ------------------------------------------------------------------------------------------
+def test_a_recording_in_two_persons_answers_stays_each_ones_own(tmp_path):
+    answers = [said("ann", "q1", "x1", "x2"), said("ann", "q2", "x2", "x3")]
+    preferences.write(tmp_path / "p.jsonl", answers, lambda one: ("<p>", f"<{one}>"))
+    rows = [
+        json.loads(line) | {"person": who} for line, who in zip(lines(tmp_path / "p.jsonl"), ("P1", "P2"), strict=True)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    back, _, people, _ = judged.from_file(tmp_path / "p.jsonl", "")
+    assert people == {("ann", "q1"): "P1", ("ann", "q2"): "P2"}
+    made = preferences.trl_rows(back, lambda one: ("<p>", f"<{one}>"), person=lambda p: people[p.rater, p.pair]).rows
+    assert [(r["chosen"], r["person"]) for r in made] == [("<x1>", "P1"), ("<x2>", "P2")]
+
+
+def test_one_answer_tells_of_one_person(tmp_path):
+    row = {
+        "pair_id": "q1",
+        "a": "x1",
+        "b": "x2",
+        "rater": "ann",
+        "choice": "A",
+        "prompt": "<p>",
+        "chosen": "<c>",
+        "rejected": "<r>",
+    }
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row | {"person": p}) + "\n" for p in ("P1", "P2")))
+    with pytest.raises(MienError, match="name two persons"):
+        judged.from_file(tmp_path / "p.jsonl", "")
+
+
+# --- into a study and out of it ------------------------------------------------------------------------------------------
+@pytest.fixture
+def study(tmp_path):
+    store = Store.create(tmp_path / "f.sqlite", **MINE)
+    store.add(
+        [Pair(id="p0", a="r0", b="r1"), Pair(id="c0", a="real:w1", b="real:w2", kind="control", private=True)], **MINE
+    )
+    store.seat("ann"), store.seat("bob")
+    there = {f"r{i}": Recording(id=f"r{i}", person=f"r{i}", streams={}) for i in range(4)}
+
+    def recording(name):
+        if name not in there:
+            raise MienError(f"no recording {name}")
+        return there[name]
+
+    made = server.Study(store=store, recording=recording, roles={}, title="t", task="state", gone=frozenset())
+    yield made
+    store.close()
+
+
+def file(tmp_path, *answers, **more):
+    preferences.write(tmp_path / "in.jsonl", answers)
+    rows = [json.loads(line) | more for line in lines(tmp_path / "in.jsonl")]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path / "in.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("answer", "more", "why"),
+    [
+        (said("ann", "p0", "r0", "r1", private=True), {}, "tells something of recorded persons"),
+        (said("ann", "p0", "r0", "r1"), {"saw_real": True}, "saw real recordings"),
+        (said("ann", "new", "r2", "r3"), {"saw_real": True}, "saw real recordings"),
+    ],
+)
+def test_what_is_private_in_a_file_does_not_become_public_in_a_study(study, tmp_path, answer, more, why):
+    with pytest.raises(MienError, match=f"{why}.*private=true"):
+        offline.take(study, file(tmp_path, answer, **more))
+    assert study.store.preferences() == []
+
+
+def test_private_pairs_take_private_answers(study, tmp_path):
+    answer = said("ann", "new", "r2", "r3", private=True)
+    assert offline.take(study, file(tmp_path, answer, saw_real=True)) == {"answer": 1}
+    assert [p.private for p in study.store.preferences()] == [True]
+
+
+def test_whoever_was_recognised_in_a_file_is_blocked(study, tmp_path):
+    answer = said("ann", "new", "r2", "r3", private=True, recognised="r3")
+    path = file(tmp_path, answer)
+    for _ in range(2):
+        assert offline.take(study, path) == {"answer": 1, "recognised": 1}
+    assert study.store.blocked() == {"r3"}
+    assert study.store.preferences() == []
+    with pytest.raises(MienError, match="none of its recordings"):
+        offline.take(study, file(tmp_path, said("bob", "new", "r2", "r3", private=True, recognised="r9")))
+
+
+def test_a_corrected_real_recording_is_no_synthetic_one(study):
+    """The page takes the correction (to refuse it would tell that the recording is real), and nothing is made of it."""
+    body = {"stream": "bvp", "mark": "beat", "moves": [[0, 1.0, 0.0]]}
+    for i, (pair, one) in enumerate((("c0", "real:w1"), ("p0", "r0"))):
+        advice = Advice(pair=pair, recording=one, nonce=f"nonce-{i:04d}", kind="correction", body=body)
+        study.store.advise("ann", advice, **MINE)
+    assert [d.advice.recording for d in study.store.corrections()] == ["r0"]
+    assert [p.b for p in study.store.preferences() if p.kind == "correction"] == ["r0"]
+    assert study.store.counts()["advice: correction"] == 2
+
+
+def test_who_saw_a_real_recording_and_took_it_back_has_seen_it(study):
+    n = study.store.answer("ann", Answer(pair="c0", nonce="nonce-0009", choice="A"), **MINE)
+    study.store.undo("ann", n)
+    assert not any(judged.shows_real(p) for p in study.store.preferences(blocked=True))
+    assert any(map(judged.shows_real, study.store.pairs()))
+
+
+# --- what is claimed afterwards ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("unit", ["person", "rater", None])
+@pytest.mark.parametrize("saw_real", [False, True])
+@pytest.mark.parametrize("tells", [False, True])
+def test_a_guarantee_stands_only_where_every_way_to_a_person_is_covered(unit, saw_real, tells):
+    todo = rounds.Rounds.__new__(rounds.Rounds)
+    todo.asked, todo.claim, todo.results, todo.saw_real, todo.tells = rounds.Asked(), "CLAIM", [], saw_real, tells
+    todo.plan = None if unit is None else type("Plan", (), {"unit": unit})()
+    begun = {"verb": "adapt", "run": "r", "study": "s", "config": {}, "inputs": {}, "results": (), "environment": {}}
+    about = {k: v for k, v in begun.items() if k not in ("verb", "results")}
+    for guarantee in ("(8, 1e-5)-DP for each person", PLAIN):
+        adapter = Report(**begun, data_fingerprint="f", guarantee=guarantee)
+        made = todo.report(adapter, **about, data_fingerprint="f")
+        void = saw_real or (tells and unit != "person")
+        if guarantee == PLAIN:
+            assert made.guarantee == PLAIN
+        else:
+            assert made.guarantee.startswith("none any more") == void
+            assert ("CLAIM" in made.guarantee) == (unit == "person" and not void)
+        assert (judged.SAW_REAL in made.caveats) == void
+        assert (judged.TAKEN_AS_PUBLIC in made.caveats) == (unit is not None)
+        assert any("CLAIM" in c for c in made.caveats) == (unit is not None)
+
+
+def test_raters_are_charged_under_one_name_whatever_a_study_is_called(monkeypatch):
+    seen = []
+
+    class Entry:
+        def __init__(self, run, source, who, plan, cap, main):
+            seen.append((source, tuple(who)))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def close(self):
+            return "claim"
+
+    monkeypatch.setattr(budget, "Entry", Entry)
+    monkeypatch.setattr(rounds.dpo_, "train_private", lambda *a, **k: [])
+    monkeypatch.setattr(rounds.dpo_, "units", lambda train, unit: train.rater)
+    for study in ("a", "b"):
+        todo = rounds.Rounds.__new__(rounds.Rounds)
+        todo.asked, todo.main, todo.source = rounds.Asked(), True, "watch"
+        todo.run = type("Run", (), {"study": study})()
+        todo.accelerator = type("One", (), {"wait_for_everyone": lambda self: None})()
+        todo.opened = type("Opened", (), {"model": None, "backbone": None, "layout": None})()
+        spec = type("Spec", (), {"unit": "rater", "cap": None, "plan": lambda self, **k: self})()
+        todo._private(type("Train", (), {"rater": ["ann", "ben", "ann"], "person": []})(), spec, {})
+    assert seen[0] == seen[1] == ("raters", ("ann", "ben"))
+
+
+def test_a_release_names_no_rater():
+    answers = [said(r, f"q{q}", choice="AB"[q % 2]) for q in range(8) for r in ("anna-k", "ben")]
+    found = preferences.quality(answers)
+    assert "anna-k" not in str(found)
+    assert "16 answers of 2 raters" in str(found)
+    assert any("anna-k" in row for row in found.rows())
