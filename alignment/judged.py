@@ -86,11 +86,12 @@ def asked(made: Samples, simulate: Simulate, seed: int) -> list[Preference]:
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """train, held_out: pairs; quality: the raters' numbers; shared: recordings on both sides; saw_real: whether a rater saw real
-    recordings, on which any of their answers may depend; tells: whether answers tell of recorded persons (`private`)."""
+    """train, held_out: pairs (None where nothing was decided there); quality: the raters' numbers; shared: recordings on both
+    sides; saw_real: whether a rater saw real recordings, on which any of their answers may depend; tells: whether answers tell
+    of recorded persons (`private`)."""
 
     train: Pairs
-    held_out: Pairs
+    held_out: Pairs | None
     quality: Quality
     shared: int
     saw_real: bool = False
@@ -120,13 +121,20 @@ def learned(
 
     person = None if people is None else lambda p: people.get((p.rater, p.pair), "")
     weight = preferences.weights(sides.train) if weigh else None
-    train, test = (
-        Pairs.of(preferences.trl_rows(side, encode, w, person).rows, layout)
-        for side, w in ((sides.train, weight), (sides.held_out, None))
-    )
+
+    def taught(side: Sequence[Preference], w: Any) -> Pairs:
+        return Pairs.of(preferences.trl_rows(side, encode, w, person).rows, layout)
+
+    train = taught(sides.train, weight)
+    try:
+        test = taught(sides.held_out, None)
+    except MienError:
+        if not private:
+            raise
+        test = None  # whether others' answers are decided may stop nothing
     return Learned(
         train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real or any(map(shows_real, said)),
-        tells=bool(train.private.any() or test.private.any()),
+        tells=bool(train.private.any() or (test is not None and test.private.any())),
     )  # fmt: skip
 
 

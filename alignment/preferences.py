@@ -19,6 +19,7 @@ from ..core.runs import write_text
 
 Choice = Literal["A", "B", "tie", "both_bad"]
 Level = Literal["nominal", "ordinal"]
+Encode = Callable[[str], tuple[str, str]]  # recording id -> (prompt, completion), token strings
 ASPECTS = ("realism", "label_fit", "physiology", "cross_modal")
 _CODES: dict[str, int] = {"A": 0, "tie": 1, "B": 2, "both_bad": 3}
 _VALUES = {
@@ -369,7 +370,7 @@ class Rows:
 
 def trl_rows(
     preferences: Sequence[Preference],
-    encode: Callable[[str], tuple[str, str]],
+    encode: Encode,
     weight: np.ndarray | None = None,
     person: Callable[[Preference], str] | None = None,
 ) -> Rows:
@@ -421,7 +422,7 @@ def require_public(preferences: Iterable[Preference], trainer: str = "this train
 
 
 def write(
-    path: Path, preferences: Sequence[Preference], encode: Callable[[str], tuple[str, str]] | None = None,
+    path: Path, preferences: Sequence[Preference], encode: Encode | None = None,
     saw_real: Collection[str] = (),
 ) -> None:  # fmt: skip
     """JSONL, one answer a line, with every field of a Preference (pair as `pair_id`). With `encode` (`trl_rows`), decided

@@ -122,7 +122,7 @@ class Rounds:
             )
         self.results.append(result(f"raters' agreement α{of}", alpha, "pair", str(data.quality)))
         note = f"{data.shared} recordings stand on both sides" if data.shared else "no recording stands on both sides"
-        if right is not None:
+        if right is not None and data.held_out is not None:
             line = judged.linear_accuracy(data.train, data.held_out, self.opened.layout)
             metric = f"reward accuracy on held-out answers{of}"
             self.results += [
@@ -131,10 +131,14 @@ class Rounds:
             ]
         if self.asked.method != "reward":
             o, prompt = self.opened, self.opened.layout.prompt_length
-            moved = dpo_.margins(o.backbone, o.model, data.held_out, prompt)
-            moved -= dpo_.reference(o.backbone, o.model, data.held_out, prompt)
-            further = moved @ [1, -1]
-            share = reward_.share((further > 0) + 0.5 * (further == 0), data.held_out)
+            share, kept = None, data.held_out
+            if kept is None:
+                note = "not measured: no held-out answer prefers one recording to another"
+            else:
+                moved = dpo_.margins(o.backbone, o.model, kept, prompt)
+                moved -= dpo_.reference(o.backbone, o.model, kept, prompt)
+                further = moved @ [1, -1]
+                share = reward_.share((further > 0) + 0.5 * (further == 0), kept)
             self.results.append(result(f"held-out answers ordered right{of}", share, "pair", note, chance=0.5))
 
     def _heard(self, k: int) -> Learned:
@@ -181,6 +185,7 @@ class Rounds:
         else:
             frozen = open_base(Plugin(**o.config["backbone"]), o.layout)
             made, temperature = reward_.train(frozen, frozen.model, o.layout, train, a.reward, **common)
+            assert data.held_out is not None  # only private answers may leave it empty
             right, log = reward_.accuracy(o.backbone, made, data.held_out), []
             if self.main:
                 reward_.save(made, self.run.release / "reward", temperature, o.backbone.identity)

@@ -235,3 +235,17 @@ def part(
             np.savez(f, allow_pickle=False, **{f"window_{k}": m for k, m in enumerate(made)})
         staged.rename(file)
     return [[m[i] for m in made] for i in range(len(prompts))]
+
+
+def kept(folder: Path) -> dict[str, np.ndarray]:
+    """Recording's name -> its document, int32[T], as it was sampled: what the parts in a generate run's private half hold of
+    recordings of one window (written anew from the recording, it would be another document: noise is drawn when decoding)."""
+    out: dict[str, np.ndarray] = {}
+    at = 0
+    for file in sorted(folder.glob("part-*.npz")):
+        with np.load(file, allow_pickle=False) as made:
+            first = made["window_0"]
+            if len(made.files) == 1:
+                out |= {name(at + i): d[d != PAD].astype(np.int32) for i, d in enumerate(first)}
+        at += len(first)
+    return out

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mien.alignment import experts, judged, preferences
+from mien.alignment import experts
 from mien.alignment.store import Store
 from mien.alignment.studio import calls, offline, plan, server, source
 from mien.core import config, console, runs, verbs
@@ -15,6 +15,7 @@ from mien.core.errors import MienError
 from mien.core.records import Cohort, Recording
 from mien.data.load import open_cohort
 from mien.data.vitals import roles
+from mien.generation import sample
 from mien.generation.layout import Layout
 
 
@@ -100,12 +101,8 @@ def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report
             console.say(f"one rater's page, with the recordings in it: {file}")
     elif recipe.export and recipe.export.endswith(".jsonl"):
         layout = Layout.read(runs.by_hash(study.store.model) / "release" / "adapter" / "layout.json")
-        every = study.store.preferences()
-        said = [p for p in every if p.kind in ("pair", "correction") and p.choice in ("A", "B")]
-        # whoever has a seat may have seen a real recording, and taken the answer back
-        saw_real = study.store.raters() if any(map(judged.shows_real, study.store.pairs())) else ()
-        preferences.write(Path(recipe.export), said, source.tokens(layout, study), saw_real)
-        console.say(f"{len(said)} of {len(every)} answers, those that TRL can learn from: {recipe.export}")
+        folder = runs.find(recipe.synthetic, "generate")
+        calls.write_pairs(study, Path(recipe.export), layout, sample.kept(folder / "private"))
     elif recipe.export:
         raise MienError(f"export: {recipe.export!r} is neither a page (….html) nor answers (….jsonl)")
     if not (recipe.taken or recipe.export or recipe.simulate):

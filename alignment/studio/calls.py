@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
 
 from ...core import console, runs
+from ...core.errors import MienError
 from ...core.paths import runs_home
 from ...core.records import CohortCard
 from ...core.results import Report, Result, environment
+from ...generation.layout import Layout
+from .. import judged, preferences
 from ..experts import Config, Expert
 from ..store import Answer, Store
+from . import source
 from .server import Study
 
 FILE = "feedback.sqlite"
@@ -92,3 +99,25 @@ def write_report(run: runs.Run, store: Store, card: CohortCard, config: Mapping[
               if simulated else ()),
         ),
     ).write(run.release / "report.json")  # fmt: skip
+
+
+def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str, np.ndarray]) -> None:
+    """What TRL can learn from, as JSONL. documents: of recordings, as they were sampled (`source.tokens`)."""
+    encode, every = source.tokens(layout, study, documents), study.store.preferences()
+
+    def fits(p: preferences.Preference) -> bool:
+        try:
+            return all(encode(one) for one in (p.a, p.b))
+        except MienError:
+            return False
+
+    said = [p for p in every if p.kind in ("pair", "correction") and p.choice in ("A", "B")]
+    kept = [p for p in said if fits(p)]
+    if len(kept) < len(said):
+        console.say(
+            f"{len(said) - len(kept)} answers are left out: a recording of theirs is none in the adapter's tokens"
+        )
+    # whoever has a seat may have seen a real recording, and taken the answer back
+    saw_real = study.store.raters() if any(map(judged.shows_real, study.store.pairs())) else ()
+    preferences.write(path, kept, encode, saw_real)
+    console.say(f"{len(kept)} of {len(every)} answers, those that TRL can learn from: {path}")

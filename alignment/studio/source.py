@@ -107,8 +107,12 @@ def write_corrected(study: Study, card: CohortCard, folder: Path) -> None:
         Cohort.store(made, folder, card=replace(card, name=f"{card.name}-corrected", consent=consent))
 
 
-def tokens(layout: Layout, study: Study) -> Callable[[str], tuple[str, str]]:
-    """Recording id -> (prompt, completion) as token strings, what `preferences.trl_rows` asks for; corrected ones too."""
+def tokens(
+    layout: Layout, study: Study, documents: Mapping[str, np.ndarray] | None = None
+) -> Callable[[str], tuple[str, str]]:
+    """Recording id -> (prompt, completion) as token strings, what `preferences.trl_rows` asks for. documents: recording id -> the
+    document that it was decoded from, where that is known; corrected recordings, and others, are written in tokens anew.
+    The function raises MienError for a recording that cannot be."""
     names = layout.vocabulary.names
     made = {r.id: r for r in corrected(study)}
 
@@ -116,8 +120,11 @@ def tokens(layout: Layout, study: Study) -> Callable[[str], tuple[str, str]]:
         return " ".join(names[t] if t < OWN else f"own:{t - OWN}" for t in ids.tolist())
 
     def encode(name: str) -> tuple[str, str]:
-        r = made[name] if name in made else study.recording(name)
-        (document,) = layout.encode([r.streams], [str(r.labels[layout.task])])
+        if documents is not None and name in documents:
+            document = documents[name]
+        else:
+            r = made[name] if name in made else study.recording(name)
+            (document,) = layout.encode([r.streams], [str(r.labels[layout.task])])
         if document is None:
             raise MienError(f"recording {name!r} cannot be written in the tokens of its adapter")
         return said(document[: layout.prompt_length]), said(document[layout.prompt_length :])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,11 +14,13 @@ from mien.adapters import budget
 from mien.alignment import judged, preferences, rounds
 from mien.alignment.preferences import Preference
 from mien.alignment.store import Advice, Answer, Pair, Store
-from mien.alignment.studio import offline, server
+from mien.alignment.studio import offline, server, source
 from mien.core.errors import MienError
 from mien.core.records import Recording
 from mien.core.results import Report
 from mien.core.verbs import PLAIN
+from mien.generation import sample
+from mien.generation.vocabulary import PAD
 
 MINE = {"cohort": "c" * 40, "model": "m" * 40}
 
@@ -79,6 +83,16 @@ def test_agreement_refuses_nothing_where_answers_are_private(monkeypatch):
         judged.learned(answers, documents, None, **asked)
     found = judged.learned(answers, documents, None, **asked, private=True)
     assert len(found.train) + len(found.held_out) == len(answers)
+
+
+def test_a_held_out_side_where_nothing_was_decided_stops_nothing(monkeypatch):
+    answers = [said("ann", f"q{q}") for q in range(12)]
+    out = {p.pair for p in preferences.split(answers, 0.3, 0, alone=True).held_out}
+    answers = [replace(p, choice="tie") if p.pair in out else p for p in answers]
+    monkeypatch.setattr(judged.Pairs, "of", lambda rows, layout: FakePairs(len(rows)))
+    documents = {one: (["<p>"], [f"<{one}>"]) for p in answers for one in (p.a, p.b)}
+    found = judged.learned(answers, documents, None, minimum_alpha=0.3, held_out=0.3, seed=0, private=True)
+    assert (len(found.train), found.held_out) == (12 - len(out), None)
 
 
 class FakePairs:
@@ -255,3 +269,27 @@ def test_a_release_names_no_rater():
     assert "anna-k" not in str(found)
     assert "16 answers of 2 raters" in str(found)
     assert any("anna-k" in row for row in found.rows())
+
+
+# --- the documents that were sampled ---------------------------------------------------------------------------------------
+def test_what_was_sampled_is_what_is_learned_from(study, tmp_path):
+    """Not the recording written anew, which is another document, or none; of recordings of several windows nothing is kept."""
+    for k, names in enumerate((["window_0"], ["window_0", "window_1"], ["window_0"])):
+        rows = np.array([[5, 6 + k, 7, PAD], [5, 8, 9, 10 + k]], np.int32)
+        np.savez(tmp_path / f"part-{k:05d}.npz", **dict.fromkeys(names, rows))
+    kept = sample.kept(tmp_path)
+    assert list(kept) == [f"synthetic-{i:06d}" for i in (0, 1, 4, 5)]
+    assert kept["synthetic-000004"].tolist() == [5, 8, 7]
+
+    class Layout:
+        prompt_length, task = 1, "state"
+        vocabulary = type("Vocabulary", (), {"names": [f"<{i}>" for i in range(20)]})()
+
+        def encode(self, streams, labels):
+            return [None]
+
+    encode = source.tokens(Layout(), study, {"r0": kept["synthetic-000004"]})
+    assert encode("r0") == ("<5>", "<8> <7>")
+    study.recording("r1").labels["state"] = "calm"
+    with pytest.raises(MienError, match="cannot be written"):
+        encode("r1")
