@@ -130,7 +130,7 @@ class Entry:
             )  # fmt: skip
         after = receipt.epsilon_after
         total = f"{after:.3g} at most" if math.isfinite(after) else "∞: a plain run has used some of them"
-        console.say(f"  ledger entry {receipt.seq}: these persons' total is now ε = {total}")
+        console.say(f"  ledger entry {receipt.seq}, source {self.source}: these persons' total is now ε = {total}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

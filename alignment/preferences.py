@@ -425,10 +425,10 @@ def write(
     path: Path, preferences: Sequence[Preference], encode: Encode | None = None,
     saw_real: Collection[str] = (),
 ) -> None:  # fmt: skip
-    """JSONL, one answer a line, with every field of a Preference (pair as `pair_id`). With `encode` (`trl_rows`), decided
-    answers have TRL's `prompt`, `chosen` and `rejected` as well, and the others have neither; TRL wants a file of decided
-    ones, so leave the others out of `preferences` for it. saw_real: raters who saw real recordings too (control pairs, say),
-    which may not be in this file: their lines say so."""
+    """JSONL, one answer a line, with every field of a Preference (pair as `pair_id`). With `encode` (`trl_rows`), the answers
+    that teach (decided, of an ordinary pair or a correction) have TRL's `prompt`, `chosen` and `rejected` as well. The others
+    have not, and are there because agreement is theirs too; TRL alone wants the lines that have `chosen`. saw_real: raters
+    who saw real recordings too (control pairs, say), which may not be in this file: their lines say so."""
     lines = []
     for p in preferences:
         row: dict[str, Any] = {"pair_id": p.pair, **asdict(p)}
@@ -436,7 +436,7 @@ def write(
         row["aspects"] = dict(p.aspects)
         if p.rater in saw_real:
             row["saw_real"] = True
-        if encode is not None and p.choice in ("A", "B"):
+        if encode is not None and p.choice in ("A", "B") and p.kind in ("pair", "correction"):
             better, worse = (p.a, p.b) if p.choice == "A" else (p.b, p.a)
             (prompt, chosen), (_, rejected) = encode(better), encode(worse)
             row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **row}

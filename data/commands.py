@@ -153,6 +153,9 @@ def pack_command(argv: list[str]) -> int:
     parser.add_argument("--stream", default="signal", help="name of the stream (default: %(default)s)")
     parser.add_argument("--gaps", choices=("refuse", "mark"), default="refuse", help="mark: rows with NaN are gaps")
     parser.add_argument("--name", help="name of the cohort (default: the folder's)")
+    parser.add_argument(
+        "--source", default="", help="the study that gave out the persons' ids, as a private run needs it"
+    )
     parser.add_argument("--licence", default=UNSTATED, help="under what terms you hold the data")
     parser.add_argument("--consent", default=UNSTATED, metavar="BASIS", help="what the people signed, in words")
     parser.add_argument(
@@ -199,6 +202,7 @@ def pack_command(argv: list[str]) -> int:
         sessions=arrays.get("session"),
         starts=arrays.get("start_s"),
         attributes=attributes,
+        source=args.source,
     )
     console.say(f"{len(values)} recordings of {len(set(arrays['person'].tolist()))} persons are in {args.out}")
     console.say(f"next: mien data check {shlex.quote(args.out)}")

@@ -76,9 +76,11 @@ class ConsentSection(Section):
 
 
 class CohortFile(Section):
-    """`cohort.yaml`. Exactly one of `recordings` (a table that names data files) and `table` (one long table)."""
+    """`cohort.yaml`. Exactly one of `recordings` (a table that names data files) and `table` (one long table). source: the
+    study that gave out the persons' ids, by which the ledger knows them."""
 
     name: str = Field(min_length=1)
+    source: str = ""
     licence: str = Field(min_length=1)
     restrictions: tuple[Restriction, ...] = ()
     consent: ConsentSection
@@ -147,5 +149,5 @@ class CohortFile(Section):
                 k: StreamSpec(channels=s.channels, unit=s.unit, rate_hz=s.rate_hz, range=s.range)
                 for k, s in self.streams.items()
             },
-            source="folder",
+            source=self.source,
         )

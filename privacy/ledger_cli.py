@@ -35,6 +35,7 @@ def status_command(argv: list[str]) -> int:
             console.say(f"no ledger at {path} yet; the first private run makes it")
         return 0
     with Ledger.open(path) as ledger:
+        _known(ledger, args.source)
         seq, head = ledger.head()
         spent = ledger.spent(source=args.source, delta=args.delta)
         runs = [e for e in ledger.export() if e["run"] and args.source in (None, e.get("source"))]
@@ -90,6 +91,7 @@ def plan_command(argv: list[str]) -> int:
         tempfile.TemporaryDirectory() as empty,
         Ledger.open(path if path.exists() else Path(empty) / path.name) as ledger,
     ):
+        _known(ledger, args.source)
         now, after = ledger.what_if([event], times=args.times, source=args.source, delta=args.delta)
         caps = [c for c in (now.cap, args.cap) if c is not None]
         cap = min(caps, default=None)
@@ -180,6 +182,7 @@ def cap_command(argv: list[str]) -> int:
     parser.add_argument("--delta", type=float, default=1e-5, help="default: %(default)s")
     args = parser.parse_args(argv)
     with Ledger.open(_path(args)) as ledger:
+        _known(ledger, args.source)
         seq, head = ledger.set_cap(source=args.source, epsilon=args.epsilon, delta=args.delta)
         spent = ledger.spent(source=args.source, pld=False)
     if args.json:
@@ -199,6 +202,16 @@ def _parser(name: str, what: str, epilog: str | None = None) -> argparse.Argumen
     parser.add_argument("--ledger", metavar="FILE", help="default: $MIEN_LEDGER, else in the user's data folder")
     parser.add_argument("--json", action="store_true", help="for machines; an infinite epsilon is the text inf")
     return parser
+
+
+def _known(ledger: Ledger, source: str | None) -> None:
+    """Say, where it is so, that nothing was charged to a source of this name: one letter off, and a cap binds nobody."""
+    names = [s.source for s in ledger.spent(pld=False) if s.runs]
+    if source is not None and source not in names:
+        there = f"; there are {', '.join(names)}" if names else ", nor to any other"
+        console.fail(
+            f"nothing was ever charged to a source {source!r}{there}. A folder of one's own is `folder:` and its `source:`"
+        )
 
 
 def _path(args: argparse.Namespace) -> Path:

@@ -102,7 +102,8 @@ def write_report(run: runs.Run, store: Store, card: CohortCard, config: Mapping[
 
 
 def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str, np.ndarray]) -> None:
-    """What TRL can learn from, as JSONL. documents: of recordings, as they were sampled (`source.tokens`)."""
+    """The answers as JSONL, with TRL's columns where one teaches; real recordings are not named. documents: of recordings, as
+    they were sampled (`source.tokens`)."""
     encode, every = source.tokens(layout, study, documents), study.store.preferences()
 
     def fits(p: preferences.Preference) -> bool:
@@ -111,13 +112,12 @@ def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str
         except MienError:
             return False
 
-    said = [p for p in every if p.kind in ("pair", "correction") and p.choice in ("A", "B")]
-    kept = [p for p in said if fits(p)]
-    if len(kept) < len(said):
-        console.say(
-            f"{len(said) - len(kept)} answers are left out: a recording of theirs is none in the adapter's tokens"
-        )
+    teach = {id(p) for p in every if p.kind in ("pair", "correction") and p.choice in ("A", "B")}
+    lost = {id(p) for p in every if id(p) in teach and not fits(p)}
+    if lost:
+        console.say(f"{len(lost)} answers are left out: a recording of theirs is none in the adapter's tokens")
+    kept = [p for p in every if id(p) not in lost and not judged.shows_real(p)]
     # whoever has a seat may have seen a real recording, and taken the answer back
     saw_real = study.store.raters() if any(map(judged.shows_real, study.store.pairs())) else ()
     preferences.write(path, kept, encode, saw_real)
-    console.say(f"{len(kept)} of {len(every)} answers, those that TRL can learn from: {path}")
+    console.say(f"{len(kept)} answers, {len(teach) - len(lost)} of which can be learned from: {path}")

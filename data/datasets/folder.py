@@ -84,11 +84,13 @@ def write(
     sessions: Sequence[Any] | np.ndarray | None = None,
     starts: Sequence[float] | np.ndarray | None = None,
     attributes: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
+    source: str = "",
 ) -> Path:
     """Arrays -> a folder that `load` reads: cohort.yaml, recordings.csv, data/*.npz. It appears whole or not at all.
 
     values: [N, T, C], or N arrays [T_i, C], in `unit`; persons, labels, sessions, starts (seconds) and each of
-    `attributes`: N values. range: the sensor's plausible span, which only you can know. consent: its basis in words.
+    `attributes`: N values. range: the sensor's plausible span, which only you can know. consent: its basis in words. source: the study
+    that gave out the ids.
     """
     root = Path(root)
     columns: dict[str, Sequence[Any] | np.ndarray] = {"person": persons, task: labels, **(attributes or {})}
@@ -102,6 +104,7 @@ def write(
     texts = {c: [_text(v, c, i) for i, v in enumerate(cells)] for c, cells in columns.items()}
     spec = {
         "name": name,
+        **({"source": source} if source else {}),
         "licence": licence,
         "consent": {"basis": consent, "purposes": list(purposes)},
         "tasks": {task: sorted({t for t in texts[task] if t})},

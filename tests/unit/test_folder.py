@@ -5,6 +5,8 @@ import os
 import unicodedata
 import zipfile
 from datetime import date
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +16,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mien.adapters import budget
+from mien.core.config import Plugin
 from mien.core.errors import MienError
 from mien.core.records import Cohort
 from mien.data import check, folders
 from mien.data.datasets import folder
+from mien.data.load import ledger_source
+from mien.privacy.plan import PrivacySpec
 
 SPEC = {
     "name": "my-study",
@@ -135,11 +141,32 @@ def test_each_format_gives_the_same_cohort(tmp_path, kind, recordings):
     assert a2.attributes == {"sex": "f", "age": 34}
     assert (b1.session, b1.start_s, b1.labels, b1.attributes) == ("", 0.0, {}, {"age": 51})
     assert cohort.card.streams["acc"].range == (-4, 4)
-    assert cohort.card.source == "folder"
+    assert cohort.card.source == ""
     assert str(tmp_path) not in str(cohort.card)
     assert cohort.for_purpose("training")[1] == {}
     with pytest.raises(MienError, match="nobody in cohort"):
         cohort.for_purpose("sharing")
+
+
+def test_a_study_of_ones_own_is_known_to_the_ledger_by_its_source(tmp_path):
+    """And by nothing else: two studies' P01 are two persons, and a private run asks for it."""
+    named = load(make(tmp_path / "a", spec={"source": "ward-7-irb"}))
+    other, unnamed = (
+        load(make(tmp_path / "b", spec={"source": "other", "name": "my-study"})),
+        load(make(tmp_path / "c")),
+    )
+    section = Plugin(name="folder", root="x")
+    assert ledger_source(section, named) == "folder:ward-7-irb"
+    assert ledger_source(section, other) == "folder:other"
+    assert (
+        ledger_source(section, load(make(tmp_path / "d", spec={"source": "ward-7-irb", "name": "renamed"})))
+        == "folder:ward-7-irb"
+    )
+    split: Any = SimpleNamespace(kind="person", train=["007", "b"])
+    asked = PrivacySpec(noise_multiplier=1.0, batch=1)
+    assert budget.plan_of(asked, split, named, 3, named=True)
+    with pytest.raises(MienError, match="source:"):
+        budget.plan_of(asked, split, unnamed, 3, named=True)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

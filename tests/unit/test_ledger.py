@@ -719,3 +719,21 @@ def test_commands(path, capsys):
     capsys.readouterr()
     assert ledger_cli.export_command(at) == 0
     assert [e["kind"] for e in json.loads(capsys.readouterr().out)] == ["genesis", "cap", "reserve", "plain"]
+
+
+def test_a_cap_that_binds_nobody_says_so(path, capsys):
+    """A source one letter off: the cap is recorded, for a study may come yet, and whoever reads the line knows."""
+    at = ["--ledger", str(path)]
+    with Ledger.open(path) as ledger:
+        reserve(ledger, "r1")
+    for call, more in (
+        (ledger_cli.cap_command, ["--epsilon", "3"]), (ledger_cli.status_command, []),
+        (ledger_cli.plan_command, ["--sample-rate", ".05", "--noise-multiplier", "2", "--steps", "400"]),
+    ):  # fmt: skip
+        capsys.readouterr()
+        assert call([*at, "--source", "wacth", *more]) == 0
+        said = "".join(capsys.readouterr())
+        assert "nothing was ever charged to a source 'wacth'" in said
+        assert "watch" in said
+        assert call([*at, "--source", "watch", *more]) == 0
+        assert "nothing was ever charged" not in "".join(capsys.readouterr())

@@ -14,7 +14,7 @@ from mien.adapters import budget
 from mien.alignment import judged, preferences, rounds
 from mien.alignment.preferences import Preference
 from mien.alignment.store import Advice, Answer, Pair, Store
-from mien.alignment.studio import offline, server, source
+from mien.alignment.studio import calls, offline, server, source
 from mien.core.errors import MienError
 from mien.core.records import Recording
 from mien.core.results import Report
@@ -293,3 +293,25 @@ def test_what_was_sampled_is_what_is_learned_from(study, tmp_path):
     study.recording("r1").labels["state"] = "calm"
     with pytest.raises(MienError, match="cannot be written"):
         encode("r1")
+
+
+def test_an_export_keeps_what_agreement_is_made_of(study, tmp_path, monkeypatch):
+    """Of decided answers alone, raters who contradict each other would seem to agree."""
+    pairs = [Pair(id=f"q{i}", a="r0", b=f"r{1 + i % 3}") for i in range(9)]
+    study.store.add([*pairs, Pair(id="b0", a="r0", b="broken:r0", kind="control")], **MINE)
+    for i, p in enumerate(pairs):
+        for rater, choice in (("ann", ("A", "B", "tie")[i % 3]), ("bob", ("A", "both_bad", "B")[i % 3])):
+            study.store.answer(rater, Answer(pair=p.id, nonce=f"nonce-{i:04d}", choice=choice), **MINE)
+    study.store.answer("ann", Answer(pair="b0", nonce="nonce-b000", choice="A"), **MINE)
+    study.store.answer("ann", Answer(pair="c0", nonce="nonce-c000", choice="A"), **MINE)
+    monkeypatch.setattr(source, "tokens", lambda *_: lambda one: ("<p>", f"<{one}>"))
+    calls.write_pairs(study, tmp_path / "pairs.jsonl", None, {})
+    back = preferences.read(tmp_path / "pairs.jsonl")
+    assert preferences.quality(back).alpha == preferences.quality(study.store.preferences()).alpha
+    assert preferences.quality(back).undecided == 6
+    rows = [json.loads(line) for line in lines(tmp_path / "pairs.jsonl")]
+    assert {r["choice"] for r in rows if "chosen" in r} == {"A", "B"}
+    assert {r["kind"] for r in rows if "chosen" in r} == {"pair"}
+    assert [r["pair_id"] for r in rows if r["kind"] == "control"] == ["b0"]
+    assert "real:" not in str(rows)
+    assert all(r["saw_real"] for r in rows)
