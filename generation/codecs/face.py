@@ -187,9 +187,8 @@ class Codec:
         skew = (left**3).sum(0) / count / np.maximum(swing, 1e-9) ** 3
         among = (left * left[:, self.leader]).sum(0) / count / np.maximum(swing * swing[self.leader], 1e-12)
         among[self.leader == np.arange(len(among))] = 0
-        reach = _pair(
-            *(np.rint(self._squeeze(v) * (REACH - 1)).astype(int) for v in (x[here].min(0), x[here].max(0))), REACH
-        )
+        low, high = (np.rint(self._squeeze(v) * (REACH - 1)).astype(int) for v in (x[here].min(0), x[here].max(0)))
+        reach = _pair(low, high, REACH)
         out = []
         for c, (n, s) in enumerate(zip(self.noises, self.swings, strict=True)):
             large = int(s.scale(swing[c])) if total[c] > 1.1 * noise[c] ** 2 else 0  # else it is all noise, or nothing
