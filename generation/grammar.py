@@ -128,13 +128,13 @@ class Grammar:
         if not self.remembers:
             return after
         place, by0, by1, keep = fast.nodes.take(node, axis=1)
-        one, two = state >> _AT[0] & _REGISTERS, state >> _AT[1] & _REGISTERS
+        one, two = state >> _NODE & _REGISTERS, state >> _NODE + _REGISTER & _REGISTERS
         said = np.where(column == fast.width - 2, self.lowest[node], column) if self.own else column
         after += state & keep
         after += fast.amounts.take(place + one * by0 + two * by1 + said, mode="clip")  # a dead token's may be anywhere
         to = after & _ONE
         over = after >= fast.limits.take(to)  # at a gate, or dead
-        if over.any():
+        if np.logical_or.reduce(over):
             after += over * fast.others.take(to)
             after[to == DEAD] = DEAD
         return after
@@ -173,6 +173,8 @@ class Grammar:
         """int[n, T] local ids -> int64[n, T]: the state after each token. Ids outside the vocabulary are DEAD."""
         columns = self.columns(ids)
         state = np.full(len(columns), START, dtype=np.int64) if start is None else start
+        if columns.shape[1] == 1:  # sampling, token by token
+            return self.step(state, columns[:, 0])[:, None]
         out = np.empty(columns.shape, dtype=np.int64)
         for t in range(columns.shape[1]):
             out[:, t] = state = self.step(state, columns[:, t])
@@ -250,7 +252,7 @@ class Bound:
         if self.not_said.device != logits.device:
             self.not_said, self.not_own = self.not_said.to(logits.device), self.not_own.to(logits.device)
             self.words = None if self.words is None else self.words.to(logits.device)
-        node = node_of(states)
+        node = torch.from_numpy(node_of(states.numpy())) if states.is_cpu else node_of(states)
         not_said = torch.embedding(self.not_said, node)
         if self.offset == 0 and logits.shape[-1] == self.size:  # behaviour tokens are all there is
             return logits.masked_fill(not_said, MASKED)
