@@ -6,7 +6,8 @@ Simulated minutes (data/datasets/simulated.py; a seed on which no constant was c
 decoded; the same detectors read both sides, so an error also holds what a detector makes of a disturbed original.
 Each error is given as mean / median / 95th percentile over minutes. Plain bins are the peer: each stream resampled
 (polyphase) to a low rate and back, in 256 uniform values over ±5 of its own standard deviations, level and scale given
-exactly; `transform` is our own general codec. --neurokit: neurokit2 finds the beats, of a pulse and of its simulated ECGs.
+exactly; `transform` is our own general codec. --neurokit: neurokit2 finds the beats, of a pulse and of its simulated ECGs,
+and either detector is held against the beats that the simulator put there.
 Times are of one core: what is coded, in seconds, per second of processor time, the best of three rounds (scipy is loaded
 and the codec's tables are made in the first).
 """
@@ -146,6 +147,42 @@ def neurokit_beats(x: np.ndarray, rate_hz: float, kind: str) -> np.ndarray:
     return np.asarray(found["PPG_Peaks"], dtype=float) / rate
 
 
+def true_beats(config: simulated.Config) -> list[np.ndarray]:
+    """When each minute's beats are, which the simulator knows: where the angle of its pulse's first bump is a whole turn."""
+    angles: list[np.ndarray] = []
+    bump = simulated._bump
+
+    def seen(angle: np.ndarray, sharpness: float) -> np.ndarray:
+        angles.append(angle)
+        return bump(angle, sharpness)
+
+    simulated._bump = seen
+    try:
+        for p in range(config.persons):
+            for s in simulated.sessions(config, p):
+                simulated.record(s, config)
+    finally:
+        simulated._bump = bump
+    turns = [a / (2 * np.pi) for a in angles[::2]]  # each pulse has two bumps
+    return [np.interp(np.arange(np.ceil(a[0]), np.floor(a[-1]) + 1), a, np.arange(len(a)) / 64) for a in turns]
+
+
+def judged(done: Coded, truth: Sequence[np.ndarray], find: Callable[..., np.ndarray]) -> list[str]:
+    """A detector's own errors, against the simulator's beats: in the pulse as it was, and as it is decoded."""
+    lines = []
+    for side, called in enumerate(("as it was", "decoded")):
+        off: dict[str, list[float]] = {"hr": [], "rmssd": [], "coherence": []}
+        for pair, beats in zip(done.pairs, truth, strict=True):
+            found = find(values(pair[side], "bvp")[:, 0], pair[side]["bvp"].rate_hz, "pulse")  # type: ignore[union-attr]
+            one, two = ph.heart(beats), ph.heart(found)
+            off["hr"].append(one["hr"] - two["hr"])
+            off["rmssd"].append(one["rmssd"] - two["rmssd"])
+            real, mine = (values(w, "resp")[:, 0] for w in (pair[0], pair[side]))
+            off["coherence"].append(ph.coherence(beats, real, 25) - ph.coherence(found, mine, 25))
+        lines.append(f"{called} | " + " | ".join(spread(e) for e in off.values()))
+    return lines
+
+
 def heart(done: Coded, name: str, kind: str, find: Callable[..., np.ndarray], breath: bool = True) -> list[str]:
     rate = done.pairs[0][0][name].rate_hz  # type: ignore[union-attr]
     off: dict[str, list[float]] = {"hr": [], "rmssd": [], "coherence": [], "breath": []}
@@ -233,9 +270,12 @@ def main() -> None:
     if chosen.neurokit:
         rows = [c.row(n, *heart(c, "bvp", "pulse", neurokit_beats)) for n, c in cardiac.items()]
         table("the same, beats found by neurokit2", heads, rows)
+        truth = true_beats(config)
+        finders = {"ours": ph.beats, "neurokit2": neurokit_beats}
+        rows = [f"{n}, pulse {line}" for n, f in finders.items() for line in judged(beats, truth, f)]
+        table("against the simulator's own beats", heads[:3], rows)
         ecg = Coded.of(Ours("beats", {"ecg": ECG}), ecgs(40))
-        found = {"ours": ph.beats, "neurokit2": neurokit_beats}
-        rows = [ecg.row(f"beats, found by {n}", *heart(ecg, "ecg", "ecg", f, False)) for n, f in found.items()]
+        rows = [ecg.row(f"beats, found by {n}", *heart(ecg, "ecg", "ecg", f, False)) for n, f in finders.items()]
         table("ecg (neurokit2's)", heads[:2], rows)
 
     eda = Coded.of(ours("eda", "eda"), windows)

@@ -16,12 +16,14 @@ import numpy as np
 
 from ..core.errors import MienError
 from .machine import ANY_OWN, OWN, Machine
-from .vocabulary import BOS, EOS, LABEL_0, MADE, PAD, RELATION_0, RELATIONS, STREAM_0, STREAMS, UNLABELLED
+from .vocabulary import BOS, EOS, FIRST_CODEC, LABEL_0, MADE, PAD, RELATION_0, RELATIONS, STREAM_0, UNLABELLED
 
 MASKED = -1e4  # finite, so that entropies of masked logits stay finite; exp(-1e4) is 0 in any float
 DEAD = 0  # the state nothing leaves: an invalid prefix
 START = 1
 _NODE, _REGISTER = 16, 12  # bits of a state: node, register 0, register 1, and the rest is the sum
+_AT, _SUM = (_NODE, _NODE + _REGISTER), _NODE + 2 * _REGISTER  # where the registers and the sum begin
+_ONE, _REGISTERS = (1 << _NODE) - 1, (1 << _REGISTER) - 1
 _NONE = np.iinfo(np.int64).max
 
 
@@ -110,29 +112,57 @@ class Grammar:
         )  # fmt: skip
 
     def columns(self, ids: np.ndarray) -> np.ndarray:
-        """Local ids -> columns of `next`; -1 for what is neither a behaviour token nor an own token of the base."""
-        ids, size = np.asarray(ids, dtype=np.int64), self.next.shape[1] - 1
-        return np.where(ids >= OWN, size, np.where((ids >= 0) & (ids < size), ids, -1))
+        """Local ids -> columns: an id of the vocabulary is its own, V stands for any own token of the base, and V + 1,
+        which leads nowhere, for what is neither."""
+        ids, none = np.asarray(ids, dtype=np.int64), self.next.shape[1]
+        known = np.minimum(ids.view(np.uint64), none).view(np.int64)  # what is negative is a very large number here
+        if not self.own:  # then column V leads nowhere either
+            return known
+        return np.where(ids >= OWN, none - 1, np.where(known == none - 1, none, known))
 
     def step(self, state: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """int64[n] states and columns -> the states after."""
-        node = state & ((1 << _NODE) - 1)
-        safe = np.maximum(column, 0)
-        to = np.where(column >= 0, self.next[node, safe], DEAD)
+        """int64[n] states and columns -> the states after. It is asked for once a token, and cost is its number of calls."""
+        fast = self._fast
+        node = state & _ONE
+        after = fast.moves.take(node * fast.width + column)
         if not self.remembers:
-            return to.astype(np.int64)
-        mask = (1 << _REGISTER) - 1
-        one, two = (state >> _NODE) & mask, (state >> (_NODE + _REGISTER)) & mask
-        total = state >> (_NODE + 2 * _REGISTER)
-        chosen = np.where(safe == self.next.shape[1] - 1, 0, safe - self.lowest[node])
-        keep, at = self.keep[node], self.at[node]
-        index = np.where((at >= 0) & (to != DEAD), at + one * self.by0[node] + two * self.by1[node] + chosen, 0)
-        total = np.where(at >= 0, total + self.amounts[np.clip(index, 0, len(self.amounts) - 1)], total)
-        one, two = np.where(keep == 1, chosen, one), np.where(keep == 2, chosen, two)
-        marker = (safe >= STREAM_0) & (safe < STREAM_0 + STREAMS)  # a block begins: registers and sum with it
-        to = np.where((total >= self.limit[to]) & ~marker, self.other[to], to).astype(np.int64)
-        state = to | one << _NODE | two << (_NODE + _REGISTER) | total << (_NODE + 2 * _REGISTER)
-        return np.where((to == DEAD) | marker, to, state)
+            return after
+        place, by0, by1, keep = fast.nodes.take(node, axis=1)
+        one, two = state >> _NODE & _REGISTERS, state >> _NODE + _REGISTER & _REGISTERS
+        said = np.where(column == fast.width - 2, self.lowest[node], column) if self.own else column
+        after += state & keep
+        after += fast.amounts.take(place + one * by0 + two * by1 + said, mode="clip")  # a dead token's may be anywhere
+        to = after & _ONE
+        over = after >= fast.limits.take(to)  # at a gate, or dead
+        if np.logical_or.reduce(over):
+            after += over * fast.others.take(to)
+            after[to == DEAD] = DEAD
+        return after
+
+    @cached_property
+    def _fast(self) -> _Fast:
+        """The same tables as `step` reads them: few, flat, in the places where a state holds things."""
+        count, size = self.next.shape[0], self.next.shape[1] - 1
+        moves = np.zeros((count, size + 2), dtype=np.int64)
+        moves[:, :-1] = self.next
+        kept = self.keep > 0
+        shift = np.array(_AT)[self.keep[kept] - 1][:, None]
+        chosen = np.arange(size + 1) - self.lowest[kept, None]
+        chosen[:, size] = 0  # an own token counts as the lowest
+        moves[kept, :-1] += np.where(self.next[kept] != DEAD, chosen << shift, 0)
+        keeps = np.full(count, ~np.int64(_ONE))
+        keeps[kept] &= ~(np.int64(_REGISTERS) << shift[:, 0])
+        keeps[(self.next[:, :FIRST_CODEC] != DEAD).any(1)] = 0  # outside blocks nothing is remembered
+        # a node that adds nothing reads one of the noughts in front, whatever is said there
+        place = np.where(self.at >= 0, self.at + size + 2 - self.lowest, 0)
+        gated = self.limit != _NONE
+        limits = np.where(gated, np.where(gated, self.limit, 0) << _SUM, _NONE)
+        limits[DEAD] = 0  # whatever the sum, it is looked after
+        return _Fast(
+            width=size + 2, moves=moves.ravel(), nodes=np.stack([place, self.by0, self.by1, keeps]),
+            amounts=np.append(np.zeros(size + 2, np.int64), self.amounts << _SUM),
+            limits=limits, others=np.where(gated, self.other - np.arange(count), 0),
+        )  # fmt: skip
 
     @cached_property
     def remembers(self) -> bool:
@@ -143,6 +173,8 @@ class Grammar:
         """int[n, T] local ids -> int64[n, T]: the state after each token. Ids outside the vocabulary are DEAD."""
         columns = self.columns(ids)
         state = np.full(len(columns), START, dtype=np.int64) if start is None else start
+        if columns.shape[1] == 1:  # sampling, token by token
+            return self.step(state, columns[:, 0])[:, None]
         out = np.empty(columns.shape, dtype=np.int64)
         for t in range(columns.shape[1]):
             out[:, t] = state = self.step(state, columns[:, t])
@@ -162,7 +194,7 @@ class Grammar:
         """int[k]: the behaviour tokens that can occur at all."""
         return np.flatnonzero((self.next[:, :-1] != DEAD).any(0))
 
-    @property
+    @cached_property
     def own(self) -> bool:
         """Whether the base model's own tokens can occur."""
         return bool((self.next[:, -1] != DEAD).any())
@@ -170,7 +202,22 @@ class Grammar:
 
 def node_of(state: Any) -> Any:
     """The node of a state, or of an array or tensor of states."""
-    return state & ((1 << _NODE) - 1)
+    return state & _ONE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Fast:
+    """width: columns of a node, of which the last is dead; moves: int64[nodes * width], node and kept register after a
+    token; nodes: int64[4, nodes], where a node's amounts lie, by how much each register moves that, and which bits of the
+    state stay; amounts, limits: in the sum's place; others: to be added
+    to a node whose limit is reached."""
+
+    width: int
+    moves: np.ndarray
+    nodes: np.ndarray
+    amounts: np.ndarray
+    limits: np.ndarray
+    others: np.ndarray
 
 
 class Bound:
@@ -181,7 +228,9 @@ class Bound:
         import torch
 
         self.grammar, self.offset, self.size = grammar, offset, grammar.next.shape[1] - 1
-        self.allow = torch.as_tensor(grammar.next != DEAD, device=device)
+        # what may not be said at a node, and whether the base's own tokens may not
+        self.not_said = torch.as_tensor(grammar.next[:, :-1] == DEAD, device=device)
+        self.not_own = torch.as_tensor(grammar.next[:, -1:] == DEAD, device=device)
         self.words = torch.ones(offset, dtype=torch.bool, device=device) if grammar.own else None
         if self.words is not None and len(never):
             self.words[list(never)] = False
@@ -191,27 +240,28 @@ class Bound:
         a dozen tiny operations a step, which a GPU's or torch's launch cost would make the slowest part of all."""
         import torch
 
-        ids = input_ids.detach().cpu().numpy()
-        local = np.where(ids >= self.offset, ids - self.offset, OWN)
-        found = self.grammar.states(local, state.detach().cpu().numpy())
-        return torch.as_tensor(found, device=input_ids.device)
+        ids, before = (x.numpy() if x.is_cpu else x.cpu().numpy() for x in (input_ids, state))
+        local = np.where(ids >= self.offset, ids - self.offset, OWN) if self.offset else ids
+        found = torch.from_numpy(self.grammar.states(local, before))
+        return found if input_ids.is_cpu else found.to(input_ids.device)
 
     def mask(self, logits: Any, states: Any) -> Any:
         """logits [B, T, all] with MASKED wherever the grammar forbids."""
         import torch
 
-        if self.allow.device != logits.device:
-            self.allow = self.allow.to(logits.device)
+        if self.not_said.device != logits.device:
+            self.not_said, self.not_own = self.not_said.to(logits.device), self.not_own.to(logits.device)
             self.words = None if self.words is None else self.words.to(logits.device)
-        allow = self.allow[node_of(states)]
+        node = torch.from_numpy(node_of(states.numpy())) if states.is_cpu else node_of(states)
+        not_said = torch.embedding(self.not_said, node)
         if self.offset == 0 and logits.shape[-1] == self.size:  # behaviour tokens are all there is
-            return torch.where(allow[..., :-1], logits, MASKED)
+            return logits.masked_fill(not_said, MASKED)
         first, last = self.offset, self.offset + self.size
         out = torch.full_like(logits, MASKED)
-        out[..., first:last] = torch.where(allow[..., :-1], logits[..., first:last], MASKED)
+        out[..., first:last] = logits[..., first:last].masked_fill(not_said, MASKED)
         if self.words is not None:
-            free = allow[..., -1:] & self.words
-            out[..., :first] = torch.where(free, logits[..., :first], MASKED)
+            forbidden = torch.embedding(self.not_own, node) | ~self.words
+            out[..., :first] = logits[..., :first].masked_fill(forbidden, MASKED)
         return out
 
 

@@ -172,6 +172,24 @@ def test_decoding_is_continuous_and_the_same_each_time():
     assert power[low & (off > 20)].sum() < 0.1 * power[low].sum()
 
 
+@pytest.mark.parametrize("rate", [8000.0, 16000.0])
+def test_the_noise_behind_a_voice_comes_back_and_nothing_else_above_it(rate):
+    """In pauses its power; in quiet bands under a voice, no more than it: a pass band would be heard, and told."""
+    rng, n = np.random.default_rng(3), round(6 * rate)
+    t = np.arange(n) / rate
+    speaks = (t % 2) < 1.4
+    tone = sum(np.cos(2 * np.pi * 130 * k * t + k) for k in range(1, 8))  # nothing above 1 kHz
+    c, floor = codec(6.0, rate), 0.002
+    x = 0.05 * speaks * tone / np.std(tone) + floor * rng.standard_normal(n)
+    y = back(c, x)
+    quiet = np.flatnonzero((t % 2 > 1.6) & (t % 2 < 1.9))
+    assert 10 * np.log10((y[quiet] ** 2).mean() / (x[quiet] ** 2).mean()) == pytest.approx(0, abs=1.0)
+    high = np.fft.rfftfreq(n, 1 / rate) > 0.35 * rate
+    before, after = ((np.abs(np.fft.rfft(s)) ** 2)[high].mean() for s in (x, y))
+    assert 10 * np.log10(after / before) == pytest.approx(0, abs=1.0)
+    assert np.abs(np.corrcoef(x[quiet], y[quiet])[0, 1]) < 0.1  # drawn anew
+
+
 def test_louder_is_louder_and_silence_is_silence():
     c = codec(3.0)
     x, _ = spoken(1, 3.0, 16000.0)

@@ -73,8 +73,9 @@ def test_expressions_come_back():
 
 def test_rate_of_tokens():
     c = codec()
-    assert c.machine.length == 22 + 20 * 7  # 2 frames a second of 7 codes, and one extent per channel
-    assert codec(hz=5.0).machine.length == 22 + 50 * 7
+    assert c.machine.length == 5 * 22 + 20 * 7  # 2 frames a second of 7 codes, and five tokens per channel
+    assert codec(hz=5.0).machine.length == 5 * 22 + 50 * 7
+    assert codec(hz=HZ).machine.length == 22 + 300 * 7  # nothing is faster than frames that are samples
 
 
 def test_decoding_is_smooth_and_does_not_overshoot():
@@ -85,28 +86,59 @@ def test_decoding_is_smooth_and_does_not_overshoot():
     y = back(c, step).values
     assert y.min() > -1e-6
     assert y[:, :17].max() < 1.25  # the step of the extent about 1
-    assert (np.diff(y, axis=0) > -1e-6).all()  # rises once, and never swings back
+    lone = c._curve(np.repeat([[0.0], [1.0]], 10, axis=0), np.ones(20, bool))
+    assert (np.diff(lone, axis=0) > -1e-6).all()  # rises once, and never swings back
 
 
 def test_any_order_and_any_part_of_the_channels():
+    """What frames say; the movement between them is drawn anew for each block."""
     x, rng = expressions(2), np.random.default_rng(0)
-    whole = back(codec(), x).values
+    whole = back(codec(hz=HZ), x).values
     for order in (rng.permutation(22), np.array([8]), np.array([21, 3, 17]), np.arange(17)):
         channels = tuple(OPENFACE[i] for i in order)
-        part = back(codec(channels), x[:, order], channels=channels)
+        part = back(codec(channels, hz=HZ), x[:, order], channels=channels)
         assert part.channels == channels
         assert np.allclose(part.values, whole[:, order], atol=1e-6)
 
 
 def test_tokens_mean_the_same_whatever_else_is_there():
     x = np.tile([0.0, 4.0, 1.0], (300, 1)) + np.linspace(0, 1, 300)[:, None]
-    few = codec(("AU06_r", "AU12_r"))
-    more = codec(("AU06_r", "AU10_r", "AU12_r"))
+    few = codec(("AU06_r", "AU12_r"), hz=HZ)
+    more = codec(("AU06_r", "AU10_r", "AU12_r"), hz=HZ)
     (a,) = few.encode([{"face": signal(x[:, [0, 2]], ("AU06_r", "AU12_r"))}])
     (b,) = more.encode([{"face": signal(x[:, [0, 1, 2]], ("AU06_r", "AU10_r", "AU12_r"))}])
     lip = face._AT["upper_lip"]
     assert np.array_equal((a[2::2] - face._AT["eyes"]) // 5 % 5, (b[3::2] - face._AT["eyes"]) // 5 % 5)
     assert np.array_equal((a[3::2] - lip) // 25 % 5, (b[4::2] - lip) // 25 % 5)
+
+
+@pytest.mark.parametrize("hz", [1.0, 2.0])
+def test_what_is_faster_than_frames_is_drawn_anew_at_its_size(hz):
+    """Blinks and a speaking jaw, with a tracker's noise, are as many, as high and as wide as they were, and elsewhere."""
+    channels, seconds, t = ("AU12_r", "AU25_r", "AU26_r", "AU45_r"), 15.0, np.arange(450) / HZ
+    c, rng, before, after = codec(channels, seconds, hz=hz), np.random.default_rng(0), [], []
+    for _ in range(12):
+        shut = rng.uniform(0, seconds, size=5)
+        mouth = np.abs(np.sin(np.pi * 4.5 * t)) * (np.sin(2 * np.pi * t / 6 + rng.uniform(0, 6)) > -0.3)
+        x = np.stack([0.5 + 0 * t, 0.3 + 1.8 * mouth, 0.3 + 1.1 * mouth,
+                      0.3 + 3 * np.exp(-((t[:, None] - shut) ** 2) / (2 * 0.06**2)).max(1)], axis=1)  # fmt: skip
+        x += 0.03 * np.abs(rng.normal(size=x.shape))
+        y = back(c, x, channels=channels).values
+        assert np.abs(y - x)[:, 3].max() > 1  # other moments
+        before.append(x)
+        after.append(y)
+    told = [
+        np.array([[*x.std(0), *np.diff(x, axis=0).std(0), *x.max(0), *x.min(0)] for x in s]) for s in (before, after)
+    ]
+    ratio = (np.median(told[1], 0) / np.median(told[0], 0)).reshape(4, 4)
+    assert ((ratio[0] > 0.8) & (ratio[0] < 1.25)).all()  # spread
+    assert ((ratio[1] > 0.6) & (ratio[1] < 1.5)).all()  # speed
+    assert ((ratio[2] > 0.85) & (ratio[2] < 1.15)).all()  # highest
+    assert np.abs(np.median(told[1], 0) - np.median(told[0], 0))[12:].max() < 0.2  # lowest
+    as_one = [np.median([np.corrcoef(x[:, 1], x[:, 2])[0, 1] for x in s]) for s in (before, after)]
+    assert as_one[1] > as_one[0] - 0.1
+    apart = np.median([abs(np.corrcoef(x[:, 2], x[:, 3])[0, 1]) for x in after])
+    assert apart < 0.3
 
 
 def test_a_missing_face_comes_back_as_a_gap():

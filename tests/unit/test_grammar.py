@@ -73,6 +73,52 @@ def test_registers_and_sum_equal_their_prose(seed, edit):
     assert np.array_equal(both[0, :-1], both[1, 1:])  # padding in front moves nothing
 
 
+def slowly(grammar: Grammar, state: tuple[int, int, int, int], token: int) -> tuple[int, int, int, int]:
+    """One step as `Grammar`'s fields tell it: node, two registers and the sum as numbers of their own."""
+    node, one, two, total = state
+    size = grammar.next.shape[1] - 1
+    if token >= OWN:
+        to, chosen = int(grammar.next[node, size]), 0
+    elif 0 <= token < size:
+        to, chosen = int(grammar.next[node, token]), token - int(grammar.lowest[node])
+    else:
+        to, chosen = DEAD, 0
+    if to == DEAD:
+        return DEAD, 0, 0, 0
+    if token < FIRST_CODEC:  # outside blocks nothing is remembered
+        return to, 0, 0, 0
+    if grammar.at[node] >= 0:
+        place = grammar.at[node] + one * grammar.by0[node] + two * grammar.by1[node] + chosen
+        total += int(grammar.amounts[place])
+    registers = {1: (chosen, two), 2: (one, chosen)}.get(int(grammar.keep[node]), (one, two))
+    if total >= grammar.limit[to]:
+        to = int(grammar.other[to])
+    return to, *registers, total
+
+
+@given(seed=st.integers(0, 2**20), conditioned=st.booleans(), own=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_steps_equal_the_fields_read_slowly(seed, conditioned, own):
+    """Random walks, most of them along what is allowed, of tokens in and out of the vocabulary."""
+    blocks = [(BEATS, F), (WORDS, F + 10) if own else (BEATS, F)]
+    grammar = Grammar.of(classes=2, blocks=blocks, size=F + 11, conditioned=conditioned)
+    rng, strange = np.random.default_rng(seed), [-1, F + 11, F + 12, OWN - 1, OWN, OWN + 7, 2**40]
+    rows = np.zeros((5, 40), dtype=np.int64)
+    for row in rows:
+        state = (1, 0, 0, 0)
+        for t in range(len(row)):
+            fine = [*np.flatnonzero(grammar.next[state[0], :-1]), *([OWN + 3] if grammar.next[state[0], -1] else [])]
+            row[t] = rng.choice(fine if fine and rng.random() < 0.97 else strange)
+            state = slowly(grammar, state, int(row[t]))
+    found = grammar.states(rows)
+    for row, states in zip(rows, found, strict=True):
+        state = (1, 0, 0, 0)
+        for token, got in zip(row.tolist(), states.tolist(), strict=True):
+            state = slowly(grammar, state, token)
+            parts = (got & 0xFFFF, got >> 16 & 0xFFF, got >> 28 & 0xFFF, got >> 40)
+            assert parts == state
+
+
 def test_own_tokens_are_words_and_their_number_is_bounded():
     grammar = Grammar.of(classes=1, blocks=[(WORDS, F)], size=F + 1)
     head = [BOS, LABEL_0, STREAM_0]
