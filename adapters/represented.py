@@ -225,7 +225,7 @@ def open_binder(section: Plugin) -> Binder:
     if getattr(module, "KIND", "") != "binder":
         raise MienError(
             f"backbone {section.name!r} has no towers to represent recordings with; represent: takes a binder (behaviour,"
-            " clap, dinov2_minilm, ge2e, imagebind, open_clip)"
+            " clap, dinov2_minilm, ge2e, imagebind, open_clip, patchtst)"
         )
     return module.load(config)
 
