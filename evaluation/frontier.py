@@ -11,11 +11,13 @@ from . import pictures
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One protected (or plain) release: utility and leakage, each a Result with its interval."""
+    """One protected (or plain) release: utility and leakage, each a Result with its interval. family: of points that are one
+    protection at several strengths, joined by a line in their order."""
 
     label: str
     utility: Result
     leakage: Result
+    family: str = ""
 
 
 def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None, nothing: float = 0.5) -> str:
@@ -33,11 +35,18 @@ def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None
     if blind is not None:
         axis.axvline(blind, color=pictures.COLOURS[4], linestyle=":", linewidth=1.4)
         axis.text(blind + 0.01, 0.03, "blind attack", rotation=90, va="bottom", ha="left", fontsize=9, color="0.3")
+    families = list(dict.fromkeys(p.family for p in points if p.family))
+    for f in families:
+        own = [(p.leakage.value, p.utility.value) for p in points if p.family == f]
+        whole = [(x, y) for x, y in own if x is not None and y is not None]
+        axis.plot(*zip(*whole, strict=True), color=pictures.COLOURS[families.index(f) % 7], linewidth=0.8)
     for i, p in enumerate(points):
         x, known = (p.leakage.value, True) if p.leakage.value is not None else (0.98, False)
         if (y := p.utility.value) is None:
             continue
-        colour, mark = pictures.COLOURS[i % 7], pictures.MARKS[i % 7]
+        family = families.index(p.family) if p.family else i
+        place = [q.family for q in points[:i]].count(p.family) if p.family else i + i // 7
+        colour, mark = pictures.COLOURS[family % 7], pictures.MARKS[place % 7]
         axis.plot(x, y, mark, color=colour, markersize=9, markerfacecolor=colour if known else "white", label=p.label)
         if p.utility.low is not None:
             axis.plot([x, x], [p.utility.low, p.utility.high], color=colour, linewidth=2)
