@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mien import cli
-from mien.adapters import training
+from mien.adapters import represented, training
 from mien.core.plugins import ROOT
 from mien.core.records import Cohort
 
@@ -261,7 +262,17 @@ def test_cached_late_layers_end_where_the_whole_towers_end(here, capsys):
     for name in known:
         torch.testing.assert_close(found[name], known[name], atol=2e-5, rtol=0, msg=name)
     assert cli.main(["evaluate", "evaluate_film.yaml"]) == 0
-    assert "identity.adapted.recognised" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "caching text before its last 1 blocks" in said  # once, for the adapter, its base and the losses
+    assert "identity.adapted.recognised" in said
+    assert not list(only(here, "adapt-toy_film-*").rglob("*frozen*"))
+    one, other = (represented.opened(only(here, f"adapt-{s}-*"), "evaluation") for s in ("toy_film", "toy_whole"))
+    for o in (one, other):
+        for name, known in (
+            ("Z", represented.vectors(o.made, o.windows)), ("frozen", represented.frozen(o.made, o.windows)),
+            ("loss", represented._losses(o.made, o.windows)),
+        ):  # fmt: skip
+            np.testing.assert_allclose(getattr(o, name), known, atol=1e-5, rtol=0, err_msg=name)
 
 
 def test_a_pretrained_time_series_encoder_is_adapted_privately_and_judged(here, capsys):
