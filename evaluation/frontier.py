@@ -26,11 +26,13 @@ def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None
     A point without a measured leakage stands hollow at the right edge: unknown is not private. One without a measured
     utility has no place and is left out.
     """
-    figure, axes = pictures._figure(pictures.PHONE, 3.2)
+    figure, axes = pictures._figure(pictures.PHONE, 3.2 + 0.19 * max(0, len(points) - 4))
     axis = axes[0][0]
     for i, r in enumerate(r for r in lines if r.value is not None):
         axis.axhline(r.value, color="0.45", linestyle=pictures.LINES[1 + i % 3], linewidth=1)
-        axis.text(0.01, r.value, r.name, ha="left", va="bottom", fontsize=9, color="0.3")
+        axis.text(
+            0.01, r.value, r.name, transform=axis.get_yaxis_transform(), ha="left", va="bottom", fontsize=9, color="0.3"
+        )
     axis.axvline(nothing, color="0.8", linewidth=1)
     if blind is not None:
         axis.axvline(blind, color=pictures.COLOURS[4], linestyle=":", linewidth=1.4)
@@ -53,14 +55,16 @@ def draw(points: Sequence[Point], lines: Sequence[Baseline], blind: float | None
         if known and p.leakage.low is not None:
             axis.plot([p.leakage.low, p.leakage.high], [y, y], color=colour, linewidth=2)
     leak = points[0].leakage
-    right, low = 1.0, 0.0
+    left, right, low, top = 0.0, 1.0, 0.0, 1.0
     if nothing < 0.5:  # recognising one among many: a share that may be small all the same
         shown = [(p.leakage.high or p.leakage.value or 0.0, p.utility.low or p.utility.value or 0.0) for p in points]
         right = min(1.0, 1.2 * max(x for x, _ in shown))
+        left = 0.9 * min([nothing, *(p.leakage.low or p.leakage.value or 0.0 for p in points)])
+        top = min(1.0, max(p.utility.high or p.utility.value or 0.0 for p in points) + 0.05)
         low = max(0.0, min([y for _, y in shown] + [b.value for b in lines if b.value is not None]) - 0.05)
     what = leak.metric.rpartition(".")[2] if nothing < 0.5 else leak.metric
     axis.set(
-        xlim=(0.0, right), ylim=(low, 1), xlabel=f"leakage: {what} per {leak.unit}", ylabel=points[0].utility.metric
+        xlim=(left, right), ylim=(low, top), xlabel=f"leakage: {what} per {leak.unit}", ylabel=points[0].utility.metric
     )
     figure.legend(loc="outside lower center", frameon=False)
     return pictures._svg(figure)
