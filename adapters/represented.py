@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,8 @@ def restore(binder: Binder, folder: Path) -> tuple[Representer, dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    raw = _told(folder)
     try:
-        raw = json.loads((folder / "represent.json").read_text())
         tensors = load_file(folder / HEADS) if raw["heads"] else {}
     except (OSError, ValueError, SafetensorError) as error:
         raise MienError(f"{folder} holds no readable representation: {error}") from None
@@ -79,6 +80,13 @@ def restore(binder: Binder, folder: Path) -> tuple[Representer, dict[str, Any]]:
         kinds=kinds, classes=classes,
     )  # fmt: skip
     return made, raw
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "represent.json").read_text())
+    except (OSError, ValueError) as error:
+        raise MienError(f"{folder} holds no readable representation: {error}") from None
 
 
 def vectors(made: Representer, windows: Windows, *, model: Any = None, size: int = 256) -> np.ndarray:
@@ -225,7 +233,7 @@ def open_binder(section: Plugin) -> Binder:
     if getattr(module, "KIND", "") != "binder":
         raise MienError(
             f"backbone {section.name!r} has no towers to represent recordings with; represent: takes a binder (behaviour,"
-            " clap, dinov2_minilm, ge2e, imagebind, open_clip)"
+            " clap, dinov2_minilm, ge2e, imagebind, open_clip, patchtst)"
         )
     return module.load(config)
 
@@ -285,31 +293,41 @@ def opened(folder: Path, purpose: str) -> Opened:
         raise MienError(
             f"{folder.name} is no representation run: its recipe has no `represent:` or `autoencoder:` section"
         )
-    if config.get("autoencoder"):
-        made, raw = autoencoder.restore(folder / "release" / "adapter")
-        binder = made.binder
-    else:
-        binder = open_binder(Plugin(**config["backbone"]))
-        if binder.fingerprint != asked["inputs"]["base"]:
-            raise MienError(f"the base of {folder.name} has changed since: adapt again, or restore the old base")
-        made, raw = restore(binder, folder / "release" / "adapter")
+    adapter = folder / "release" / "adapter"
     cohort, left_out = open_cohort(Plugin(**config["cohort"]), purpose)
     split = Splits.read(folder / "private" / "splits.json")
     task = config["task"]
     classes = tuple(map(str, cohort.card.tasks.get(task, ())))
     if len(classes) < 2:
         raise MienError(f"task: {task!r} has no classes in cohort {cohort.card.name!r}; there is nothing to probe for")
-    known = {**made.classes, task: classes}
+    if config.get("autoencoder"):
+        made, raw = autoencoder.restore(adapter)
+        binder, known = made.binder, made.classes
+    else:
+        binder, raw = open_binder(Plugin(**config["backbone"])), _told(adapter)
+        known = {t: tuple(c) for t, c in raw["classes"].items()}
+        if binder.fingerprint != asked["inputs"]["base"]:
+            raise MienError(f"the base of {folder.name} has changed since: adapt again, or restore the old base")
     cut = {"seconds": raw["seconds"], "stride_s": config["stride_s"], "valid": config["valid"]}
     windows, table = _beside(
-        cohort, binder, raw["streams"], known, task, lambda w: split.side(w) is not None, **cut
+        cohort, binder, raw["streams"], {**known, task: classes}, task, lambda w: split.side(w) is not None, **cut
     )  # fmt: skip
-    made.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with TemporaryDirectory(dir=folder / "private", prefix=f".{FEATURES}-") as place:
+        quick, features = binder, windows
+        if (config.get("represent") or {}).get("cache"):
+            binder.model.to(device)
+            for modality in windows.modalities:
+                quick, features = cached(quick, features, modality, config["lora"]["layers"], Path(place))
+        if not config.get("autoencoder"):
+            made, _ = restore(binder, adapter)
+        made.model.to(device)
+        late = made if quick is binder else replace(made, binder=quick)
+        Z, bare, loss = vectors(late, features), frozen(late, features), _losses(late, features)
     return Opened(
-        made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes,
-        Z=vectors(made, windows), frozen=frozen(made, windows), table=table,
-        y=windows.labels[task].astype(np.int64), session=windows.session, loss=_losses(made, windows),
-        train=np.isin(table.person, split.train), windows=windows, streams=raw["streams"], **_in_parts(made, windows),
+        made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes, Z=Z, frozen=bare,
+        table=table, y=windows.labels[task].astype(np.int64), train=np.isin(table.person, split.train), loss=loss,
+        session=windows.session, windows=windows, streams=raw["streams"], **_in_parts(made, windows),
     )  # fmt: skip
 
 

@@ -100,9 +100,35 @@ def recognised(
     views: Mapping[str, np.ndarray], person: np.ndarray, recording: np.ndarray, train: np.ndarray, *, dimension: int = 16,
     trees: int = 200, seed: int = 0,
 ) -> list[Result]:  # fmt: skip
-    """Share of held-out persons' windows given to the right one of them, by attackers fitted on other recordings of the same
-    persons: linear (ridge logistic) and not (a forest, a network), from scratch for each of `views`. Half of everybody's recordings
-    enrol, the other half is judged, and the other way round."""
+    """Share of held-out persons' windows given to the right one of them, by the attackers of `recognised_each`, as the mean of
+    persons, for each of `views`."""
+    several = [p for p in np.unique(person[~train]) if len(np.unique(recording[person == p])) >= 2]
+    if len(several) < 2:
+        why = f"{len(several)} held-out person(s) with two recordings; recognising takes two persons at least"
+        return [not_run(f"identity.{n}.recognised", why) for n in views]
+    k = min(dimension, *(v.shape[1] for v in views.values()), int(train.sum()) - 1)
+    out = []
+    for name, X in views.items():
+        for kind, each in recognised_each(X, person, recording, train, dimension=k, trees=trees, seed=seed).items():
+            found = over_persons(lambda v: float(v.mean()), np.array(list(each)), np.array(list(each.values())))
+            out.append(
+                Result(
+                    metric=f"identity.{name}.recognised ({kind})", value=found.value, low=found.low, high=found.high,
+                    n_persons=found.n_persons, unit="window", higher_is_better=False,
+                    baselines=(Baseline(name="chance", value=1 / len(several)),),
+                    note=f"{len(several)} persons unseen in training; enrolled by other recordings; {k} dimensions",
+                )
+            )  # fmt: skip
+    return out
+
+
+def recognised_each(
+    X: np.ndarray, person: np.ndarray, recording: np.ndarray, train: np.ndarray, *, dimension: int = 16, trees: int = 200,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Attacker -> held-out person -> share of their windows given to them, by attackers fitted on other recordings of the same
+    persons: linear (ridge logistic) and not (a forest, a network), from scratch. Half of everybody's recordings enrol, the other
+    half is judged, and the other way round. X: float[n, d]; who has one recording takes no part."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -115,35 +141,20 @@ def recognised(
             half[np.isin(recording, mine[: len(mine) // 2])], half[np.isin(recording, mine[len(mine) // 2 :])] = 0, 1
     rows = np.flatnonzero(half >= 0)
     names, who, count = np.unique(person[rows], return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        why = f"{len(names)} held-out person(s) with two recordings; recognising takes two persons at least"
-        return [not_run(f"identity.{n}.recognised", why) for n in views]
-    k = min(dimension, *(v.shape[1] for v in views.values()), int(train.sum()) - 1)
     makers = {
         "linear": lambda: LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000),
         "forest": lambda: RandomForestClassifier(trees, class_weight="balanced", random_state=seed, n_jobs=1),
         "network": lambda: MLPClassifier((64,), alpha=0.01, learning_rate_init=0.01, max_iter=500, random_state=seed),
     }
-    out = []
-    for name, X in views.items():
-        Z = _projected(X, train, k)[rows]
-        for kind, make in makers.items():
-            right = np.zeros(len(rows))
-            for side in (0, 1):
-                fit, test = half[rows] == side, half[rows] != side
-                with warnings.catch_warnings():  # an attacker who stops early is a weaker one, not an error
-                    warnings.simplefilter("ignore", ConvergenceWarning)
-                    right[test] = make().fit(Z[fit], who[fit]).predict(Z[test]) == who[test]
-            each = np.bincount(who, right) / count  # every person the same
-            found = over_persons(lambda v: float(v.mean()), names, each)
-            out.append(
-                Result(
-                    metric=f"identity.{name}.recognised ({kind})", value=found.value, low=found.low, high=found.high,
-                    n_persons=found.n_persons, unit="window", higher_is_better=False,
-                    baselines=(Baseline(name="chance", value=1 / len(names)),),
-                    note=f"{len(names)} persons unseen in training; enrolled by other recordings; {k} dimensions",
-                )
-            )  # fmt: skip
+    Z, out = _projected(X, train, min(dimension, X.shape[1], int(train.sum()) - 1))[rows], {}
+    for kind, make in makers.items():
+        right = np.zeros(len(rows))
+        for side in (0, 1):
+            fit, test = half[rows] == side, half[rows] != side
+            with warnings.catch_warnings():  # an attacker who stops early is a weaker one, not an error
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                right[test] = make().fit(Z[fit], who[fit]).predict(Z[test]) == who[test]
+        out[kind] = dict(zip(names.tolist(), (np.bincount(who, right) / count).tolist(), strict=True))
     return out
 
 

@@ -65,7 +65,7 @@ class BehaviourEncoderConfig(PreTrainedConfig):
         return out
 
 
-def resampled(signal: Signal, rate_hz: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def resampled(signal: Signal, rate_hz: float, length: int) -> tuple[np.ndarray, np.ndarray]:
     """(float[length, C], bool[length]) at another rate: the mean of what was measured in each sample's span, and, where a
     slower sensor measured nothing in it, a line between its neighbours, if both are valid and next to each other."""
     n, c = signal.values.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -175,11 +175,12 @@ def load(config: Config, behaviour_tokens: int) -> CausalBackbone:
     )
 
 
-def opened(kind: Any, place: str, config: Config, what: str) -> Any:
-    """`kind.from_pretrained` with our safeguards, quantised if asked. MienError saying what to give instead."""
+def opened(kind: Any, place: str, config: Config, what: str, how: Mapping[str, Any] | None = None) -> Any:
+    """`kind.from_pretrained` with our safeguards, quantised if asked. how: goes to it. MienError saying what to give
+    instead."""
     import torch
 
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = dict(how or {})
     if config.quantise:
         try:
             import bitsandbytes  # noqa: F401
@@ -210,6 +211,19 @@ def opened(kind: Any, place: str, config: Config, what: str) -> Any:
             f"cannot load the {what} {config.model!r}: {str(error).splitlines()[0]} – give a hub id you can reach,"
             " a local folder with config.json and model.safetensors, or fetch an asset with `mien assets fetch`"
         ) from None
+
+
+def fitted(kind: Any, config: Config, what: str, declared: Any, unused: Sequence[str] = ()) -> Any:
+    """As `opened`, of a model every tensor of which must be there in the shape its `declared` configuration says, and no other.
+    unused: how names of tensors begin that may be there and are left. MienError naming all that do not fit."""
+    how = {"output_loading_info": True, "ignore_mismatched_sizes": True, "config": declared}
+    model, found = opened(kind, source(config)[0], config, what, how)
+    shapes = [f"{n} ({list(theirs)} for {list(ours)})" for n, theirs, ours in found["mismatched_keys"]]
+    unknown = [n for n in found["unexpected_keys"] if not n.startswith(tuple(unused))]
+    parts = (("missing", found["missing_keys"]), ("unknown", unknown), ("of another shape", shapes))
+    if wrong := [f"{word}: {', '.join(sorted(names))}" for word, names in parts if names]:
+        raise MienError(f"the weights of {config.model!r} do not fit its config.json: {'; '.join(wrong)}")
+    return model
 
 
 def append_rows(model: Any, behaviour_tokens: int) -> int:

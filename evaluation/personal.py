@@ -237,7 +237,7 @@ def _ordered(data: Represented, order: np.ndarray) -> None:
     if (change & (np.diff(data.time_s[order]) < data.seconds - 1e-9)).any():
         raise MienError(
             "two recordings of one person overlap in time, so the first windows cannot be told; give the recordings their"
-            " start_s, or time_s in the order they were made"
+            " start_s, or time_s in the order they were made (personal.untimed: true takes them in the order of their ids)"
         )
 
 

@@ -23,12 +23,14 @@ from .transfer import Probe, Represented
 
 class Personal(Section):
     """k: labelled windows per class of each person, the first in time; tail: strict (after everything learnt from) or class (per
-    class, where conditions come in blocks); apart: judged on other recordings than those learnt from; rank, steps, lr: of a
-    person's own LoRA; persons: at most so many held-out ones, drawn."""
+    class, where conditions come in blocks); apart: judged on other recordings than those learnt from; untimed: nobody wrote down
+    when recordings were made, so they are taken one after the other by their ids; rank, steps, lr: of a person's own LoRA;
+    persons: at most so many held-out ones, drawn."""
 
     k: tuple[int, ...] = (1, 5)
     tail: Tail = "strict"
     apart: bool = False
+    untimed: bool = False
     rank: int = Field(default=2, ge=1)
     steps: int = Field(default=60, ge=1)
     lr: float = Field(default=5e-3, gt=0)
@@ -38,12 +40,24 @@ class Personal(Section):
 def of(
     o: Any, own: Callable[..., np.ndarray], shared: Callable[..., np.ndarray], config: Personal | None, seed: int = 0
 ) -> list[Result]:
-    """o: an opened run (`adapters/represented.Opened`); own(made, windows, shots, tail, task, config, seed) and shared(made,
-    windows, rows, task) -> float64[rows, classes] (`adapters/personal.predicted`, `probabilities`). Every method of
-    `personal.METHODS` against generic, and the personal LoRA against the shared head. MienError as of `compare`, and where the
-    run has no LoRA or no head."""
+    """`compared`, as lines of a report: every method against generic, and the personal LoRA against the shared head."""
     if config is None:
         return []
+    found = compared(o, own, shared, config, seed)
+    out = found.results()
+    for k in config.k:
+        name = f"{OWN}, k = {k} − {SHARED}:"
+        out += transfer.gain(name, found.found[OWN, k], found.found[SHARED, 0], found.metric).results()
+    return [r.model_copy(update={"metric": f"personal: {r.metric}"}) for r in out]
+
+
+def compared(
+    o: Any, own: Callable[..., np.ndarray], shared: Callable[..., np.ndarray], config: Personal, seed: int = 0
+) -> personal.Compared:
+    """o: an opened run (`adapters/represented.Opened`); own(made, windows, shots, tail, task, config, seed) and shared(made,
+    windows, rows, task) -> float64[rows, classes] (`adapters/personal.predicted`, `probabilities`). Every method of
+    `personal.METHODS`, the shared head and the personal LoRA. MienError as of `compare`, and where the run has no LoRA or no
+    head."""
     test = np.flatnonzero(~o.train)
     shared(o.made, o.windows, test[:1], o.task)  # refuses before anything is computed
     people = np.unique(o.table.person[test])
@@ -54,7 +68,7 @@ def of(
         raise MienError(f"personal: {len(people)} held-out person(s); hold three or more out")
     data = Represented(
         X={"all": np.asarray(o.Z[test], np.float64)}, person=o.table.person[test], recording=o.table.recording[test],
-        time_s=o.windows.start_s[test], seconds=float(o.config["seconds"]), classes={o.task: tuple(o.classes)},
+        time_s=_clock(o, test, config), seconds=float(o.config["seconds"]), classes={o.task: tuple(o.classes)},
         labels={o.task: np.array([o.classes[c] for c in o.y[test]], dtype=object)},
     )  # fmt: skip
     place = {key: i for i, key in zip(test.tolist(), _keys(data), strict=True)}
@@ -68,15 +82,19 @@ def of(
         def head(p: Person) -> np.ndarray:
             return shared(o.made, o.windows, np.array([place[key] for key in _keys(p.tail)]), o.task)
 
-        found = personal.compare(
+        return personal.compare(
             data, o.task, Probe(), config.k, tail=config.tail, apart=config.apart,
             methods={**personal.METHODS, SHARED: head, OWN: lora},
         )  # fmt: skip
-    out = found.results()
-    for k in config.k:
-        name = f"{OWN}, k = {k} − {SHARED}:"
-        out += transfer.gain(name, found.found[OWN, k], found.found[SHARED, 0], found.metric).results()
-    return [r.model_copy(update={"metric": f"personal: {r.metric}"}) for r in out]
+
+
+def _clock(o: Any, rows: np.ndarray, config: Personal) -> np.ndarray:
+    """float64[rows]: when each window began."""
+    start = np.asarray(o.windows.start_s[rows], np.float64)
+    if not config.untimed:
+        return start
+    order = np.unique(o.table.recording[rows].astype(str), return_inverse=True)[1]
+    return start + order * (np.ptp(start) + 2 * float(o.config["seconds"]))
 
 
 def _keys(data: Represented) -> list[tuple[str, float]]:

@@ -38,10 +38,10 @@ class Other(Section):
 
 
 class Transfer(Section):
-    """across_tasks: labels that the run was not adapted to; across_cohorts: other persons' recordings; k_shot: windows per
-    class of each person, the first in time, that a probe learns from; k_shot_persons: how many persons give them (default:
-    all who are not tested); multimodal: all streams against the best single one; folds: of held-out persons; draws: of
-    persons, for intervals; groups: attributes of which the worst group is told."""
+    """across_tasks: labels, or attributes, that the run was not adapted to; across_cohorts: other persons' recordings; k_shot:
+    windows per class of each person, the first in time, that a probe learns from; k_shot_persons: how many persons give them
+    (default: all who are not tested); multimodal: all streams against the best single one; folds: of held-out persons;
+    draws: of persons, for intervals; groups: attributes of which the worst group is told."""
 
     across_tasks: tuple[str, ...] = ()
     across_cohorts: tuple[Other, ...] = ()
@@ -222,10 +222,14 @@ def _sides(
 
 
 def _labels(cohort: Cohort, recording: np.ndarray, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Each window's label, from its recording: object[n] of classes (None: unlabelled) with the classes, or float64[n] and ()."""
-    said = dict(zip(cohort.column("id"), cohort.column("labels"), strict=True))
+    """Each window's label, from its recording: object[n] of classes (None: unlabelled) with the classes, or float64[n] and ().
+    An attribute is one too, whose classes are the words that occur."""
+    where = "attributes" if task not in cohort.card.tasks and task in cohort.card.attributes else "labels"
+    said = dict(zip(cohort.column("id"), cohort.column(where), strict=True))
     values = [said[r].get(task) for r in recording]
     classes = tuple(map(str, cohort.card.tasks.get(task, ())))
+    if where == "attributes" and all(v is None or isinstance(v, str) for v in values):
+        classes = tuple(sorted({v for v in values if v is not None}))
     if classes:
         return np.array([None if v is None else str(v) for v in values], dtype=object), classes
     numbers = [v for v in values if v is not None]

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mien import cli
-from mien.adapters import training
+from mien.adapters import represented, training
 from mien.core.plugins import ROOT
 from mien.core.records import Cohort
 
@@ -46,6 +47,16 @@ RECIPES = {
         "represent": {"streams": {"film": "image", "transcript": "text"}, "bind": "none", "cache": True},
         "split": {"holdout": 3}, "lora": {"rank": 2, "alpha": 4, "layers": 1}, "train": TRAIN,
     },
+    "represent_patchtst": {
+        "study": "toy_patchtst", "cohort": COHORT, "task": "movement", "seconds": 2, "stride_s": 2,
+        "backbone": {"name": "patchtst", "model": "weights", "dim": 8, "signals": {
+            "acc": {"channels": 3, "low": -4, "high": 4}, "gyro": {"channels": 3, "low": -10, "high": 10},
+        }},
+        "represent": {"bind": "public", "negatives": {"name": "motion", "persons": 2, "recordings_per_person": 8, "seconds": 6, "seed": 5}},
+        "split": {"holdout": 3}, "lora": {"rank": 2, "alpha": 4, "targets": "attention"}, "train": TRAIN,
+        "privacy": {"epsilon": 8, "batch": 2},
+    },
+    "evaluate_patchtst": {"study": "toy_patchtst", "represented": "adapt-toy_patchtst", "dimension": 4},
     "evaluate_film": {"study": "toy_film", "represented": "adapt-toy_film", "dimension": 4},
     "generate_autoencoder": {"study": "toy_autoencoder", "adapter": "adapt-toy_autoencoder", "sampling": {"per_label": 6}},
     "attack_autoencoder": {
@@ -253,6 +264,39 @@ def test_cached_late_layers_end_where_the_whole_towers_end(here, capsys):
     for name in known:
         torch.testing.assert_close(found[name], known[name], atol=2e-5, rtol=0, msg=name)
     assert cli.main(["evaluate", "evaluate_film.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "caching text before its last 1 blocks" in said  # once, for the adapter, its base and the losses
+    assert "identity.adapted.recognised" in said
+    assert not list(only(here, "adapt-toy_film-*").rglob("*frozen*"))
+    one, other = (represented.opened(only(here, f"adapt-{s}-*"), "evaluation") for s in ("toy_film", "toy_whole"))
+    for o in (one, other):
+        for name, known in (
+            ("Z", represented.vectors(o.made, o.windows)), ("frozen", represented.frozen(o.made, o.windows)),
+            ("loss", represented._losses(o.made, o.windows)),
+        ):  # fmt: skip
+            np.testing.assert_allclose(getattr(o, name), known, atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_a_pretrained_time_series_encoder_is_adapted_privately_and_judged(here, capsys):
+    from transformers import PatchTSTConfig, PatchTSTForPrediction
+
+    torch.manual_seed(0)
+    shape = {
+        "context_length": 32,
+        "patch_length": 8,
+        "patch_stride": 8,
+        "d_model": 16,
+        "num_hidden_layers": 1,
+        "ffn_dim": 16,
+    }
+    PatchTSTForPrediction(PatchTSTConfig(num_input_channels=7, **shape)).save_pretrained(here.folder / "weights")
+    assert cli.main(["adapt", "represent_patchtst.yaml"]) == 0
+    raw = json.loads((only(here, "adapt-toy_patchtst-*") / "release" / "adapter" / "adapter_config.json").read_text())
+    assert raw["base_model_name_or_path"] == "local/weights"
+    assert {t.rpartition(".")[2] for t in raw["target_modules"]} == {"q_proj", "k_proj", "v_proj", "out_proj"}
+    report = json.loads((only(here, "adapt-toy_patchtst-*") / "release" / "report.json").read_text())
+    assert "differential privacy for each person" in report["guarantee"]
+    assert cli.main(["evaluate", "evaluate_patchtst.yaml"]) == 0
     assert "identity.adapted.recognised" in capsys.readouterr().out
 
 

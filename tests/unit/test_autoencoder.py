@@ -343,6 +343,9 @@ def test_the_adversary_makes_people_harder_to_recognise_and_costs_the_task_littl
         )
         Z = made.made.represent(everyone)
         leak = {r.metric: r.value for r in attacked.recognised({"z": Z}, who, part, member, trees=5)}
+        each = attacked.recognised_each(Z, who, part, member, trees=5)["linear"]
+        assert sorted(each) == sorted(set(who) - set(train))
+        assert np.isclose(np.mean(list(each.values())), leak["identity.z.recognised (linear)"])
         task = LogisticRegression().fit(Z[member], y[member]).score(Z[~member], y[~member])
         found[weight] = (leak["identity.z.recognised (linear)"], task)
     assert found[0.0][0] > 0.4  # of twelve

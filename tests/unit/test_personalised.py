@@ -73,6 +73,19 @@ def test_the_own_adapter_sees_the_first_windows_and_answers_for_the_later_ones(o
         assert sorted(opened.y[shots].tolist()) == [0, 1]
 
 
+def test_recordings_without_a_clock_follow_each_other_by_their_ids(opened):
+    """The fixture's recordings were made in the order of their ids: without start_s the same comes out, if it is asked for."""
+    known = of(opened)
+    number = np.array([int(opened.windows.recordings[r][-1]) for r in opened.windows.recording])
+    opened.windows.start_s = opened.windows.start_s - 100.0 * number
+    with pytest.raises(MienError, match=r"personal\.untimed: true"):
+        of(opened)
+    found = of(opened, QUICK.model_copy(update={"untimed": True}))
+    assert {m: (r.value, r.n_persons) for m, r in found.items()} == {
+        m: (r.value, r.n_persons) for m, r in known.items()
+    }
+
+
 def test_it_learns_what_the_shared_head_does_not_know(opened):
     """Somebody whose classes are the other way round is learnt, and forgotten for the next."""
     rows = np.flatnonzero(opened.table.person == "p02")[:6]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -147,6 +148,10 @@ def test_more_points_than_colours():
     result = report().results[0]
     points = [frontier.Point(label=f"p{i}", utility=result, leakage=result) for i in range(9)]
     assert "p8" in frontier.draw(points, [], None)
+    plain = frontier.draw(points[:3], [], None)
+    family = frontier.draw([replace(p, family=f) for p, f in zip(points, ("a", "a", "b"), strict=False)], [], None)
+    assert pictures.COLOURS[2].lower() in plain
+    assert pictures.COLOURS[2].lower() not in family  # one colour for both strengths of one protection
     lost = frontier.Point(label="unmeasured", utility=report().results[1], leakage=result)
     assert "unmeasured" not in frontier.draw([points[0], lost], [], None)
     curve = (np.array([0, 1.0]), np.array([0, 1.0]))

@@ -100,6 +100,16 @@ def test_another_label_is_probed_on_persons_nobody_trained_on():
     assert not worst.higher_is_better
 
 
+def test_an_attribute_counts_as_a_label_of_its_words():
+    o = world()
+    o.Z[:, 2] += [3 * (a["sex"] == "f") for a in o.cohort.column("attributes")]
+    r = named(transferred.of(o, None, QUICK.model_copy(update={"across_tasks": ("sex",)})))[
+        "across tasks, stress → sex: macro-F1"
+    ]
+    assert r.value > 0.8
+    assert next(b for b in r.baselines if b.name == "frozen base").value < 0.7
+
+
 def test_the_interval_is_the_bootstrap_of_persons():
     o = world()
     data = transferred._sides(
