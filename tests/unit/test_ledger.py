@@ -727,7 +727,7 @@ def test_a_cap_that_binds_nobody_says_so(path, capsys):
     with Ledger.open(path) as ledger:
         reserve(ledger, "r1")
     for call, more in (
-        (ledger_cli.cap_command, ["--epsilon", "3"]), (ledger_cli.status_command, []),
+        (ledger_cli.cap_command, ["--epsilon", "30"]), (ledger_cli.status_command, []),
         (ledger_cli.plan_command, ["--sample-rate", ".05", "--noise-multiplier", "2", "--steps", "400"]),
     ):  # fmt: skip
         capsys.readouterr()
