@@ -9,7 +9,7 @@ from pydantic import Field
 from mien.core import config, console, runs, verbs
 from mien.core.errors import MienError
 from mien.core.results import Report, environment
-from mien.data import features, matching, splits
+from mien.data import features, lineage, matching, splits
 from mien.data.load import open_cohort
 from mien.evaluation import graded
 from mien.evaluation import leave_one_out as held_out
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
                 cohort, seconds=recipe.seconds, stride_s=recipe.stride_s, task=recipe.task, streams=recipe.streams, valid=recipe.valid
             )  # fmt: skip
             table = held_out.standardised(table) if recipe.scale == "person" else table
+            lineage.note(run.private, table.person)
             split = None if recipe.split is None else splits.drawn(cohort, recipe.split, recipe.seed)
             made = held_out.folds(table, classes, recipe.folds, split, recipe.seed)
             test = table.rows(held_out.tested(made))
@@ -71,9 +72,8 @@ def main(argv: list[str] | None = None) -> int:
             report = Report(
                 verb="baseline", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
                 summary=(
-                    f"Window statistics of the cohort {cohort.card.name} (licence {cohort.card.licence}): {len(table)} windows of"
-                    f" {recipe.seconds:g} s of {len(set(table.person))} persons; tested on {len(test)} of"
-                    f" {len(set(test.person))} persons, nobody of whom was in training at the time."
+                    f"Window statistics of {cohort.card.name} (licence {cohort.card.licence}): {len(table)} windows of {recipe.seconds:g} s of"
+                    f" {len(set(table.person))} persons; tested on {len(test)} of {len(set(test.person))}, none in training at the time."
                 ),
                 inputs=inputs, data_fingerprint=inputs["cohort"], consent=left_out, environment=environment(recipe.seed),
                 results=tuple(results),
