@@ -176,7 +176,8 @@ def load(made: Representer, person: str, adapter: str) -> Representer:
     heads = copy.deepcopy(made.heads)
     heads.load_state_dict({k.removeprefix("heads."): v for k, v in tensors.items() if k.startswith("heads.")})
     lost = made.model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("heads.")}, strict=False)
-    if lost.unexpected_keys:
+    if lost.unexpected_keys or any(f".{NAME}." in k for k in lost.missing_keys):
+        drop(made)
         raise MienError("the personal adapter is of another shared adapter's layers; fit it again")
     return replace(made, heads=heads)
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from ..backbones._binder import Binder
-from ..core import plugins, runs
+from ..core import console, plugins, runs
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording, Window
 from ..core.runs import write_text
+from ..core.units import alike
 from ..data import features
 from ..data.features import WindowTable
 from ..data.load import open_cohort
@@ -362,7 +363,7 @@ class Elsewhere:
 
 def elsewhere(o: Opened, section: Plugin, task: str, where: str = "cohort") -> Elsewhere:
     """MienError, naming `where`, for a cohort that shares a person with those the run was adapted to (who they are is not
-    said), that lacks the label, or whose streams are others."""
+    said), that lacks the label, or whose streams are others: units that convert are converted, and channels put in order."""
     cohort, left_out = open_cohort(section, "evaluation")
     named = f"{where} ({section.name})"
     if both := {*o.split.train, *o.split.validation} & set(cohort.persons):
@@ -372,21 +373,17 @@ def elsewhere(o: Opened, section: Plugin, task: str, where: str = "cohort") -> E
         )
     if task not in cohort.card.tasks:
         raise MienError(f"{named} has no label {task!r}; it has {', '.join(cohort.card.tasks) or 'none'}")
+    there, said = alike(cohort, o.cohort.card, tuple(o.streams), named)
+    console.lines(said)
     for stream in o.streams:
-        theirs, ours = cohort.card.streams.get(stream), o.cohort.card.streams[stream]
-        if theirs is None or (theirs.kind, len(theirs.channels)) != (ours.kind, len(ours.channels)):
-            have = "none" if theirs is None else f"{theirs.kind} ({', '.join(theirs.channels)})"
-            raise MienError(
-                f"{named}: stream {stream!r} is {ours.kind} ({', '.join(ours.channels)}) in the run's cohort, and"
-                f" {have} there; adapt to the streams that both have (streams: […])"
-            )
+        theirs, ours = there.card.streams[stream], o.cohort.card.streams[stream]
         if isinstance(o.made, Autoencoder) and theirs.rate_hz != ours.rate_hz:
             raise MienError(
                 f"{named}: stream {stream!r} has {theirs.rate_hz:g} Hz, and {ours.rate_hz:g} Hz in the run's cohort; an"
                 " autoencoder's numbers are of one rate (a `represent:` run's towers take any)"
             )
     windows, table = _beside(
-        cohort, o.made.binder, o.streams, {}, task, seconds=float(o.config["seconds"]), stride_s=o.config["stride_s"],
+        there, o.made.binder, o.streams, {}, task, seconds=float(o.config["seconds"]), stride_s=o.config["stride_s"],
         valid=o.config["valid"],
     )  # fmt: skip
     return Elsewhere(

@@ -81,6 +81,7 @@ def encode(
     outside its declared classes, and where a tower cannot take a stream: naming the stream, never the person."""
     made = Windows(modalities=tuple(dict.fromkeys(chosen.values())))
     takes = {m: [s for s, n in chosen.items() if n == m] for m in made.modalities}
+    turns = _turns(cohort.card, binder, chosen, quiet)
     codes: dict[str, list[float]] = {t: [] for t in tasks}
     persons: dict[str, int] = {}
     person, recording, session, start = [], [], [], []
@@ -96,6 +97,7 @@ def encode(
                 if not keep(w):
                     continue
                 parts, why = cut(r, w, valid)
+                parts = {s: turns[s](p) if s in turns else p for s, p in parts.items()}
                 made_of = {m: _prepared(binder.towers[m], parts, ss) for m, ss in takes.items()}
                 arrays = {m: a for m, a in made_of.items() if a is not None}
                 if not arrays:
@@ -125,6 +127,18 @@ def encode(
     made.session, made.start_s = np.array(session, object), np.array(start)
     made.labels = {t: np.array(v) for t, v in codes.items()}
     return made
+
+
+def _turns(card: CohortCard, binder: Binder, chosen: Mapping[str, str], quiet: bool) -> dict[str, Callable[[Any], Any]]:
+    """stream -> what turns it into what its tower takes, for towers that know units (`Tower.fit`); what is done is said."""
+    out = {}
+    for stream, modality in chosen.items():
+        fit = binder.towers[modality].fit
+        if fit is not None and stream in card.streams:
+            out[stream], said = fit(card.streams[stream])
+            if said and not quiet:
+                console.say(f"  {stream}: {said}")
+    return out
 
 
 def _prepared(tower: Tower, parts: Mapping[str, Any], streams: Sequence[str]) -> Arrays | None:

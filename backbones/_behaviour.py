@@ -18,7 +18,7 @@ BANDS = 16  # of a whole window's spectrum
 
 class BehaviourBinderConfig(PreTrainedConfig):
     """streams: per stream its `kind` and `channels`; of a signal its public range `low`, `high` and its `rate_hz` inside
-    the tower. seconds: of a window."""
+    the tower, and its `unit`; the channels' (or events') `names`, both as its pretraining cohort has them. seconds: of a window."""
 
     model_type = "behaviour_binder"
 

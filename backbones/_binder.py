@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import MienError
-from ..core.records import Text
+from ..core.records import StreamSpec, Text
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -35,7 +35,8 @@ class Tower:
     Tensor[B, ...]) -> float32[B, dim], of unit length, each row from its own inputs alone; joins: whether `prepare` also
     takes several streams at once, by name (a sensor whose axes a cohort holds apart); early(model, inputs, k) -> float32[B, ...],
     what enters the last k blocks, and late(model, that, k) -> as `embed`: a tower that can be cut, so that its frozen
-    beginning is computed once (`adapters/cached.py`).
+    beginning is computed once (`adapters/cached.py`); fit(spec) -> (what turns a stream of a cohort's card into what `prepare`
+    takes, and that in words), MienError where none does: a tower that knows units.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Tower:
     joins: bool = False
     early: Callable[[Any, Mapping[str, Any], int], Any] | None = None
     late: Callable[[Any, Any, int], Any] | None = None
+    fit: Callable[[StreamSpec], tuple[Callable[[Any], Any], str]] | None = None
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,8 @@ the others, and each embedding has to give its window's statistics back. Nobody'
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,8 @@ import numpy as np
 from ..core.config import Section
 from ..core.errors import MienError
 from ..core.paths import runs_home
-from ..core.records import CohortCard, Events, Signal
+from ..core.records import CohortCard, Events, Signal, StreamSpec
+from ..core.units import conversion
 from ._binder import Arrays, Binder, Tower
 from .causal_lm import weights_digest
 
@@ -65,7 +68,7 @@ def shaped(card: CohortCard, shape: Shape, seconds: float, streams: Sequence[str
     made: dict[str, Any] = {}
     for name, spec in chosen.items():
         if spec.kind == "events":
-            made[name] = {"kind": "events", "channels": len(spec.channels)}
+            made[name] = {"kind": "events", "channels": len(spec.channels), "names": list(spec.channels)}
         elif spec.kind != "signal":
             raise MienError(
                 f"stream {name!r} is {spec.kind}; `behaviour` has towers for signals and events. Words and pictures are"
@@ -81,12 +84,30 @@ def shaped(card: CohortCard, shape: Shape, seconds: float, streams: Sequence[str
             made[name] = {
                 "kind": "signal", "channels": MELS if sound else len(spec.channels), "low": float(low),
                 "high": float(high), "rate_hz": size * shape.patches / seconds, "patch": size, "sound": sound,
+                "unit": spec.unit, "names": list(spec.channels),
             }  # fmt: skip
     if not made:
         raise MienError(f"cohort {card.name!r} has neither a signal nor events")
     from ._behaviour import BehaviourBinderConfig
 
     return BehaviourBinderConfig(streams=made, seconds=seconds, **shape.model_dump())
+
+
+def fitted(name: str, made: Mapping[str, Any], spec: StreamSpec) -> tuple[Any, str]:
+    """What turns a cohort's stream into what the tower `name` was pretrained on, and what that is in words: a unit the
+    cohort's card declares converted, an arbitrary one scaled from the card's public range, channels in order. MienError for
+    another physical unit. Of towers made before they kept their units nothing is known: streams are taken as they come."""
+    if "names" not in made:
+        return (lambda s: s), (
+            f"{name}: its tower was made before towers kept their units, so {spec.unit or 'the unit'} is taken as it comes;"
+            " `mien pretrain` makes one that converts, and refuses what does not fit"
+        )
+    if spec.kind != made["kind"] or (len(spec.channels) != made["channels"] and not made.get("sound")):
+        return (lambda s: s), ""  # `prepare` says what it takes
+    names = spec.channels if made.get("sound") else tuple(made["names"])  # of sound, channels are averaged
+    span = (-1.0, 1.0) if made.get("sound") else (made.get("low", 0.0), made.get("high", 1.0))
+    ours = StreamSpec(channels=names, unit=made.get("unit", ""), range=span, kind=made["kind"])
+    return conversion(spec, ours, f"stream for the tower {name!r}", renamed=True)
 
 
 # --- windows as arrays --------------------------------------------------------------------------------------------
@@ -185,6 +206,7 @@ def binder(model: BehaviourBinder, identity: str, digest: str, negatives: Path |
             layers=tuple(f"towers.{name}.layers.{i}" for i in range(config.layers)),
             prepare=lambda stream, n=name, s=spec: prepare[s["kind"]](stream, n, s, config.seconds),
             embed=lambda base, inputs, n=name: base.towers[n](**inputs),
+            fit=lambda card, n=name, s=spec: fitted(n, s, card),
         )
     return Binder(
         model=model, towers=towers, dim=config.dim, identity=identity, revision=None, fingerprint=digest,
@@ -207,4 +229,6 @@ def load(options: Config) -> Binder:
     model = BehaviourBinder.from_pretrained(folder, use_safetensors=True)
     model.requires_grad_(False)
     digest = weights_digest(model)
+    if any("names" in s for s in (model.config.streams or {}).values()):  # the same weights scale otherwise
+        digest = hashlib.sha256((digest + json.dumps(model.config.streams, sort_keys=True)).encode()).hexdigest()
     return binder(model, f"mien/behaviour-{digest[:12]}", digest, folder / NEGATIVES)

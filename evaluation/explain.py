@@ -136,8 +136,11 @@ def subsets(data: Represented, each: Each, nothing: Mapping[str, float]) -> Valu
     return value
 
 
-def unseen(data: Represented, task: str, metric: str = "balanced accuracy", k: int | None = None) -> dict[str, float]:
-    """Each person's metric of predictions without any modality: class shares (or the mean) of the other persons."""
+def unseen(
+    data: Represented, task: str, metric: str = "balanced accuracy", k: int | None = None, seed: int = 0
+) -> dict[str, float]:
+    """Each person's metric of predictions without any modality: class shares (or the mean) of the other persons, in the folds
+    that `predicting` has from the same seed."""
 
     def make(train: Represented, test: Represented) -> np.ndarray:
         y = train.truth(task)
@@ -145,7 +148,7 @@ def unseen(data: Represented, task: str, metric: str = "balanced accuracy", k: i
             return np.full(len(test), y.mean())
         return np.tile(np.bincount(y, minlength=len(train.classes[task])) / len(y), (len(test), 1))
 
-    return _signed(crossed(data, task, make, k), metric)
+    return _signed(crossed(data, task, make, k, seed), metric)
 
 
 def _signed(found: Predicted, metric: str) -> dict[str, float]:

@@ -56,7 +56,7 @@ def of(o: Any, leak: Each, config: Explain | None, seed: int = 0) -> Findings | 
         )
     data = by_stream(o.parts, o.table, o.y, o.classes).rows(test)
     k = min(config.folds, len(twice))
-    use, nothing = explain.predicting(TASK, Probe(), k=k, seed=seed), explain.unseen(data, TASK, k=k)
+    use, nothing = explain.predicting(TASK, Probe(), k=k, seed=seed), explain.unseen(data, TASK, k=k, seed=seed)
     chance = dict.fromkeys(nothing, 2 / len(nothing))
     sides = tuple(
         explain.shapley(list(data.X), explain.subsets(data, each, none), seed=seed)

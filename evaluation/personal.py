@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import MienError
 from ..core.intervals import Interval, over_persons
 from ..core.results import Baseline, Result
-from .transfer import BOUNDS, LOWER, Fitted, Gain, Predicted, Probe, Represented, first, gain
+from .transfer import BOUNDS, LOWER, Fitted, Gain, Predicted, Probe, Represented, first, gain, ordered
 
 Tail = Literal["strict", "class"]
 
@@ -155,7 +155,7 @@ def cut(
         mine = np.flatnonzero(data.person == p)
         order = mine[np.lexsort((data.recording[mine].astype(str), data.time_s[mine]))]
         early[order[:calibration]] = True
-        _ordered(data, order)
+        ordered(data, order)
         used = mine[shots[mine] | early[mine]]
         free = np.setdiff1d(mine, used)
         for i in free:
@@ -229,16 +229,6 @@ def compare(
         for (n, k), p in found.items() if n != "generic"
     }  # fmt: skip
     return Compared(found=found, gains=gains, tail=kept, metric=metric, note=note)
-
-
-def _ordered(data: Represented, order: np.ndarray) -> None:
-    """MienError where two recordings of one person (rows `order`, in time) overlap: their clocks then order nothing."""
-    change = data.recording[order[1:]] != data.recording[order[:-1]]
-    if (change & (np.diff(data.time_s[order]) < data.seconds - 1e-9)).any():
-        raise MienError(
-            "two recordings of one person overlap in time, so the first windows cannot be told; give the recordings their"
-            " start_s, or time_s in the order they were made (personal.untimed: true takes them in the order of their ids)"
-        )
 
 
 # --- pieces --------------------------------------------------------------------------------------------------------

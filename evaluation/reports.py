@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core import console
+from ..core.config import Plugin
+from ..core.errors import MienError
 from ..core.records import Cohort
 from ..core.results import Report, Result, environment
-from ..core.runs import Run
+from ..core.runs import Run, keyed
 from ..core.verbs import PLAIN, UNCOVERED, public
 from ..data import splits
+from ..data.load import open_cohort
 from .protocols import Inputs
 from .transferred import Transferred
 
@@ -84,7 +88,7 @@ def of_representation(
             f" on their {int(o.train.sum())} windows and judged on {int((~o.train).sum())} windows of"
             f" {len(set(o.table.person[~o.train]))} others."
         ),
-        inputs=dict(inputs), data_fingerprint=adapted.data_fingerprint, results=tuple(results), guarantee=adapted.guarantee,
+        inputs=dict(inputs), data_fingerprint=inputs["cohort"], results=tuple(results), guarantee=adapted.guarantee,
         restrictions=tuple(dict.fromkeys((*adapted.restrictions, *(r for c in others for r in c.restrictions)))),
         consent={r: o.left_out.get(r, 0) + there.left_out.get(r, 0) for r in {**o.left_out, **there.left_out}},
         environment=environment(recipe.seed),
@@ -94,7 +98,7 @@ def of_representation(
             " group of people.",
         ),
         caveats=(
-            *adapted.caveats, *(() if adapted.guarantee == PLAIN else (UNCOVERED,)),
+            *adapted.caveats, *_since(o, adapted), *(() if adapted.guarantee == PLAIN else (UNCOVERED,)),
             "A representation of a person is that person's data, whatever protected the adapter: ε bounds what the weights"
             " tell about those who trained it, not what a vector tells about whom it was computed from.",
             f"Intervals are over {len(set(o.table.person[~o.train]))} held-out persons; one split and one seed were used, and"
@@ -104,6 +108,22 @@ def of_representation(
             *(ELSEWHERE if recipe.transfer is not None else ()),
         ),
     )  # fmt: skip
+
+
+def _since(o: Any, adapted: Report) -> tuple[str, ...]:
+    """A sentence where the cohort, as it may be used for training today, is not what the run was adapted to."""
+    try:
+        now = keyed(open_cohort(Plugin(**o.config["cohort"]), "training")[0].fingerprint)
+    except MienError:  # nobody may be trained on any more
+        now = ""
+    if now == adapted.data_fingerprint:
+        return ()
+    said = (
+        "The cohort has changed since the run was adapted (recordings, consents, or the key of these run folders): the figures"
+        " are of what is there now, and persons the adapter learned from may be missing or others' recordings in their place."
+    )
+    console.say(f"  {said}")
+    return (said,)
 
 
 def _made(o: Any) -> str:

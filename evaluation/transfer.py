@@ -623,6 +623,16 @@ def first(data: Represented, task: str, k: int) -> np.ndarray:
     return chosen
 
 
+def ordered(data: Represented, order: np.ndarray) -> None:
+    """MienError where two recordings of one person (rows `order`, in time) overlap: their clocks then order nothing."""
+    change = data.recording[order[1:]] != data.recording[order[:-1]]
+    if (change & (np.diff(data.time_s[order]) < max(data.seconds, 1e-6) - 1e-9)).any():
+        raise MienError(
+            "two recordings of one person overlap in time, so the first windows cannot be told; give the recordings their"
+            " start_s, or time_s in the order they were made (personal.untimed: true takes them in the order of their ids)"
+        )
+
+
 def k_shot(
     data: Represented,
     task: str,
@@ -633,9 +643,13 @@ def k_shot(
     persons: int | None = None,
 ) -> Predicted:
     """As `held_out`, where of each training person only the first k labelled windows of each class in time are learnt; or
-    only of so many of them (`drawn`)."""
+    only of so many of them (`drawn`). MienError where somebody's recordings have no order in time."""
     if k < 1:
         raise MienError(f"k-shot: k is {k}; one labelled window per class and person at least")
+    known, names = data.known(task), data.recording.astype(str)
+    for p in data.persons:
+        mine = np.flatnonzero((data.person == p) & known)
+        ordered(data, mine[np.lexsort((names[mine], data.time_s[mine]))])
 
     def make(train: Represented, test: Represented) -> np.ndarray:
         some = train if persons is None else train.rows(np.isin(train.person, drawn(train, task, persons, seed)))

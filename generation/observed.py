@@ -39,8 +39,8 @@ class Sight:
 
     @property
     def table(self) -> WindowTable:
-        """Statistics of all streams of the windows."""
-        return self._tabulate(self.cohort)
+        """Statistics of all streams of the windows that could be coded, in the documents' order."""
+        return self._tabulate(self.cohort).rows(self.documents.usable)
 
     def both(self, cohort: Cohort) -> tuple[WindowTable, list[np.ndarray]]:
         """A cohort's windows as the attacker on a release has them: statistics of the modelled streams, and tokens."""

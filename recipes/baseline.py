@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
             report = Report(
                 verb="baseline", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
                 summary=(
-                    f"Window statistics of {cohort.card.name} (licence {cohort.card.licence}): {len(table)} windows of {recipe.seconds:g} s of"
-                    f" {len(set(table.person))} persons; tested on {len(test)} of {len(set(test.person))}, none in training at the time."
+                    f"Window statistics of {cohort.card.name} (licence {cohort.card.licence}): {len(table)} windows of {recipe.seconds:g} s"
+                    f" of {len(set(table.person))} persons; tested on {len(test)} of {len(set(test.person))}, none trained on then."
                 ),
                 inputs=inputs, data_fingerprint=inputs["cohort"], consent=left_out, environment=environment(recipe.seed),
                 results=tuple(results),

@@ -94,9 +94,10 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
 
 def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
     source = runs.find(str(recipe.represented), "adapt")
-    inputs = {"adapter": runs.fingerprint(source), **transferred.inputs(recipe.transfer)}
+    cohort, _ = open_cohort(config.Plugin(**runs.asked(source)["config"]["cohort"]), "evaluation")
+    inputs = {"adapter": runs.fingerprint(source), "cohort": runs.keyed(cohort.fingerprint)}
     others = [runs.find(name, "evaluate") for name in recipe.beside]
-    inputs |= {f"beside {i}": runs.fingerprint(other) for i, other in enumerate(others)}
+    inputs |= transferred.inputs(recipe.transfer) | {f"beside {i}": runs.fingerprint(x) for i, x in enumerate(others)}
     run = runs.Run.start("evaluate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
     with run:
         if not run.reused:

@@ -22,7 +22,7 @@ from ...core.records import Signal, Stream, StreamSpec
 from ..machine import Machine
 from ..units import NOISES, Ladder, Noise, hiss, noise_sd, rng_of, span, stack
 
-VERSION = 2
+VERSION = 3
 STREAMS = 1
 KIND = "signal"
 LEVELS, SCALES, BINS = 257, 32, 49
@@ -111,13 +111,31 @@ class Codec:
         valid = np.repeat(known, size)
         x = self._curve(frames)
         if self.noise is not None:
-            x = x + hiss(rng_of(ids), self.noise.sd(head[:, 2] - _NOISE), self.samples)
+            x = self._noisy(x, hiss(rng_of(ids), self.noise.sd(head[:, 2] - _NOISE), self.samples))
         return {
             self.name: Signal(
                 values=np.clip(x, self.ladder.low, self.ladder.high), rate_hz=self.spec.rate_hz,
                 channels=self.spec.channels, unit=self.spec.unit, valid=None if valid.all() else valid,
             )
         }  # fmt: skip
+
+    def _noisy(self, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """float[samples, C]: the curve with noise on it, inside the range, each frame's mean as the curve has it. Noise at the
+        edge of a range is cut off on one side: of steps, which sit on 0, it would leave thousands a day."""
+        first, size = self.edges[:-1], np.diff(self.edges)
+        low, high = self.ladder.low, self.ladder.high
+
+        def mean(v: np.ndarray) -> np.ndarray:
+            return np.add.reduceat(np.clip(v, low, high), first, axis=0) / size[:, None]
+
+        wanted, y = mean(x), x + noise
+        cut = np.logical_or.reduceat((y < low) | (y > high), first, axis=0)
+        least, most = np.where(cut, low - high, 0.0), np.where(cut, high - low, 0.0)
+        for _ in range(40):  # a frame's mean grows with what is added to it
+            middle = (least + most) / 2
+            above = mean(y + np.repeat(middle, size, axis=0)) > wanted
+            least, most = np.where(above, least, middle), np.where(above, middle, most)
+        return np.clip(y + np.repeat((least + most) / 2, size, axis=0), low, high)
 
     def _curve(self, frames: np.ndarray) -> np.ndarray:
         """float[frames, C] -> [samples, C]."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from datetime import date
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from safetensors.torch import load_file
 from mien import cli
 from mien.adapters import represented, training
 from mien.core.plugins import ROOT
-from mien.core.records import Cohort
+from mien.core.records import Cohort, Consent
+from mien.data.datasets import motion
 
 from .conftest import lab
 
@@ -32,7 +35,7 @@ RECIPES = {
     },
     "evaluate_represent": {
         "study": "toy_represent", "represented": "adapt-toy_represent", "dimension": 4,
-        "transfer": {"k_shot": [1], "draws": 100},
+        "transfer": {"draws": 100},
     },
     "autoencoder": {
         "study": "toy_autoencoder", "cohort": COHORT, "task": "movement", "seconds": 2, "stride_s": 2,
@@ -104,11 +107,11 @@ def test_evaluate_prints_worth_and_leakage(toy):
     for kind in ("linear", "forest"):
         assert named[f"identity.adapted.recognised ({kind})"]["low"] is not None
     assert any(m.startswith("acc missing at test") for m in named)
-    assert named["k-shot, movement, k = 1: macro-F1"]["n_persons"] == 3
-    assert "multimodal, movement: all modalities − best single: macro-F1" in named
+    assert named["multimodal, movement: all modalities − best single: macro-F1"]["n_persons"] == 3
+    assert not any("has changed since" in c for c in report["caveats"])
     assert any("Across tasks" in c for c in report["caveats"])
     page = (run / "release" / "report.html").read_text()
-    assert "k-shot, movement, k = 1: macro-F1" in page
+    assert "multimodal, movement: all modalities − best single: macro-F1" in page
     assert "motion-0" not in page
     assert "<h1>Representation: " in page
 
@@ -363,8 +366,9 @@ def refused(toy, monkeypatch, capsys, *argv):
         ),
         (
             ["transfer={across_cohorts: [{cohort: {name: simulated, persons: 2}, task: stress}]}"],
-            "stream 'gyro' is signal (x, y, z)",
+            "there is no stream 'gyro'",
         ),
+        (["transfer={k_shot: [1]}"], "two recordings of one person overlap in time"),
         (["personal={k: [5]}"], "two recordings of one person overlap in time"),
         (["transfer={across_cohort: []}"], "did you mean 'across_cohorts'"),
         (["represented=null", "synthetic=generate-toy", "transfer={}"], "with explain, transfer or personal"),
@@ -372,6 +376,50 @@ def refused(toy, monkeypatch, capsys, *argv):
 )
 def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):
     assert says in refused(toy, monkeypatch, capsys, "evaluate", "evaluate_represent.yaml", *options)
+
+
+def test_replaced_recordings_are_judged_anew_and_a_withdrawal_is_told(toy, monkeypatch):
+    """What an evaluation said of other recordings, or of somebody who has withdrawn since, is not said again."""
+    kept = motion.load
+
+    def put(seed, withdrawn=()):
+        made = kept(motion.Config(**{k: v for k, v in COHORT.items() if k != "name"} | {"seed": seed}))
+        card = dataclasses.replace(made.card, synthetic=False)
+        consents = {p: Consent(withdrawn=date(2026, 1, 1) if p in withdrawn else None) for p in made.persons}
+        there = Cohort.build(made, card=card, consents=consents)
+        monkeypatch.setattr(motion, "load", lambda config: there)
+
+    put(0)
+    for name in ("MIEN_CACHE", "MIEN_RUNS", "MIEN_LEDGER"):
+        monkeypatch.setenv(name, toy.env[name])
+    monkeypatch.chdir(toy.folder)
+    assert cli.main(["adapt", "represent.yaml", "study=toy_ours"]) == 0
+
+    def judged():
+        assert (
+            cli.main(
+                ["evaluate", "evaluate_represent.yaml", "study=toy_ours", "represented=adapt-toy_ours", "transfer=null"]
+            )
+            == 0
+        )
+        run = max(
+            (toy.folder / "runs").glob("evaluate-toy_ours-*"), key=lambda p: (p / "status.json").stat().st_mtime_ns
+        )
+        return json.loads((run / "release" / "report.json").read_text())
+
+    first, same = judged(), judged()
+    assert first["run"] == same["run"]
+    assert not any("has changed since" in c for c in first["caveats"])
+    held = json.loads((only(toy, "adapt-toy_ours-*") / "private" / "splits.json").read_text())["holdout"]
+    put(0, held[:1])
+    without = judged()
+    put(5)
+    other = judged()
+    assert len({r["data_fingerprint"] for r in (first, without, other)}) == 3
+    assert without["consent"] == {"withdrawn": 1}
+    for report in (without, other):
+        assert any("has changed since" in c for c in report["caveats"])
+        assert report["inputs"]["cohort"] == report["data_fingerprint"]
 
 
 @pytest.mark.slow

@@ -171,6 +171,40 @@ def test_bursts_of_steps_keep_their_height():
     assert back[x == 0].mean() < 1
 
 
+@given(
+    seed=st.integers(0, 2**20), busy=st.floats(0.02, 0.6), top=st.floats(40, 300), hours=st.sampled_from([0.5, 1, 3])
+)
+@settings(max_examples=30, deadline=None)
+def test_noise_moves_no_frames_mean_at_the_edge_of_the_range(seed, busy, top, hours):
+    """Steps are 0 but for bursts, which are taken for noise; clipped at 0, it added thousands of steps a day."""
+    rng = np.random.default_rng(seed)
+    awake = (np.arange(1440) >= 420) & (np.arange(1440) < 1380)
+    x = np.where(awake & (rng.random(1440) < busy), rng.uniform(20, top, 1440), 0)
+    codec = bins.Codec(bins.Config(hz=1 / (3600 * hours)), {"steps": STEPS}, 86400.0)
+    (ids,) = codec.encode([{"steps": signal(STEPS, x)}])
+    silent = ids.copy()
+    silent[2] = bins._NOISE
+    found, plain = (codec.decode(i)["steps"].values[:, 0].astype(float) for i in (ids, silent))
+    frames = codec.edges[:-1]
+    each = [np.add.reduceat(v, frames) / np.diff(codec.edges) for v in (found, plain)]
+    edge = (np.minimum.reduceat(found, frames) <= 0) | (np.maximum.reduceat(found, frames) >= 300)
+    assert edge.any()
+    assert each[0][edge] == pytest.approx(each[1][edge], abs=1e-2)
+    assert found.min() >= 0
+    assert found.max() <= 300
+
+
+def test_a_day_of_steps_keeps_its_sum():
+    rng, days = np.random.default_rng(1), []
+    codec = bins.Codec(bins.Config(hz=1 / 3600), {"steps": STEPS}, 86400.0)
+    awake = (np.arange(1440) >= 420) & (np.arange(1440) < 1380)
+    for _ in range(30):
+        x = np.where(awake & (rng.random(1440) < 0.2), rng.integers(20, 120, 1440), 0)
+        days.append([x.sum(), through(codec, "steps", signal(STEPS, x)).values.sum()])
+    recorded, decoded = np.mean(days, 0)
+    assert decoded / recorded == pytest.approx(1, abs=0.05)
+
+
 def test_rates_are_each_streams_own():
     config = bins.Config(hz=1.0, rates={"temp": 0.1})
     assert len(bins.Codec(config, {"temp": S["temp"]}, 60.0).machine.arcs) == 3 + 6

@@ -110,6 +110,17 @@ def test_the_modality_that_tells_gets_the_value():
     assert sum(i.value for i in shown.values()) == pytest.approx(found.full.mean() - 0.5)
 
 
+def test_what_nothing_tells_is_told_in_the_folds_of_the_seed():
+    """Class shares are those of the persons who are not in one's fold, which another seed draws otherwise."""
+    data = cohort(9, 10)
+    y = data.truth("level").copy()
+    y += 3 * (data.person <= "P-002")
+    data = replace(data, labels={**data.labels, "level": y})
+    found = [explain.unseen(data, "level", "MAE", k=3, seed=s) for s in (0, 1, 1)]
+    assert found[0] != found[1]
+    assert found[1] == found[2]
+
+
 # --- integrated gradients ------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,8 @@
 """What attacks are given of a model, against the model itself."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from scipy import special
 
 from mien.adapters import lora
 from mien.attacks import tokenwise
-from mien.attacks.signals import RENYI
+from mien.attacks.signals import RENYI, Signals
 from mien.backbones import tiny
 from mien.backbones.causal_lm import CausalBackbone, linear_names
 from mien.core.config import Plugin
@@ -16,6 +19,7 @@ from mien.generation import likelihood
 from mien.generation.adapted import Adapted, rows_to_train
 from mien.generation.grammar import constrain
 from mien.generation.layout import Layout
+from mien.generation.observed import Sight
 from mien.generation.tokens import Documents
 from mien.generation.vocabulary import Vocabulary
 
@@ -113,3 +117,29 @@ def test_token_signals_are_those_of_the_distribution(seen):
         marks = np.flatnonzero((ids >= 67) & (ids < 83))
         assert (chunk["part"][rows][marks] == ids[marks] - 67).all()
         assert set(chunk["part"][rows]) == set((ids[marks] - 67).tolist())
+
+
+def test_the_table_leaves_out_what_could_not_be_coded():
+    """One window of the only stream that is written has a short gap: it has statistics and no document."""
+
+    def broken(r, has):
+        eda = r.streams["eda"]
+        valid = np.ones(len(eda.values), bool)
+        valid[9:10] = not has
+        return replace(r, streams={**r.streams, "eda": replace(eda, valid=valid)})
+
+    cohort = Cohort.build([broken(r, i == 3) for i, r in enumerate(recordings(4))], card=CARD)
+    layout = Layout.of(CARD, seconds=2.0, task="activity", streams=("eda",), codec=Plugin(name="transform"))
+    config = {"stride_s": 2.0, "valid": 0.8, "seconds": 2.0, "task": "activity", "streams": ["eda"]}
+    sight = Sight.of(SimpleNamespace(layout=layout, config=config), cohort)  # type: ignore[arg-type]
+    d = sight.documents
+    assert len(d) == len(d.usable) - 1
+    signals = Signals(
+        recording=np.array(d.recordings, object)[d.recording], person=np.array(d.persons, object)[d.person],
+        label=np.array(layout.classes, object)[d.label], member=np.zeros(len(d), bool), n_tokens=np.ones(len(d), int),
+        made_with="",
+    ).with_table(sight.table)  # fmt: skip
+    assert len(signals.features) == len(d)
+    table, tokens = sight.both(cohort)
+    assert len(table) == len(tokens) == len(d)
+    assert np.array_equal(sight.table.meta, table.meta)

@@ -65,6 +65,20 @@ def test_what_is_kept_comes_back_and_is_forgotten(fitted):
     assert personal.forget("p01") == 0
 
 
+def test_a_file_that_lacks_layers_is_not_taken_for_whole(fitted):
+    from safetensors.torch import load_file, save_file
+
+    made, windows, rows, _ = fitted
+    place = personal.save(personal.fit(made, windows, rows, OPTIONS), "p01", "c" * 64) / "personal.safetensors"
+    personal.drop(made)
+    tensors = load_file(place)
+    del tensors[next(k for k in tensors if "lora_B" in k)]
+    save_file(tensors, place)
+    with pytest.raises(MienError, match="fit it again"):
+        personal.load(made, "p01", "c" * 64)
+    assert personal.NAME not in made.model.peft_config
+
+
 def test_it_is_never_shared(fitted, tmp_path):
     made, windows, rows, _ = fitted
     place = personal.save(personal.fit(made, windows, rows, OPTIONS), "p01", "b" * 64)

@@ -236,6 +236,12 @@ BAD = {
     "cannot learn it": lambda d: transfer.held_out(d, "mood", Probe(kind="ridge")),
     "is a number": lambda d: transfer.held_out(d, "level", Probe()),
     "takes two": lambda d: transfer.held_out(d.rows(d.person == "P-000"), "mood", Probe()),
+    "overlap in time": lambda d: transfer.k_shot(
+        replace(d, recording=np.arange(len(d)).astype(str).astype(object), time_s=np.zeros(len(d)), seconds=0.0),
+        "mood",
+        Probe(),
+        1,
+    ),
     "k is 0": lambda d: transfer.k_shot(d, "mood", Probe(), 0),
     "no metric": lambda d: transfer.multimodal(d, "mood", Probe(), metric="CCC"),
     "folds: 9 of 6": lambda d: transfer.held_out(d, "mood", Probe(), k=9),

@@ -290,6 +290,20 @@ def spec(**changes):
     return replace(CARD, streams={**CARD.streams, "acc": replace(CARD.streams["acc"], **changes)})
 
 
+def test_the_same_recordings_of_another_device_are_the_same(opened):
+    """In m/s2 with the axes the other way round: vectors and statistics are those in g."""
+
+    def si(r):
+        acc = r.streams["acc"]
+        acc = replace(acc, unit="m/s2", channels=("z", "y", "x"), values=acc.values[:, ::-1] * np.float32(9.80665))
+        return replace(r, streams={**r.streams, "acc": acc})
+
+    first = opened[1](strangers())
+    other = opened[1](strangers(si), spec(unit="m/s2", channels=("z", "y", "x"), range=(-40.0, 40.0)))
+    np.testing.assert_allclose(other.Z, first.Z, atol=1e-3)
+    np.testing.assert_allclose(other.table.X, first.table.X, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -301,7 +315,7 @@ def spec(**changes):
         ({"recordings": strangers(), "task": "mood"}, "has no label 'mood'; it has activity"),
         (
             {"recordings": strangers(turned), "card": spec(channels=("x", "y"))},
-            "'acc' is signal .x, y, z. in the run's",
+            "'acc': signal of 2 .x, y., and signal of 3 .x, y, z. is wanted",
         ),
         ({"recordings": strangers(at(10.0)), "card": spec(rate_hz=10.0)}, "'acc' has 10 Hz, and 20 Hz in the run's"),
     ],
