@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,15 @@ from ..core.results import Report, Result
 from ..core.runs import Run
 from ..core.verbs import PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
+from ..generation.vocabulary import EOS, PAD
 from ..privacy.plan import PrivacySpec
-from . import beside, experts, judged, pairs
+from . import beside, decoded, experts, judged, pairs
 from . import dpo as dpo_
 from . import ppo as ppo_
 from . import reward as reward_
 from .judged import Learned, Samples, result
+
+Scores = Callable[[Sequence[np.ndarray]], np.ndarray]  # documents -> float64[n], the reward of each
 
 
 class Asked(Section):
@@ -107,15 +111,14 @@ class Rounds:
         data = self._heard(k)
         console.say(f"  round {k + 1} of {self.asked.rounds}: {data.quality}")
         self.saw_real |= data.saw_real
-        right = self._learn(data, k)
+        right, line = self._learn(data, k)
         if not self.main:
             return
         of = f" (round {k + 1})" if self.asked.rounds > 1 else ""
         alpha = data.quality.alpha
         self.results.append(result(f"raters' agreement α{of}", alpha, "pair", str(data.quality)))
         note = f"{data.shared} recordings stand on both sides" if data.shared else "no recording stands on both sides"
-        if right is not None:
-            line = judged.linear_accuracy(data.train, data.held_out, self.opened.layout)
+        if right is not None and line is not None:
             metric = f"reward accuracy on held-out answers{of}"
             self.results += [
                 result(metric, right, "pair", note, chance=0.5, linear_model=line.value),
@@ -155,30 +158,47 @@ class Rounds:
             saw_real=saw_real,
         )
 
-    def _learn(self, data: Learned, k: int) -> Interval | None:
-        """One round of the method; the reward model's accuracy on held-out answers, None without one."""
+    def _learn(self, data: Learned, k: int) -> tuple[Interval | None, Interval | None]:
+        """One round of the method; the accuracy on held-out answers of its reward and of the linear one, None without a reward."""
         a, o, train = self.asked, self.opened, data.train
         common: dict[str, Any] = {
             "seed": self.seed + k, "folder": self.run.private / f"round-{k + 1}", "accelerator": self.accelerator,
         }  # fmt: skip
         common["folder"].mkdir(exist_ok=True)
+        right = line = None
+        log: list[dict[str, float]] = []
         if a.privacy is not None:
             self._private(train, a.privacy, common)
-            return None
-        log: list[dict[str, float]]
-        if a.method == "dpo":
-            right, log = None, dpo_.train(o.model, o.backbone, o.layout, train, a.dpo, **common)
+        elif a.method == "dpo":
+            log = dpo_.train(o.model, o.backbone, o.layout, train, a.dpo, **common)
         else:
-            frozen = open_base(Plugin(**o.config["backbone"]), o.layout)
-            made, temperature = reward_.train(frozen, frozen.model, o.layout, train, a.reward, **common)
-            right, log = reward_.accuracy(o.backbone, made, data.held_out), []
-            if self.main:
-                reward_.save(made, self.run.release / "reward", temperature, o.backbone.identity)
+            linear = decoded.Decoded.learn(train, o.layout, a.reward.l2)
+            right = line = linear.accuracy(data.held_out)
+            of, module, frozen = linear, linear.module(o.backbone), open_base(Plugin(**o.config["backbone"]), o.layout)
+            if a.reward.kind == "neural":
+                module, temperature = reward_.train(frozen, frozen.model, o.layout, train, a.reward, **common)
+                right = reward_.accuracy(o.backbone, module, data.held_out)
+                of = functools.partial(reward_.score, o.backbone, module)
+                if self.main:
+                    reward_.save(module, self.run.release / "reward", temperature, o.backbone.identity)
+            elif self.main:
+                linear.save(self.run.release / "reward")
             if a.method == "ppo":
-                log = ppo_.train(o.model, o.backbone, o.layout, made, a.ppo, **common)
+                log = self._ppo(of, module, frozen, k, common)
         if self.main:
             judged.write_log(common["folder"] / "log.jsonl", log)
-        return right
+        return right, line
+
+    def _ppo(self, of: Scores, module: Any, frozen: Any, k: int, common: dict[str, Any]) -> list[dict[str, float]]:
+        """of, module: the reward, of documents and as TRL takes it; frozen: the base, of which the value model is a copy."""
+        a, o = self.asked, self.opened
+        eos, pad = (int(o.backbone.own_ids(np.array(t))) for t in (EOS, PAD))
+        value = reward_.fresh(frozen.model, o.layout.vocabulary.digest, eos, pad, common["seed"])
+        if a.ppo.critic:
+            made = self.draw(a.ppo.critic, 3 * 10**6 + 10**4 * k).documents
+            told = ppo_.critic(o.backbone, value, made, of(made), common["seed"])
+            console.say(f"  the value model foretells {told:.2f} of the reward's variance")
+        return ppo_.train(o.model, o.backbone, o.layout, module, value, a.ppo, **common)
 
     def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> None:
         a, o = self.asked, self.opened
