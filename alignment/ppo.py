@@ -27,8 +27,7 @@ from .dpo import common, per_process, public_world, quiet, tokenizer
 class Ppo(Section):
     """episodes: documents sampled in all; batch: of them per update over all processes; epochs: passes over each
     update's samples; minibatches: an update's samples are cut into so many steps; lr, the value model's too; kl: how dear it is
-    to leave the reference, per nat; gae: λ of generalised advantages (arXiv 1506.02438); temperature: of sampling; critic: samples of
-    each class of the adapter as it was, from which the value model learns first what reward a document's beginning lets expect."""
+    to leave the reference, per nat; gae: λ of generalised advantages (arXiv 1506.02438); temperature: of sampling."""
 
     episodes: int = Field(default=512, ge=1)
     batch: int = Field(default=32, ge=2)
@@ -38,7 +37,6 @@ class Ppo(Section):
     kl: float = Field(default=0.02, ge=0)
     gae: float = Field(default=0.95, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
-    critic: int = Field(default=0, ge=0)
 
 
 def train(
@@ -106,45 +104,3 @@ def train(
     model.generation_config = generation
     beside.ready(model).eval()
     return [row for row in trainer.state.log_history if "objective/kl" in row]
-
-
-def critic(
-    backbone: CausalBackbone, value: Any, docs: Any, reward: np.ndarray, seed: int, *, batch: int = 16, passes: int = 6,
-    lr: float = 1e-3,
-) -> float:  # fmt: skip
-    """Teach the value model `value`, at every place of a document, the reward float64[n] of the whole (squared error); the share of
-    the reward's variance that it foretells at the last place of an eighth of the documents, which it does not learn from."""
-    import torch
-
-    rng = np.random.default_rng([seed, 0xC417])
-    order = rng.permutation(len(docs))
-    kept, learn = order[: len(order) // 8], order[len(order) // 8 :]
-    optimizer = torch.optim.AdamW(value.parameters(), lr=lr)
-    body, size = getattr(value, value.base_model_prefix), -(-len(learn) // batch)
-    steps = passes * size
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(1.0, (t + 1) / 5) * (1 - t / steps))
-
-    def said(rows: np.ndarray) -> tuple[Any, Any]:
-        some = [docs[i] for i in rows]
-        made = backbone.batch(some, prompt=1, persons=np.zeros(len(rows), np.int64), device=value.device)
-        return value.score(body(input_ids=made.ids, attention_mask=made.mask)[0])[..., 0], made.mask
-
-    value.train()
-    for _ in range(passes):
-        for rows in np.array_split(rng.permutation(learn), size):
-            found, mask = said(rows)
-            target = torch.as_tensor(reward[rows], dtype=found.dtype, device=found.device)
-            loss = ((found - target[:, None]) ** 2 * mask).sum() / mask.sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    value.eval()
-    left = []
-    with torch.no_grad():
-        for at in range(0, len(kept), 2 * batch):
-            rows = kept[at : at + 2 * batch]
-            found, mask = said(rows)
-            last = found[torch.arange(len(rows), device=found.device), mask.sum(1) - 1]
-            left.append(reward[rows] - last.double().cpu().numpy())
-    return float(1 - np.var(np.concatenate(left)) / np.var(reward[kept])) if len(kept) > 1 else float("nan")

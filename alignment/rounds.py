@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +26,6 @@ from . import dpo as dpo_
 from . import ppo as ppo_
 from . import reward as reward_
 from .judged import Learned, Samples, result
-
-Scores = Callable[[Sequence[np.ndarray]], np.ndarray]  # documents -> float64[n], the reward of each
 
 
 class Asked(Section):
@@ -174,31 +171,21 @@ class Rounds:
         else:
             linear = decoded.Decoded.learn(train, o.layout, a.reward.l2)
             right = line = linear.accuracy(data.held_out)
-            of, module, frozen = linear, linear.module(o.backbone), open_base(Plugin(**o.config["backbone"]), o.layout)
+            module, frozen = linear.module(o.backbone), open_base(Plugin(**o.config["backbone"]), o.layout)
             if a.reward.kind == "neural":
                 module, temperature = reward_.train(frozen, frozen.model, o.layout, train, a.reward, **common)
                 right = reward_.accuracy(o.backbone, module, data.held_out)
-                of = functools.partial(reward_.score, o.backbone, module)
                 if self.main:
                     reward_.save(module, self.run.release / "reward", temperature, o.backbone.identity)
             elif self.main:
                 linear.save(self.run.release / "reward")
             if a.method == "ppo":
-                log = self._ppo(of, module, frozen, k, common)
+                eos, pad = (int(o.backbone.own_ids(np.array(t))) for t in (EOS, PAD))
+                value = reward_.fresh(frozen.model, o.layout.vocabulary.digest, eos, pad, common["seed"])
+                log = ppo_.train(o.model, o.backbone, o.layout, module, value, a.ppo, **common)
         if self.main:
             judged.write_log(common["folder"] / "log.jsonl", log)
         return right, line
-
-    def _ppo(self, of: Scores, module: Any, frozen: Any, k: int, common: dict[str, Any]) -> list[dict[str, float]]:
-        """of, module: the reward, of documents and as TRL takes it; frozen: the base, of which the value model is a copy."""
-        a, o = self.asked, self.opened
-        eos, pad = (int(o.backbone.own_ids(np.array(t))) for t in (EOS, PAD))
-        value = reward_.fresh(frozen.model, o.layout.vocabulary.digest, eos, pad, common["seed"])
-        if a.ppo.critic:
-            made = self.draw(a.ppo.critic, 3 * 10**6 + 10**4 * k).documents
-            told = ppo_.critic(o.backbone, value, made, of(made), common["seed"])
-            console.say(f"  the value model foretells {told:.2f} of the reward's variance")
-        return ppo_.train(o.model, o.backbone, o.layout, module, value, a.ppo, **common)
 
     def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> None:
         a, o = self.asked, self.opened

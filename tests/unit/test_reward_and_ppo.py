@@ -94,18 +94,6 @@ def test_a_reward_of_another_vocabulary_is_refused(rewarded, tmp_path):
         )  # fmt: skip
 
 
-def test_a_value_model_learns_what_a_beginning_lets_expect(setting):  # noqa: F811
-    """A reward that is a matter of the label is foretold; a coin is not."""
-    layout, backbone, model, _ = setting
-    prompts = [layout.prompt("rest"), layout.prompt("walk")] * 100
-    docs = [d[d != PAD] for d in sample.documents(model, layout, backbone.own_ids, prompts, temperature=1.0, seed=3)]
-    label, coin = np.arange(200) % 2 * 2.0, np.random.default_rng(0).integers(0, 2, 200) * 2.0
-    told, tossed = (
-        ppo.critic(backbone, fresh(layout, backbone), docs, x, 0, batch=8, passes=3, lr=1e-2) for x in (label, coin)
-    )
-    assert told > 0.7 > 0.2 > tossed
-
-
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
 def test_the_temperature_is_the_best_on_a_grid(scale):
     rng = np.random.default_rng(0)
