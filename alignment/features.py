@@ -27,14 +27,23 @@ def names(labels: Iterable[str]) -> list[str]:
     return [*VITALS, *(f"|{n}|" for n in VITALS), *(f"{n} if {label}" for label in sorted(labels)[1:] for n in VITALS)]
 
 
-def vector(recording: Recording, label: str, labels: Iterable[str]) -> np.ndarray:
-    """float64[d]: each vital sign in usual spreads from the usual value, within ±4; how far that is; and the first again, where
-    the recording has that label (what is good depends on what a recording is to show). 0, the usual value, where a sign
-    cannot be found or its stream is missing, so that nothing is learned from that."""
+def signs(recording: Recording) -> np.ndarray:
+    """float64[len(VITALS)]: each vital sign in usual spreads from the usual value, within ±4; NaN where it cannot be found or its
+    stream is missing."""
     raw = vitals(recording.streams, roles_of(recording.streams))
     centre, spread = np.array([USUAL[n] for n in VITALS]).T
-    z = np.clip(np.nan_to_num((raw - centre) / spread, nan=0.0), -_MOST, _MOST)
-    return np.concatenate([z, np.abs(z), *(z * (label == known) for known in sorted(labels)[1:])])
+    return np.clip((raw - centre) / spread, -_MOST, _MOST)
+
+
+def columns(z: np.ndarray, label: str, labels: Iterable[str]) -> np.ndarray:
+    """float64[..., d] of `signs` float64[..., len(VITALS)]: how far from the usual value, how far at all, and the first again,
+    where the recording has that label (what is good depends on what a recording is to show)."""
+    return np.concatenate([z, np.abs(z), *(z * (label == known) for known in sorted(labels)[1:])], axis=-1)
+
+
+def vector(recording: Recording, label: str, labels: Iterable[str]) -> np.ndarray:
+    """float64[d]: `columns`, with 0, the usual value, for what cannot be found, so that nothing is learned from that."""
+    return columns(np.nan_to_num(signs(recording), nan=0.0), label, labels)
 
 
 def table(recordings: Iterable[Recording], task: str, labels: Iterable[str]) -> Mapping[str, np.ndarray]:

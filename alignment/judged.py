@@ -20,10 +20,9 @@ from ..core.results import Baseline, Result
 from ..generation import sample
 from ..generation.layout import Layout
 from ..generation.vocabulary import PAD
-from . import experts, features, linear, preferences
+from . import experts, preferences
 from .pairs import Pairs, read
 from .preferences import Preference, Quality
-from .reward import share
 from .store import Pair
 from .studio.plan import BROKEN
 
@@ -198,25 +197,6 @@ def gained(before: Samples, after: Samples, expert: experts.Expert) -> tuple[Int
     gain = over_persons(lambda a, b: float((b - a).mean()), rows, old, new, bounds=None)
     wins = over_persons(lambda w: float(w.mean()), rows, (new > old) + 0.5 * (new == old))
     return gain, wins, float(old.mean()), float(new.mean())
-
-
-def linear_accuracy(train: Pairs, held_out: Pairs, layout: Layout) -> Interval:
-    """How often a linear Bradley–Terry model on vital signs (`linear.py`), of the same answers, orders held-out pairs right."""
-
-    docs = {d.tobytes(): d for p in (train, held_out) for d in (*p.chosen, *p.rejected)}  # many are in several pairs
-    made = sample.recordings([[d] for d in docs.values()], layout, None)
-    known = {
-        k: features.vector(r, str(r.labels.get(layout.task, "")), layout.classes)
-        for k, r in zip(docs, made, strict=True)
-    }
-
-    def x(data: Pairs) -> np.ndarray:
-        return np.array(
-            [known[c.tobytes()] - known[r.tobytes()] for c, r in zip(data.chosen, data.rejected, strict=True)]
-        )
-
-    difference = x(held_out) @ linear.fit(x(train), np.ones(len(train)), weight=train.weight).w
-    return share((difference > 0) + 0.5 * (difference == 0), held_out)
 
 
 def result(

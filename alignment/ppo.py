@@ -26,8 +26,8 @@ from .dpo import common, per_process, public_world, quiet, tokenizer
 
 class Ppo(Section):
     """episodes: documents sampled in all; batch: of them per update over all processes; epochs: passes over each
-    update's samples; minibatches: an update's samples are cut into so many steps; lr; kl: how dear it is to leave the
-    reference, per nat and token; value_lr is the policy's; temperature: of sampling."""
+    update's samples; minibatches: an update's samples are cut into so many steps; lr, the value model's too; kl: how dear it is
+    to leave the reference, per nat; gae: λ of generalised advantages (arXiv 1506.02438); temperature: of sampling."""
 
     episodes: int = Field(default=512, ge=1)
     batch: int = Field(default=32, ge=2)
@@ -35,14 +35,16 @@ class Ppo(Section):
     minibatches: int = Field(default=2, ge=1)
     lr: float = Field(default=3e-4, gt=0)
     kl: float = Field(default=0.02, ge=0)
+    gae: float = Field(default=0.95, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
 
 
 def train(
-    model: Any, backbone: CausalBackbone, layout: Layout, reward: Any, asked: Ppo, *, seed: int, folder: Path,
+    model: Any, backbone: CausalBackbone, layout: Layout, reward: Any, value: Any, asked: Ppo, *, seed: int, folder: Path,
     accelerator: Any,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """TRL's PPOTrainer on the aligned adapter; its log. reward: from `reward.py`; the value model starts as its copy.
+    """TRL's PPOTrainer on the aligned adapter; its log. reward: from `reward.py` or `decoded.py`; value: a sequence classifier, which
+    learns on.
 
     MienError where the reward model is of another vocabulary, or the launch file asks for DeepSpeed.
     """
@@ -77,8 +79,6 @@ def train(
                 yield
 
     made = tokenizer(backbone)
-    value = copy.deepcopy(reward).requires_grad_(True)
-    torch.nn.init.zeros_(value.score.weight)
     local = per_process(asked.batch, accelerator, "ppo.batch")
     if local % asked.minibatches:
         raise MienError(f"ppo.minibatches: {asked.minibatches} does not divide the {local} documents of one process")
@@ -88,8 +88,9 @@ def train(
     model.generation_config.pad_token_id = made.pad_token_id
     config = PPOConfig(
         output_dir=str(folder), total_episodes=asked.episodes, learning_rate=asked.lr,
-        per_device_train_batch_size=local // asked.minibatches, gradient_accumulation_steps=asked.minibatches,
-        num_mini_batches=asked.minibatches, num_ppo_epochs=asked.epochs, kl_coef=asked.kl, temperature=asked.temperature,
+        # one optimiser step for each minibatch: TRL would gather gradients over minibatches that it is told to accumulate
+        per_device_train_batch_size=local, gradient_accumulation_steps=1, num_mini_batches=asked.minibatches,
+        num_ppo_epochs=asked.epochs, kl_coef=asked.kl, lam=asked.gae, temperature=asked.temperature,
         response_length=layout.body + 1, stop_token="eos", local_rollout_forward_batch_size=local,
         num_sample_generations=0, logging_steps=1, **common(accelerator, seed),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,9 +25,12 @@ from .pairs import Pairs
 
 
 class Reward(Section):
-    """rank: of the LoRA on the base's linear layers; steps; batch: pairs per step over all processes; lr; validation:
-    share of the training pairs kept for calibration."""
+    """kind: neural, as below, or linear: of the vital signs of what a document decodes to (`decoded.py`), with l2 its ridge. rank: of
+    the LoRA on the base's linear layers; steps; batch: pairs per step over all processes; lr; validation: share of the training pairs
+    kept for calibration."""
 
+    kind: Literal["neural", "linear"] = "neural"
+    l2: float = Field(default=10.0, gt=0)
     rank: int = Field(default=8, ge=1)
     steps: int = Field(default=120, ge=1)
     batch: int = Field(default=16, ge=1)

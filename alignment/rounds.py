@@ -19,8 +19,9 @@ from ..core.results import Report, Result
 from ..core.runs import Run
 from ..core.verbs import PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
+from ..generation.vocabulary import EOS, PAD
 from ..privacy.plan import PrivacySpec
-from . import beside, experts, judged, pairs
+from . import beside, decoded, experts, judged, pairs
 from . import dpo as dpo_
 from . import ppo as ppo_
 from . import reward as reward_
@@ -110,7 +111,7 @@ class Rounds:
         self.tells |= data.tells
         if self.main:
             self.run.private.joinpath(f"raters-{k + 1}.txt").write_text("\n".join(data.quality.rows()) + "\n")
-        right = self._learn(data, k)
+        right, line = self._learn(data, k)
         if not self.main:
             return
         of = f" (round {k + 1})" if self.asked.rounds > 1 else ""
@@ -122,8 +123,7 @@ class Rounds:
             )
         self.results.append(result(f"raters' agreement α{of}", alpha, "pair", str(data.quality)))
         note = f"{data.shared} recordings stand on both sides" if data.shared else "no recording stands on both sides"
-        if right is not None and data.held_out is not None:
-            line = judged.linear_accuracy(data.train, data.held_out, self.opened.layout)
+        if right is not None and line is not None:
             metric = f"reward accuracy on held-out answers{of}"
             self.results += [
                 result(metric, right, "pair", note, chance=0.5, linear_model=line.value),
@@ -169,31 +169,38 @@ class Rounds:
             private=a.privacy is not None,
         )
 
-    def _learn(self, data: Learned, k: int) -> Interval | None:
-        """One round of the method; the reward model's accuracy on held-out answers, None without one."""
+    def _learn(self, data: Learned, k: int) -> tuple[Interval | None, Interval | None]:
+        """One round of the method; the accuracy on held-out answers of its reward and of the linear one, None without a reward."""
         a, o, train = self.asked, self.opened, data.train
         common: dict[str, Any] = {
             "seed": self.seed + k, "folder": self.run.private / f"round-{k + 1}", "accelerator": self.accelerator,
         }  # fmt: skip
         common["folder"].mkdir(exist_ok=True)
+        right = line = None
+        log: list[dict[str, float]] = []
         if a.privacy is not None:
             self._private(train, a.privacy, common)
-            return None
-        log: list[dict[str, float]]
-        if a.method == "dpo":
-            right, log = None, dpo_.train(o.model, o.backbone, o.layout, train, a.dpo, **common)
+        elif a.method == "dpo":
+            log = dpo_.train(o.model, o.backbone, o.layout, train, a.dpo, **common)
         else:
-            frozen = open_base(Plugin(**o.config["backbone"]), o.layout)
-            made, temperature = reward_.train(frozen, frozen.model, o.layout, train, a.reward, **common)
             assert data.held_out is not None  # only private answers may leave it empty
-            right, log = reward_.accuracy(o.backbone, made, data.held_out), []
-            if self.main:
-                reward_.save(made, self.run.release / "reward", temperature, o.backbone.identity)
+            linear = decoded.Decoded.learn(train, o.layout, a.reward.l2)
+            right = line = linear.accuracy(data.held_out)
+            module, frozen = linear.module(o.backbone), open_base(Plugin(**o.config["backbone"]), o.layout)
+            if a.reward.kind == "neural":
+                module, temperature = reward_.train(frozen, frozen.model, o.layout, train, a.reward, **common)
+                right = reward_.accuracy(o.backbone, module, data.held_out)
+                if self.main:
+                    reward_.save(module, self.run.release / "reward", temperature, o.backbone.identity)
+            elif self.main:
+                linear.save(self.run.release / "reward")
             if a.method == "ppo":
-                log = ppo_.train(o.model, o.backbone, o.layout, made, a.ppo, **common)
+                eos, pad = (int(o.backbone.own_ids(np.array(t))) for t in (EOS, PAD))
+                value = reward_.fresh(frozen.model, o.layout.vocabulary.digest, eos, pad, common["seed"])
+                log = ppo_.train(o.model, o.backbone, o.layout, module, value, a.ppo, **common)
         if self.main:
             judged.write_log(common["folder"] / "log.jsonl", log)
-        return right
+        return right, line
 
     def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> None:
         a, o = self.asked, self.opened

@@ -14,9 +14,7 @@ from .conftest import lab
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "dpo": ["dpo.steps=4", "dpo.batch=4"],
-    "ppo": [
-        "reward={steps: 4, batch: 4, rank: 2}", "ppo={episodes: 8, batch: 4, epochs: 1, minibatches: 1}",
-    ],
+    "ppo": ["ppo={episodes: 8, batch: 4, epochs: 1, minibatches: 1}"],
 }  # fmt: skip
 TINY = [
     "adapter=adapt-toy_align", "simulate={per_label: 16, pairs: 60, judge_again: 4}", "minimum_alpha=0.1", "threads=1",
@@ -117,6 +115,10 @@ def test_the_shipped_recipes_on_one_and_two_processes(toy, method, processes):
     found = report(toy, f"toy_{method}{processes}")
     assert found["valid sequences"]["value"] == 1.0
     assert found["KL to the reference"]["value"] is not None
+    if method == "ppo":
+        assert found["reward accuracy on held-out answers"]["low"] is not None
+        (run,) = (toy.folder / "runs").glob(f"align-toy_ppo{processes}-*")
+        assert json.loads((run / "release" / "reward" / "linear.json").read_text())["weights"]
     assert done.stdout.count("alignment of toy") == 1  # the main process alone speaks
 
 
@@ -147,6 +149,16 @@ def test_a_reward_model_alone_is_held_to_no_bound(toy):
     assert found["reward accuracy on held-out answers"]["low"] is not None
     assert (run / "release" / "reward" / "model.safetensors").exists()
     assert not (run / "release" / "adapter").exists()
+
+
+@pytest.mark.slow
+def test_ppo_towards_a_neural_reward(toy):
+    toy.run(
+        "align", "dpo_toy.yaml", "study=toy_neural", "method=ppo", "reward={steps: 4, batch: 4, rank: 2}", *SMALL["ppo"]
+    )
+    found = report(toy, "toy_neural")
+    assert found["valid sequences"]["value"] == 1.0
+    assert found["reward accuracy on held-out answers: linear model on vital signs"]["low"] is not None
 
 
 @pytest.mark.slow

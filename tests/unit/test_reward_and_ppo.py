@@ -9,15 +9,22 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mien.adapters import world
 from mien.alignment import beside, dpo, ppo, reward
 from mien.alignment.pairs import Pairs
 from mien.core.errors import MienError
 from mien.generation import sample
-from mien.generation.vocabulary import PAD
+from mien.generation.vocabulary import EOS, PAD
 
 from .test_alignment import base, setting  # noqa: F401 - a fixture
+
+
+def fresh(layout, backbone):
+    """A value model that knows nothing yet."""
+    eos, pad = (int(backbone.own_ids(np.array(t))) for t in (EOS, PAD))
+    return reward.fresh(base(layout).model, layout.vocabulary.digest, eos, pad, 0)
 
 
 @pytest.fixture
@@ -58,9 +65,14 @@ def test_ppo_leaves_the_private_adapter_alone_and_every_sample_valid(rewarded, t
     reference = dpo.margins(backbone, model, data, layout.prompt_length)
     beside.attach(model, beside.Aligned(rank=2), 1)
     asked = ppo.Ppo(episodes=16, batch=8, epochs=1, minibatches=2, lr=1e-2)
+    steps: list[object] = []
+    counted = register_optimizer_step_post_hook(lambda *_: steps.append(1))
     log = ppo.train(
-        model, backbone, layout, made, asked, seed=0, folder=tmp_path / "p", accelerator=world.accelerator(threads=1)
-    )
+        model, backbone, layout, made, fresh(layout, backbone), asked, seed=0, folder=tmp_path / "p",
+        accelerator=world.accelerator(threads=1),
+    )  # fmt: skip
+    counted.remove()
+    assert len(steps) == 4  # one for each minibatch
     assert abs(log[0]["objective/kl"]) < 1e-2  # policy and reference are one at the start
     for name, p in model.named_parameters():
         if f".{beside.ALIGNED}." not in name:
@@ -77,8 +89,9 @@ def test_a_reward_of_another_vocabulary_is_refused(rewarded, tmp_path):
     beside.attach(model, beside.Aligned(rank=2), 1)
     with pytest.raises(MienError, match="other behaviour tokens"):
         ppo.train(
-            model, backbone, layout, made, ppo.Ppo(), seed=0, folder=tmp_path, accelerator=world.accelerator(threads=1)
-        )
+            model, backbone, layout, made, None, ppo.Ppo(), seed=0, folder=tmp_path,
+            accelerator=world.accelerator(threads=1),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])

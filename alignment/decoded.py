@@ -1,0 +1,147 @@
+"""A reward of documents, read from what they decode to: the linear Bradley–Terry model (`linear.py`) that the answers teach.
+
+Some hundred answers are too few for a network over tokens to hold for new samples, and enough for the weights of vital signs. Answers
+compare recordings of one label only, so that a label's own level is arbitrary: rewards are told from the mean of its
+judged samples.
+
+What cannot be found in a recording says nothing there; to a generator that is rewarded it would be a way out (leave a stream
+away, and be without fault). So a sign that is missing counts as the worst that any judged sample of the label had of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..backbones.causal_lm import OWN, CausalBackbone
+from ..core.intervals import Interval
+from ..core.runs import whole_folder
+from ..data.vitals import VITALS
+from ..generation import sample
+from ..generation.layout import Layout
+from . import features, linear
+from .dpo import refuse_private
+from .pairs import Pairs
+from .reward import share
+
+
+@dataclass(kw_only=True)
+class Signs:
+    """Vital signs of documents, each decoded once."""
+
+    layout: Layout
+    known: dict[bytes, tuple[np.ndarray, str]] = field(default_factory=dict)
+
+    def __call__(self, docs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """(float64[n, len(VITALS)] of `features.signs`, NaN for what is missing; [n] labels)."""
+        new = list({d.tobytes(): d for d in docs if d.tobytes() not in self.known}.values())
+        for d, r in zip(new, sample.recordings([[d] for d in new], self.layout, None), strict=True):
+            self.known[d.tobytes()] = features.signs(r), str(r.labels.get(self.layout.task, ""))
+        found = [self.known[d.tobytes()] for d in docs]
+        return np.array([z for z, _ in found]).reshape(-1, len(VITALS)), np.array([label for _, label in found])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """linear: the weights of `features.names`; centre: label -> the mean reward of its judged samples; least: label ->
+    float64[len(VITALS)], the worst share of the reward that a sign had in them."""
+
+    signs: Signs
+    linear: linear.Linear
+    centre: Mapping[str, float]
+    least: Mapping[str, np.ndarray]
+
+    @staticmethod
+    def learn(data: Pairs, layout: Layout, l2: float) -> Decoded:
+        """The reward of these answers; l2: its ridge. MienError for private preferences: the weights follow from the answers, and
+        whatever learns from such a reward follows from them too."""
+        refuse_private(data, "linear reward")
+        signs, classes = Signs(layout=layout), layout.classes
+
+        def x(docs: Sequence[np.ndarray]) -> np.ndarray:
+            z, of = signs(docs)
+            return np.array(
+                [features.columns(v, k, classes) for v, k in zip(np.nan_to_num(z, nan=0.0), of, strict=True)]
+            )
+
+        weights = linear.fit(
+            x(data.chosen) - x(data.rejected),
+            np.ones(len(data)),
+            names=features.names(classes),
+            weight=data.weight,
+            l2=l2,
+        )
+        judged = list({d.tobytes(): d for d in (*data.chosen, *data.rejected)}.values())
+        made = Decoded(signs=signs, linear=weights, centre={}, least={})
+        part, of = made.parts(judged)
+        least = {k: _least(part[of == k]) for k in sorted(set(of.tolist()))}
+        made = Decoded(signs=signs, linear=weights, centre={}, least=least)
+        whole = made(judged)
+        return Decoded(
+            signs=signs, linear=weights, least=least, centre={k: float(whole[of == k].mean()) for k in least}
+        )
+
+    def parts(self, docs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """(float64[n, len(VITALS)]: what each sign adds to the reward, NaN where it is missing; [n] labels)."""
+        z, of = self.signs(docs)
+        wide = np.array([features.columns(v, k, self.signs.layout.classes) for v, k in zip(z, of, strict=True)])
+        return (wide * self.linear.w).reshape(len(z), -1, len(VITALS)).sum(1), of
+
+    def __call__(self, docs: Sequence[np.ndarray]) -> np.ndarray:
+        """float64[n]: the reward of each document, in logits of being preferred."""
+        part, of = self.parts(docs)
+        worst = np.array([self.least.get(k, np.zeros(len(VITALS))) for k in of.tolist()]).reshape(part.shape)
+        return np.where(np.isfinite(part), part, worst).sum(1) - np.array(
+            [self.centre.get(k, 0.0) for k in of.tolist()]
+        )
+
+    def accuracy(self, data: Pairs) -> Interval:
+        """The share of pairs ordered as the raters did, ½ for equal rewards, with `share`'s interval."""
+        difference = self(data.chosen) - self(data.rejected)
+        return share((difference > 0) + 0.5 * (difference == 0), data)
+
+    def module(self, backbone: CausalBackbone) -> Any:
+        """The same as what TRL's PPO takes for a reward model: a body that gives every place its document's reward, and a head that
+        passes it on."""
+        import torch
+
+        of, offset = self, backbone.offset
+
+        class Body(torch.nn.Module):
+            def forward(self, input_ids: Any, attention_mask: Any, **_: Any) -> Any:
+                ids, there = input_ids.cpu().numpy(), attention_mask.cpu().numpy().astype(bool)
+                local = np.where(ids >= offset, ids - offset, ids + OWN).astype(np.int32)
+                found = of([row[mask] for row, mask in zip(local, there, strict=True)])
+                reward = torch.as_tensor(found, dtype=torch.float32, device=input_ids.device)
+                return SimpleNamespace(hidden_states=(reward[:, None, None].expand(*ids.shape, 1),))
+
+        class Reads(torch.nn.Module):
+            base_model_prefix = "body"
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.body, self.score = Body(), torch.nn.Identity()
+                self.config = SimpleNamespace(behaviour_vocabulary=of.signs.layout.vocabulary.digest)
+
+        return Reads()
+
+    def save(self, folder: Path) -> None:
+        """Its weights by name, to be read: what the experts look for."""
+        said = {
+            "weights": dict(zip(self.linear.names, self.linear.w.tolist(), strict=True)), "centre": dict(self.centre),
+            "least": {k: dict(zip(VITALS, v.tolist(), strict=True)) for k, v in self.least.items()},
+        }  # fmt: skip
+        with whole_folder(folder) as part:
+            (part / "linear.json").write_text(json.dumps(said, indent=1))
+
+
+def _least(part: np.ndarray) -> np.ndarray:
+    """The smallest of each column, 0 where nothing of it is found."""
+    out = np.where(np.isfinite(part), part, np.inf).min(0, initial=np.inf)
+    return np.where(np.isfinite(out), out, 0.0)
