@@ -136,12 +136,15 @@ class Representing:
     def encode(
         self, cohort: Cohort, keep: Callable[[Window], bool], change: Callable[[Recording], Recording], quiet: bool
     ) -> None:
-        """Read the windows for which `keep` holds. MienError when there are none, or a class of a head has none."""
+        """Read the windows for which `keep` holds. MienError when there are none, or (without privacy) a class of a head
+        has none."""
         r = self.recipe
         self.windows = encode(
             cohort, self.base, self.chosen, self.classes, seconds=r.seconds, stride_s=r.stride_s, valid=r.valid, keep=keep,
             change=change, quiet=quiet,
         )  # fmt: skip
+        if getattr(r, "privacy", None) is not None:
+            return  # whether somebody has a class is an answer about recordings, and no step pays for it
         for task, classes in self.classes.items():
             there = set(self.windows.labels[task][~np.isnan(self.windows.labels[task])].astype(int))
             if lost := [c for i, c in enumerate(classes) if i not in there]:

@@ -83,11 +83,10 @@ def train(
 
     made = tokenizer(backbone)
     model = fresh(decoder, layout.vocabulary.digest, made.eos_token_id, made.pad_token_id, seed)
-    order = np.random.default_rng([seed, 0xCA11]).permutation(len(data))
-    held = max(1, round(asked.validation * len(data)))
-    learn, check = data.rows(order[held:]), data.rows(order[:held])
+    kept = calibration(data, asked.validation, seed)
+    learn, check = data.rows(~kept), data.rows(kept)
     if not len(learn):
-        raise MienError("a reward model needs at least two preferences, one of them to calibrate it on")
+        raise MienError("a reward model needs preferences about two pairs at least, one of them to calibrate it on")
     rows = {
         f"{side}_ids": [backbone.own_ids(d).tolist() for d in getattr(learn, side)] for side in ("chosen", "rejected")
     }
@@ -119,6 +118,14 @@ def train(
     with torch.no_grad():
         merged.score.weight.div_(temperature)
     return merged, temperature
+
+
+def calibration(data: Pairs, share: float, seed: int) -> np.ndarray:
+    """bool[n]: about this share of the answers, of whole pairs: another rater's answer about the same pair has taught already."""
+    pairs, of, count = np.unique(data.pair.astype(str), return_inverse=True, return_counts=True)
+    order = np.random.default_rng([seed, 0xCA11]).permutation(len(pairs))
+    before = np.cumsum(count[order]) - count[order]
+    return np.isin(of, order[before < max(1, round(share * len(data)))])
 
 
 def calibrate(difference: np.ndarray) -> float:

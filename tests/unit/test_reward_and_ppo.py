@@ -175,3 +175,17 @@ def test_a_weighted_draw_is_in_proportion_and_the_same_everywhere():
     for wrong in (-1.0, np.nan, np.inf):
         with pytest.raises(MienError, match="weights of preferences"):
             dpo.weighted(dataclasses.replace(data, weight=np.full(4000, wrong)), 5)
+
+
+def test_a_reward_is_calibrated_on_pairs_of_which_it_learned_nothing():
+    n, blank = 60, np.array([""] * 60, object)
+    data = Pairs(
+        chosen=[np.array([i]) for i in range(n)], rejected=[np.array([i]) for i in range(n)],
+        pair=np.array([f"q{i // 3}" for i in range(n)], object), rater=np.array([f"r{i % 3}" for i in range(n)], object),
+        person=blank, private=np.zeros(n, bool), weight=np.ones(n),
+    )  # fmt: skip
+    kept = reward.calibration(data, 0.2, 0)
+    assert not set(data.pair[kept]) & set(data.pair[~kept])
+    assert 9 <= kept.sum() <= 15
+    assert (kept != reward.calibration(data, 0.2, 1)).any()
+    assert not (~reward.calibration(data.rows(np.arange(3)), 0.2, 0)).any()  # one pair alone cannot do both
