@@ -79,7 +79,8 @@ def load(options: Config, behaviour_tokens: int) -> CausalBackbone:
     if rows != behaviour_tokens:
         raise MienError(
             f"the tiny base in {folder} knows {rows} behaviour tokens, this Mien has {behaviour_tokens}:"
-            f" run `mien pretrain {options.recipe}` again"
+            f" run `mien pretrain {options.recipe}` again; where it is reused, its `codecs:` are others than this recipe's: make them"
+            " the same"
         )
     model.requires_grad_(False)
     digest = weights_digest(model)

@@ -56,12 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     main, everyone = accelerator.is_main_process, accelerator.wait_for_everyone
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(recipe.cohort, "training")
+        # here, for what cannot be split should not wait for a base
+        split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
         if recipe.backbone:
             base = tiny.with_weights(recipe.backbone)
             if not recipe.represent:
                 base = llava.with_tower(base, recipe.layout(cohort.card).streams, recipe.seconds)
             recipe = recipe.model_copy(update={"backbone": base})
-    split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
     kind = Autoencoding if recipe.autoencoder else Representing if recipe.represent else Writing
     subject = kind(recipe, cohort.card)
     bound = tuple(dict.fromkeys((*cohort.card.restrictions, *subject.restrictions)))
