@@ -63,6 +63,10 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
     return config.load(args.recipe, model, [*args.overrides, *extra]), args.fresh
 
 
+def _worth_telling(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
 def guard(main: Callable[..., int | None], *args: Any) -> int:
     """Run a verb; what a person can act on becomes one line and exit code 2, an interruption 130."""
 
@@ -71,6 +75,7 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         os.environ.setdefault(name, value)
     for name in ("bitsandbytes", "DeepSpeed", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).addFilter(_worth_telling)  # DeepSpeed sets its level anew when it is imported
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch|accelerate")
     warnings.filterwarnings(
         "ignore", message="`past_key_values` is deprecated"
