@@ -1,7 +1,7 @@
 """Typed recipes: YAML in, one checked pydantic object out.
 
-A recipe may `extends:` one other file (one hop). Dotted overrides (`train.max_steps=20`) come last. There is no
-interpolation. An unknown key is an error that names the nearest known one.
+A recipe may `extends:` one other file (one hop): one beside it, or one that ships with Mien. Dotted overrides
+(`train.max_steps=20`) come last. There is no interpolation. An unknown key is an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -60,13 +60,22 @@ def find_recipe(path: str | Path) -> Path:
     path = Path(path)
     if path.exists():
         return path
-    inside = RECIPES.joinpath(*path.parts[1:]) if path.parts[:1] == ("recipes",) else RECIPES / path
-    if not path.is_absolute() and inside.is_file():
+    inside = _shipped(path)
+    if inside is not None:
         return inside
+    raise MienError(f"no such recipe: {path}{_nearest(path)}")
+
+
+def _shipped(path: Path) -> Path | None:
+    """The recipe that ships with Mien under this relative path, with or without `recipes/` before it."""
+    inside = RECIPES.joinpath(*path.parts[1:]) if path.parts[:1] == ("recipes",) else RECIPES / path
+    return inside if not path.is_absolute() and inside.is_file() else None
+
+
+def _nearest(path: Path) -> str:
     shipped = [str(p.relative_to(RECIPES)) for p in sorted(RECIPES.glob("*/*.yaml"))]
     near = difflib.get_close_matches(str(path).removeprefix("recipes/"), shipped, n=1)
-    hint = f"; did you mean recipes/{near[0]}?" if near else ""
-    raise MienError(f"no such recipe: {path}{hint}")
+    return f"; did you mean recipes/{near[0]}?" if near else ""
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -75,10 +84,15 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     raw = _mapping(file)
     parent = raw.pop("extends", None)
     if parent is not None:
-        base_file = file.parent / str(parent)
+        base_file = _base(file, str(parent))
         base = _mapping(base_file)
         if "extends" in base:
-            raise MienError(f"{file} extends {base_file}, which extends another file; only one hop is allowed")
+            root = _base(base_file, str(base["extends"])).resolve()
+            root = Path("recipes") / root.relative_to(RECIPES) if root.is_relative_to(RECIPES) else root
+            raise MienError(
+                f"{file} extends {base_file}, which extends another file; only one hop is allowed: write `extends: {root}`"
+                f" instead, and copy what else stands in {base_file.name}"
+            )
         raw = merge(base, raw)
     for item in overrides:
         key, mark, text = item.partition("=")
@@ -96,6 +110,19 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             node = node[section]
         node[last] = value
     return raw
+
+
+def _base(file: Path, parent: str) -> Path:
+    """What `file` extends: beside it, or a recipe that ships with Mien. Never of the current folder, so it means one thing."""
+    beside = file.parent / parent
+    if beside.exists():
+        return beside
+    inside = _shipped(Path(parent))
+    if inside is None:
+        raise MienError(
+            f"{file} extends {parent}: no such file in {file.parent} and no shipped recipe of that name{_nearest(Path(parent))}"
+        )
+    return inside
 
 
 def parse(model: type[M], raw: Mapping[str, Any], where: str) -> M:

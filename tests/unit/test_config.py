@@ -51,7 +51,13 @@ def test_extends_and_overrides(tmp_path):
         ("study: a\n", ["train.lr"], "key=value"),
         ("study: a\n", ["train.lr=[1"], "not valid YAML"),
         ("study: a\n", ["train.rl=1"], "did you mean 'lr'"),
-        ("extends: none.yaml\nstudy: a\n", [], "no such file"),
+        ("extends: none.yaml\nstudy: a\n", [], "a.yaml extends none.yaml: no such file in .* and no shipped recipe"),
+        ("extends: recipes/watch/adap.yaml\n", [], r"a.yaml extends .*did you mean recipes/watch/adapt.yaml\?"),
+        (
+            "extends: watch/adapt_private.yaml\n",
+            [],
+            "one hop is allowed: write `extends: recipes/watch/adapt.yaml` instead",
+        ),
         ("study: !!python/object/apply:os.system ['true']\n", [], "not valid YAML"),
     ],
 )
@@ -75,6 +81,16 @@ def test_missing_recipe_names_the_nearest(tmp_path, monkeypatch):
     with pytest.raises(MienError, match=r"did you mean recipes/watch/adapt.yaml"):
         config.read("recipes/watch/adap.yaml")
     assert config.read("recipes/watch/adapt.yaml")["study"] == "watch"  # shipped ones are found from anywhere
+
+
+@pytest.mark.parametrize("named", ["recipes/watch/adapt.yaml", "watch/adapt.yaml"])
+def test_own_recipes_extend_shipped_ones(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(write(tmp_path, "mine.yaml", f"extends: {named}\nstudy: mine\n").parent)
+    got = config.read("mine.yaml")
+    assert got == {**config.read("recipes/watch/adapt.yaml"), "study": "mine"}
+    (tmp_path / named).parent.mkdir(parents=True)
+    write(tmp_path, named, "study: theirs\n")  # one beside it comes first
+    assert config.read("mine.yaml") == {"study": "mine"}
 
 
 def test_plugins_are_files():
