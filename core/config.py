@@ -157,8 +157,8 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """The first error of a pydantic report, in one line a person can act on."""
-    first = error.errors()[0]
+    """The first error of a pydantic report, in one line a person can act on; an unknown key before the one it was meant for."""
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = [str(p) for p in first["loc"]]
     key = ".".join(path)
     more = "" if len(error.errors()) == 1 else f" (and {len(error.errors()) - 1} more)"
@@ -179,7 +179,12 @@ def _keys_at(model: Any, path: Sequence[str]) -> list[str]:
             if part in candidate.model_fields:
                 model = candidate.model_fields[part].annotation
                 break
-    return [k for m in _models(model) for k in m.model_fields]
+    return [k for m in _models(model) for k in keys(m)]
+
+
+def keys(model: type[BaseModel]) -> list[str]:
+    """What a recipe may say to `model`."""
+    return [f.alias or k for k, f in model.model_fields.items()]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -60,7 +61,25 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
     args = parser.parse_intermixed_args(argv)
     extra = [] if args.seed is None else [f"seed={args.seed}"]
     extra += [f"profile={args.profile}"] if getattr(args, "profile", None) else []
-    return config.load(args.recipe, model, [*args.overrides, *extra]), args.fresh
+    raw = config.read(args.recipe, [*args.overrides, *extra])
+    try:
+        return config.parse(model, raw, str(args.recipe)), args.fresh
+    except MienError:
+        others = [] if set(raw) <= set(config.keys(model)) else made_for(raw)
+        if others:
+            named = " or ".join(f"`mien {v}`" for v in others)
+            raise MienError(f"{args.recipe} looks like a recipe of {named}, not of `mien {verb}`") from None
+        raise
+
+
+def made_for(raw: Mapping[str, Any]) -> list[str]:
+    """The verbs that know every key of a recipe."""
+    out = []
+    for file in sorted(config.RECIPES.glob("[a-z]*.py")):
+        model = getattr(importlib.import_module(f"mien.recipes.{file.stem}"), file.stem.capitalize(), None)
+        if model is not None and set(raw) <= set(config.keys(model)):
+            out.append(file.stem)
+    return out
 
 
 def guard(main: Callable[..., int | None], *args: Any) -> int:

@@ -46,6 +46,7 @@ def test_extends_and_overrides(tmp_path):
             "train.max_steps: input should be a valid integer.*'many'",
         ),
         ("train: {}\n", [], "'study' is missing"),
+        ("stdy: a\n", [], r"unknown key 'stdy'; did you mean 'study'\? \(and 1 more\)"),
         ("study: [\n", [], "line 2: not valid YAML"),
         ("- 1\n", [], "holds a list"),
         ("study: a\n", ["train.lr"], "key=value"),
