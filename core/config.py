@@ -94,7 +94,13 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
                 f" instead, and copy what else stands in {base_file.name}"
             )
         raw = merge(base, raw)
-    for item in overrides:
+    return override(raw, overrides)
+
+
+def override(raw: dict[str, Any], items: Sequence[str]) -> dict[str, Any]:
+    """`key=value` items over a recipe, in order. Naming another plug-in drops the old one's keys first, wherever it stands."""
+    changes: list[tuple[list[str], str, Any]] = []
+    for item in items:
         key, mark, text = item.partition("=")
         if not mark or not key.strip():
             raise MienError(f"an override is written key=value (dots go into sections), got {item!r}")
@@ -102,13 +108,24 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise MienError(f"override {item!r}: the value is not valid YAML") from None
-        node = raw
         *sections, last = key.strip().split(".")
-        for section in sections:
-            inner = node.get(section)
-            node[section] = dict(inner) if isinstance(inner, Mapping) else {}
-            node = node[section]
-        node[last] = value
+        changes.append((sections, last, value))
+    for sections, last, value in changes:
+        node = _section(raw, sections)
+        if last == "name" and sections and node.get("name", value) != value:
+            node.clear()
+            node["name"] = value
+    for sections, last, value in changes:
+        _section(raw, sections)[last] = value
+    return raw
+
+
+def _section(raw: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The section at a path, made where there is none, and a copy of what the recipe had."""
+    for section in path:
+        inner = raw.get(section)
+        raw[section] = dict(inner) if isinstance(inner, Mapping) else {}
+        raw = raw[section]
     return raw
 
 

@@ -36,6 +36,23 @@ def test_extends_and_overrides(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "options"),
+    [
+        (["cohort.name=simulated"], {}),
+        (["cohort.name=watch"], {"path": "x"}),
+        (["cohort.name=simulated", "cohort.persons=3"], {"persons": 3}),
+        (["cohort.persons=3", "cohort.name=simulated"], {"persons": 3}),
+        (["cohort={name: simulated, persons: 3}"], {"persons": 3}),
+        (["cohort.persons=3"], {"path": "x", "persons": 3}),
+    ],
+)
+def test_naming_another_plugin_drops_the_old_ones_keys(tmp_path, overrides, options):
+    got = config.load(write(tmp_path, "a.yaml", "study: a\ncohort: {name: watch, path: x}\n"), Model, overrides)
+    assert got.cohort is not None
+    assert got.cohort.options == options
+
+
+@pytest.mark.parametrize(
     ("text", "overrides", "says"),
     [
         ("study: a\ntrain: {max_step: 5}\n", [], r"unknown key 'train.max_step'; did you mean 'max_steps'\?"),
