@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import Field
 
-from . import config, console
+from . import config, console, paths
 from .errors import MienError
 
 R = TypeVar("R", bound="Recipe")
@@ -112,6 +112,10 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         if full_disk(error):
             where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
             console.fail(f"the disk is full{where}; nothing half-written was kept: free some space and run again")
+            return 2
+        cause = paths.unusable(error) if isinstance(error, OSError) else None
+        if cause is not None:
+            console.fail(cause)
             return 2
         raise
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mien import cli
-from mien.core import config
+from mien.core import config, paths, runs, verbs
 
 VERBS = [v for v in cli.VERBS if v != "demo"]
 SHIPPED = Path(config.RECIPES)
@@ -24,7 +24,8 @@ def elsewhere(tmp_path, monkeypatch):
 def said(capsys, *words: str) -> str:
     assert cli.main(list(words)) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "Traceback" not in lines[0]
+    assert len(lines) == 1
+    assert "Traceback" not in lines[0]
     return lines[0]
 
 
@@ -39,3 +40,36 @@ def said(capsys, *words: str) -> str:
 )
 def test_what_is_said(capsys, words, says):
     assert says in said(capsys, *words.split())
+
+
+def start() -> None:
+    runs.Run.start("adapt", "x", {}, {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "does"),
+    [
+        ("MIEN_RUNS", "/proc/x", start),
+        ("MIEN_RUNS", "afile", start),
+        ("MIEN_RUNS", "afile", lambda: runs.keyed("abc")),
+        ("MIEN_CACHE", "afile", paths.cache_home),
+        ("MIEN_CACHE", "/proc/x/y", paths.cache_home),
+        ("MIEN_CACHE", "afile/deeper", paths.cache_home),
+    ],
+)
+def test_an_unusable_folder_names_its_variable(capsys, monkeypatch, tmp_path, variable, value, does):
+    (tmp_path / "afile").write_text("x")
+    monkeypatch.setenv(variable, value)
+    assert verbs.guard(does) == 2
+    assert f"; set {variable} to a folder you can write to" in capsys.readouterr().err
+
+
+def test_other_missing_files_stay_faults(monkeypatch, tmp_path):
+    """A file gone from a run folder that can be written to is not the variable's fault, and keeps its traceback."""
+    (tmp_path / "mien_runs").mkdir()
+
+    def broken() -> None:
+        (tmp_path / "mien_runs" / "gone").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        verbs.guard(broken)
