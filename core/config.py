@@ -7,6 +7,7 @@ A recipe may `extends:` one other file (one hop): one beside it, or one that shi
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,17 @@ def _nearest(path: Path) -> str:
     shipped = [str(p.relative_to(RECIPES)) for p in sorted(RECIPES.glob("*/*.yaml"))]
     near = difflib.get_close_matches(str(path).removeprefix("recipes/"), shipped, n=1)
     return f"; did you mean recipes/{near[0]}?" if near else ""
+
+
+def commands(verb: str) -> list[tuple[str, Path]]:
+    """(command, file) of every shipped recipe of a verb, as its head says it; what runs without other data comes first."""
+    first = {"watch": 0, "simulated": 1, "folder": 2}
+    out = []
+    for file in sorted(RECIPES.glob("*/*.yaml"), key=lambda f: (first.get(f.parent.name, 3), f.stem != verb, f)):
+        found = re.search(rf"^#\s+(mien {verb} recipes/\S+\.yaml)", file.read_text(), re.M)
+        if found:
+            out.append((found[1], file))
+    return out
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from . import console
+from . import config, console
 from .errors import MienError
 from .paths import runs_home
 
@@ -243,11 +243,9 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
 
 def _how(verb: str, study: str) -> str:
     """The command that makes a study's run, as the head of a shipped recipe says it."""
-    for file in sorted((ROOT / "recipes").glob("*/*.yaml")):
-        text = file.read_text()
-        command = re.search(rf"^#\s+(mien {verb} recipes/\S+\.yaml)", text, re.M)
-        if command and re.search(rf"^study: {re.escape(study)}$", text, re.M):
-            return f"`{command[1]}`"
+    for command, file in config.commands(verb):
+        if re.search(rf"^study: {re.escape(study)}$", file.read_text(), re.M):
+            return f"`{command}`"
     return f"`mien {verb}` and a recipe whose study is {study}"
 
 

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 from pydantic import Field
 
@@ -44,12 +44,20 @@ class Recipe(config.Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse with `parse_intermixed_args` counts `key=value …` among what is required; none is."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message.replace(", key=value", "") if "required" in message else message)
+
+
 def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) -> tuple[R, bool]:
     """Parse `RECIPE [key=value …] [--seed N] [--fresh]` into the typed recipe and the fresh flag."""
-    parser = argparse.ArgumentParser(
+    example = next((command for command, _ in config.commands(verb)), f"mien {verb} my-recipe.yaml")
+    parser = Parser(
         prog=f"mien {verb}",
         description=what,
-        epilog=f"example: mien {verb} recipes/watch/{verb}.yaml seed=1    (keys: {', '.join(model.model_fields)})",
+        epilog=f"example: {example} seed=1    (keys: {', '.join(model.model_fields)})",
     )
     parser.add_argument("recipe", help="a YAML recipe; the shipped ones are found from any folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single keys, dots go into sections")

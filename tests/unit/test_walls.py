@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
 
 import pytest
 
@@ -10,7 +10,6 @@ from mien import cli
 from mien.core import config, paths, runs, verbs
 
 VERBS = [v for v in cli.VERBS if v != "demo"]
-SHIPPED = Path(config.RECIPES)
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +72,29 @@ def test_other_missing_files_stay_faults(monkeypatch, tmp_path):
 
     with pytest.raises(FileNotFoundError):
         verbs.guard(broken)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verbs_help_names_a_recipe_of_its_own(capsys, verb):
+    with pytest.raises(SystemExit) as e:
+        cli.main([verb, "--help"])
+    assert e.value.code == 0
+    named = re.search(rf"example: mien {verb} (recipes/\S+\.yaml)", " ".join(capsys.readouterr().out.split()))
+    assert named
+    raw = config.read(named[1])  # found from any folder
+    assert verb in verbs.made_for(raw)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_only_the_recipe_is_required(capsys, verb):
+    with pytest.raises(SystemExit) as e:
+        cli.main([verb])
+    assert e.value.code == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == f"mien {verb}: error: the following arguments are required: recipe"
+    )
+
+
+def test_the_help_names_version(capsys):
+    assert cli.main(["--help"]) == 0
+    assert "mien --version" in capsys.readouterr().out
