@@ -185,8 +185,11 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """The first error of a pydantic report, in one line a person can act on; an unknown key before the one it was meant for."""
+def explain(model: type[BaseModel], error: ValidationError, *, file: bool = False) -> str:
+    """The first error of a pydantic report, in one line a person can act on; an unknown key before the one it was meant for.
+
+    file: an example is written as in a YAML file and not as on the command line.
+    """
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = [str(p) for p in first["loc"]]
     key = ".".join(path)
@@ -198,8 +201,24 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key {key!r}; {hint}{more}"
     if first["type"] == "missing":
         return f"the key {key!r} is missing{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower() + message[1:]}, got {first.get('input')!r}{more}" if key else message
+    given = first.get("input")
+    if first["type"] in ("tuple_type", "list_type"):
+        example = f"[{given if isinstance(given, str | int | float) else '…'}]"
+        message = "a list is needed here, such as " + (example if file else f"{key}='{example}'")
+    elif first["type"] in ("model_type", "dict_type"):
+        message = "a section of keys is needed here" + _section_such_as(model, path, given)
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:] if key else message
+    return f"{key}: {message}, got {'null' if given is None else repr(given)}{more}" if key else message
+
+
+def _section_such_as(model: type[BaseModel], path: Sequence[str], given: Any) -> str:
+    known = _keys_at(model, path)
+    if known == ["name"]:
+        return f", such as {{name: {given if isinstance(given, str) else '…'}}}"
+    rest = "; leave the key out for the defaults" if given is None else ""
+    return (f" ({', '.join(known)})" if known else "") + rest
 
 
 def _keys_at(model: Any, path: Sequence[str]) -> list[str]:

@@ -77,7 +77,7 @@ def _spec(raw: dict[str, Any]) -> tuple[schema.CohortFile | None, list[Finding]]
             faults = error.errors()
         for fault in faults:
             one: Any = SimpleNamespace(errors=lambda fault=fault: [fault])
-            problem = recipes.explain(schema.CohortFile, one)
+            problem = recipes.explain(schema.CohortFile, one, file=True)
             found.append(Finding(level="error", where="cohort.yaml", problem=problem, fix=_spec_fix(fault)))
         if any(f["type"] != "extra_forbidden" for f in faults):
             return None, found

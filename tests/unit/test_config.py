@@ -19,6 +19,8 @@ class Model(config.Section):
     study: str
     train: Inner = Inner()
     cohort: config.Plugin | None = None
+    streams: tuple[str, ...] = ()
+    utility: tuple[config.Plugin, ...] = ()
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -56,7 +58,7 @@ def test_naming_another_plugin_drops_the_old_ones_keys(tmp_path, overrides, opti
     ("text", "overrides", "says"),
     [
         ("study: a\ntrain: {max_step: 5}\n", [], r"unknown key 'train.max_step'; did you mean 'max_steps'\?"),
-        ("study: a\nzzz: 1\n", [], "unknown key 'zzz'; the keys here are cohort, study, train"),
+        ("study: a\nzzz: 1\n", [], "unknown key 'zzz'; the keys here are cohort, streams, study, train, utility"),
         (
             "study: a\ntrain: {max_steps: many}\n",
             [],
@@ -64,6 +66,20 @@ def test_naming_another_plugin_drops_the_old_ones_keys(tmp_path, overrides, opti
         ),
         ("train: {}\n", [], "'study' is missing"),
         ("stdy: a\n", [], r"unknown key 'stdy'; did you mean 'study'\? \(and 1 more\)"),
+        ("study: a\n", ["streams=acc"], r"streams: a list is needed here, such as streams='\[acc\]', got 'acc'"),
+        ("study: a\n", ["streams=null"], r"streams: a list is needed here, such as streams='\[…\]', got null"),
+        (
+            "study: a\n",
+            ["utility=[tstrr]"],
+            "utility.0: a section of keys is needed here, such as {name: tstrr}, got 'tstrr'",
+        ),
+        (
+            "study: a\n",
+            ["cohort=watch"],
+            "cohort: a section of keys is needed here, such as {name: watch}, got 'watch'",
+        ),
+        ("study: a\n", ["train=3"], r"train: a section of keys is needed here \(max_steps, lr\), got 3"),
+        ("study: a\n", ["train=null"], r"\(max_steps, lr\); leave the key out for the defaults, got null"),
         ("study: [\n", [], "line 2: not valid YAML"),
         ("- 1\n", [], "holds a list"),
         ("study: a\n", ["train.lr"], "key=value"),

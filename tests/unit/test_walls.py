@@ -35,6 +35,12 @@ def said(capsys, *words: str) -> str:
         ("generate recipes/watch/adapt.yaml", "looks like a recipe of `mien adapt`, not of `mien generate`"),
         ("adapt recipes/watch/generate.yaml adapter=x", "looks like a recipe of `mien generate`, not of `mien adapt`"),
         ("generate recipes/watch/adapt.yaml nonsense=1", "unknown key"),
+        ("adapt recipes/watch/adapt.yaml lora=null", "lora: a section of keys is needed here (rank, alpha,"),
+        (
+            "adapt recipes/watch/adapt.yaml streams=acc",
+            "streams: a list is needed here, such as streams='[acc]', got 'acc'",
+        ),
+        ("align recipes/watch/dpo.yaml simulate=null", "leave the key out for the defaults, got null"),
     ],
 )
 def test_what_is_said(capsys, words, says):
