@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..core import console, plugins
+from ..core import console, plugins, verbs
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import PURPOSES, RESTRICTIONS, Cohort
@@ -68,7 +68,7 @@ def summary(cohort: Cohort) -> list[tuple[str, str]]:
 
 
 def check_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = verbs.Parser(
         prog="mien data check",
         description="Of a folder of recordings: read it from end to end and list everything that is wrong or risky: files"
         " and tables (errors), units, gaps, consent and confounders (warnings). Of a database (`mien data list`): what"
@@ -87,7 +87,7 @@ def check_command(argv: list[str]) -> int:
         help="of a database: its keys; recipe=FILE: the adapt recipe you will run; folds=…: a csv with a column id or"
         " person and a column fold or split, or the folder of a published division",
     )  # fmt: skip
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.options or (args.what in plugins.names("data/datasets") and not Path(args.what, "cohort.yaml").exists()):
         return _check_database(args.what, args.options)
     place = Path(args.what).expanduser()
@@ -263,7 +263,7 @@ def _keys(model: Any) -> Iterable[str]:
 
 
 def describe_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = verbs.Parser(
         prog="mien data describe",
         description="Open a cohort and show its card: licence, consent, tasks, streams and counts. A public database named"
         " alone: what it is, how to get it lawfully, which files are expected.",
@@ -271,7 +271,7 @@ def describe_command(argv: list[str]) -> int:
     )
     parser.add_argument("name", help="a data set (see `mien data list`)")
     parser.add_argument("options", nargs="*", metavar="key=value", help="its keys")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     options = _options(args.options)
     module = plugins.load("data/datasets", args.name)
     if not options and any(f.is_required() for f in module.Config.model_fields.values()):
@@ -306,7 +306,7 @@ def _show(cohort: Cohort) -> None:
 
 
 def import_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = verbs.Parser(
         prog="mien data import",
         description="Read your copy of a database into Mien's cache, where every verb finds it: what was found, what was"
         " left out and why, where it lies. Later calls, and recipes with the same keys, read the cache.",
@@ -315,7 +315,7 @@ def import_command(argv: list[str]) -> int:
     parser.add_argument("name", help="a data set (see `mien data list`)")
     parser.add_argument("options", nargs="*", metavar="key=value", help="its keys")
     parser.add_argument("--out", metavar="DIR", help="also write the cohort there, for its owner alone (mode 0700)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     out = None if args.out is None else Path(args.out).expanduser()
     if out is not None and out.exists():
         raise MienError(f"{out} exists already; choose another folder or remove it first")

@@ -32,6 +32,8 @@ def said(capsys, *words: str) -> str:
     ("words", "says"),
     [
         ("data import ravdess rooot=rav", "unknown key 'rooot'; did you mean 'root'?"),
+        ("data import folder --out x root=my-study", "my-study: no such folder"),
+        ("data import folder root=my-study --out x", "my-study: no such folder"),
         ("generate recipes/watch/adapt.yaml", "looks like a recipe of `mien adapt`, not of `mien generate`"),
         ("adapt recipes/watch/generate.yaml adapter=x", "looks like a recipe of `mien generate`, not of `mien adapt`"),
         ("generate recipes/watch/adapt.yaml nonsense=1", "unknown key"),
