@@ -100,7 +100,9 @@ def check_command(argv: list[str]) -> int:
         return 1
     cohort = folder.load(folder.Config(root=args.what))
     console.table(cohort.card.name, ["what", "how much"], summary(cohort))
-    task = next(iter(cohort.card.tasks), None)
+    labels = cohort.column("labels")
+    tasks = sorted(cohort.card.tasks, key=lambda t: len({x[t] for x in labels if t in x}) < 2)  # a usable one first
+    task = next(iter(tasks), None)
     if task is None:
         console.say("declare a task in cohort.yaml (a label column and its classes), then:")
     console.say(

@@ -194,8 +194,20 @@ def test_labels(tmp_path):
     found = check.check(root, TODAY)
     only(found, "warning", "1 recording(s) have no label, the first is 'r00001' (recordings.csv, line 3)")
     only(found, "warning", "no recording is labelled 'run'")
-    found = check.check(study(tmp_path / "e", labels=["walk"] * 48), TODAY)
-    only(found, "warning", "only one class occurs")
+
+
+def test_labels_of_one_class(tmp_path, capsys):
+    root = study(tmp_path / "d", labels=["walk"] * 48)
+    only(check.check(root, TODAY), "error", "only one class occurs")
+    assert commands.check_command([str(root)]) == 1  # adapt and baseline refuse it
+    assert "next:" not in capsys.readouterr().out
+    rows = (root / "recordings.csv").read_text().splitlines()
+    moods = ["mood", *(["low", "high"][k % 2] for k in range(48))]
+    (root / "recordings.csv").write_text("\n".join(f"{a},{b}" for a, b in zip(rows, moods, strict=True)))
+    spec(root, tasks={"activity": ["walk", "rest"], "mood": ["low", "high"]})
+    only(check.check(root, TODAY), "warning", "only one class occurs")  # with the other task the verbs go on
+    assert commands.check_command([str(root)]) == 0
+    assert "task=mood" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("clue", ["session", "start_s", "length", "attribute"])
