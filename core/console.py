@@ -61,7 +61,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     for row in body:
         made.add_row(*row)
     tty = sys.stdout.isatty()
-    Console(width=None if tty else 140, soft_wrap=False).print(made)
+    Console(width=None if tty else 140, soft_wrap=False, markup=False).print(made)
 
 
 class Bar:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import ModuleType
@@ -124,11 +126,28 @@ def _findings(title: str, found: Sequence[Finding]) -> int:
     """The findings as a table; how many of them are errors."""
     counts = Counter(f.level for f in found)
     if found:
-        console.table(
-            title, ["level", "where", "problem", "what to do"], [(f.level, f.where, f.problem, f.fix) for f in found]
-        )
+        rows = [(f.level, f.where, f.problem, f.fix) for f in _grouped(found)]
+        console.table(title, ["level", "where", "problem", "what to do"], rows)
     console.say(f"{counts['error']} error(s), {counts['warning']} warning(s), {counts['info']} note(s) in {title}")
     return counts["error"]
+
+
+def _grouped(found: Sequence[Finding]) -> list[Finding]:
+    """One finding for more than three that differ in a file, a line, a recording or a number; the first one's text stands."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for f in found:
+        alike = (
+            re.sub(r"[^ ]+ \(recording '[^']*'\)|(recording|file) '[^']*'|\d+", r"\1", text)
+            for text in (f.where, f.problem)
+        )
+        groups.setdefault((f.level, f.fix, *alike), []).append(f)
+    out = []
+    for same in groups.values():
+        first = same[0]
+        noun = "files" if " (recording '" in first.where else "lines" if ", line " in first.where else "places"
+        many = replace(first, where=f"{len(same)} {noun}, such as {first.where}")
+        out += [many] if len(same) > 3 else same
+    return out
 
 
 def pack_command(argv: list[str]) -> int:
