@@ -232,10 +232,14 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
                 " adapter again, or name the runs that belong together"
             )
     if not done:
-        unfinished = f" (found only unfinished: {candidates[0].name})" if candidates else ""
+        found, study = "", re.sub("-[0-9a-f]{10}$", "", path.name.removeprefix(f"{verb}-"))
+        if candidates:
+            damaged = (candidates[0] / "status.json").exists() and not _head(candidates[0])
+            found = f" (found {candidates[0].name}, whose status.json is damaged)" if damaged else ""
+            found = found or f" (found only unfinished: {candidates[0].name})"
         raise MienError(
-            f"no finished run {str(reference)!r} in {runs_home()}{unfinished}; make one with"
-            f" {_how(verb, path.name.removeprefix(f'{verb}-'))}, or name a run folder"
+            f"no finished run {str(reference)!r} in {runs_home()}{found}; make one with {_how(verb, study)}, or name a run"
+            " folder"
         )
     newest = max(done, key=lambda p: (p / "status.json").stat().st_mtime_ns)
     return newest.resolve()
@@ -279,9 +283,10 @@ def by_hash(digest: str) -> Path:
 
 def _head(folder: Path) -> dict[str, str]:
     try:
-        return json.loads((Path(folder) / "status.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        head = json.loads((Path(folder) / "status.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
+    return head if isinstance(head, dict) else {}
 
 
 def status(folder: Path) -> str | None:

@@ -81,6 +81,20 @@ def test_whole_folder_or_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
 
 
+@pytest.mark.parametrize("content", [b"", b'{"status": "fin', b"null", b"\xff\xfe"])
+def test_a_damaged_status_names_the_study(home, content):
+    with start() as run:
+        pass
+    (run.folder / "status.json").write_bytes(content)
+    says = rf"found {run.name}, whose status.json is damaged\); make one with `mien adapt` and a recipe whose study is toy, or"
+    for reference in (run.name, run.folder, "adapt-toy"):
+        with pytest.raises(MienError, match=says):
+            runs.find(reference, "adapt")
+    with start() as again:  # the same command goes on
+        assert not again.reused
+    assert runs.find(run.name, "adapt") == run.folder
+
+
 def test_find(home):
     with pytest.raises(MienError, match="`mien adapt` and a recipe whose study is toy"):
         runs.find("adapt-toy", "adapt")
