@@ -95,7 +95,8 @@ class Run:
 
     Use `with Run.start(...) as run:`; inside, `run.private` and `run.release` are folders to write to, and
     `run.reused` says that a finished run of the same hash was found (then do nothing). Leaving the block without
-    an exception marks it finished; with one, it stays unfinished and the next start continues it.
+    an exception marks it finished, with an error failed; stopped or killed it stays as running. The next start continues
+    either.
     """
 
     def __init__(self, folder: Path, verb: str, study: str, digest: str, reused: bool, inputs: Mapping[str, str]):
@@ -205,6 +206,9 @@ class Run:
         try:
             if kind is None and not self.reused:
                 self._mark("finished")
+            elif isinstance(error, Exception) and not self.reused:  # not a stop (KeyboardInterrupt)
+                with contextlib.suppress(OSError):  # a full disk: what went wrong is told, not this
+                    self._mark("failed")
         finally:
             self._lock.close()
             self._lock = None
@@ -290,7 +294,7 @@ def _head(folder: Path) -> dict[str, str]:
 
 
 def status(folder: Path) -> str | None:
-    """ "running", "finished", or None where no run is."""
+    """ "running" (or stopped, or killed), "failed", "finished", or None where no run is."""
     return _head(folder).get("status")
 
 

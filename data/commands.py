@@ -56,13 +56,15 @@ def summary(cohort: Cohort) -> list[tuple[str, str]]:
     for name, s in cohort.card.streams.items():
         if s.kind != "signal":
             what = f"{s.kind} ({', '.join(s.channels)})"
-            out.append((f"stream {name}", f"{what}; {streams[name]} recordings, {lengths[name] / 1000:.0f} s"))
+            out.append(
+                (f"stream {name}", f"{what}; {console.count(streams[name], 'recording')}, {lengths[name] / 1000:.0f} s")
+            )
             continue
         span = "no range" if s.range is None else f"range {s.range[0]:g} to {s.range[1]:g}"
         out.append(
             (
                 f"stream {name}",
-                f"{', '.join(s.channels)} in {s.unit} at {s.rate_hz:g} Hz, {span}; {streams[name]} recordings,"
+                f"{', '.join(s.channels)} in {s.unit} at {s.rate_hz:g} Hz, {span}; {console.count(streams[name], 'recording')},"
                 f" {lengths[name] / 1000:.0f} s",
             )
         )
@@ -119,7 +121,8 @@ def _check_database(name: str, items: Sequence[str]) -> int:
     files = {k: options.pop(k) for k in ("recipe", "folds") if k in options and k not in own}
     cohort = _resolved(name, options)
     found = traps.traps(cohort, name=name, **files)
-    return 1 if _findings(f"{name}: {len(cohort.persons)} persons, {len(cohort)} recordings", found) else 0
+    size = f"{console.count(len(cohort.persons), 'person')}, {console.count(len(cohort), 'recording')}"
+    return 1 if _findings(f"{name}: {size}", found) else 0
 
 
 def _findings(title: str, found: Sequence[Finding]) -> int:
@@ -221,7 +224,8 @@ def pack_command(argv: list[str]) -> int:
         starts=arrays.get("start_s"),
         attributes=attributes,
     )
-    console.say(f"{len(values)} recordings of {len(set(arrays['person'].tolist()))} persons are in {args.out}")
+    persons = console.count(len(set(arrays["person"].tolist())), "person")
+    console.say(f"{console.count(len(values), 'recording')} of {persons} in {args.out}")
     console.say(f"next: mien data check {shlex.quote(args.out)}")
     return 0
 

@@ -53,5 +53,6 @@ def touches_command(argv: list[str]) -> int:
     if not rows:
         console.say(f"no run in {home} used {args.person!r}")
         return 0
-    console.table(f"runs that the withdrawal of {args.person} touches", ["run", "why"], rows)
+    shown = [(run, why, runs.status(home / run) or "damaged") for run, why in rows]
+    console.table(f"runs that the withdrawal of {args.person} touches", ["run", "why", "status"], shown)
     return 0

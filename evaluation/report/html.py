@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from ...core import console
 from ...core.errors import MienError
 from ...core.records import RESTRICTIONS
 from ...core.results import Baseline, Report, Result
@@ -216,7 +217,7 @@ def _table(results: Sequence[Result]) -> str:
         return "<p class='soft'>Nothing was measured here; the reasons are below.</p>"
     e, rows = html.escape, []
     for r in measured:
-        over = f"{r.n_persons} persons" if r.n_persons else ""
+        over = console.count(r.n_persons, "person") if r.n_persons else ""
         note = "; ".join(x for x in (over, r.note) if x)
         rows.append(
             f"<tr class='main'><th scope='row'>{e(_name(r))}<small>{e(note)}</small></th>"

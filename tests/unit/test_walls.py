@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
 
 from mien import cli
-from mien.core import config, paths, runs, verbs
+from mien.core import config, console, paths, runs, verbs
 
 VERBS = [v for v in cli.VERBS if v != "demo"]
 
@@ -106,3 +107,19 @@ def test_only_the_recipe_is_required(capsys, verb):
 def test_the_help_names_version(capsys):
     assert cli.main(["--help"]) == 0
     assert "mien --version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "says"), [(KeyboardInterrupt(), "x: stopped at 230/400 in "), (None, "x: 230/400 in ")]
+)
+def test_a_bar_that_was_stopped_says_so(capsys, error, says):
+    with contextlib.suppress(KeyboardInterrupt), console.progress("x", 400) as bar:
+        bar.step(230)
+        if error is not None:
+            raise error
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("n", "says"), [(0, "0 persons"), (1, "1 person"), (2, "2 persons")])
+def test_a_count(n, says):
+    assert console.count(n, "person") == says
