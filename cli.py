@@ -10,7 +10,7 @@ from . import __version__
 
 HELP = f"""mien {__version__} – adapt a multimodal foundation model to human behaviour without it learning who anybody is
 
-usage: mien VERB …            (mien VERB --help explains each)
+usage: mien VERB …            (mien VERB --help explains each; mien --version)
 
 verbs, in the order of the loop
   adapt RECIPE [key=value …]      LoRA-adapt a frozen base to recordings of people

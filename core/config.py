@@ -1,12 +1,13 @@
 """Typed recipes: YAML in, one checked pydantic object out.
 
-A recipe may `extends:` one other file (one hop). Dotted overrides (`train.max_steps=20`) come last. There is no
-interpolation. An unknown key is an error that names the nearest known one.
+A recipe may `extends:` one other file (one hop): one beside it, or one that ships with Mien. Dotted overrides
+(`train.max_steps=20`) come last. There is no interpolation. An unknown key is an error that names the nearest known one.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -60,13 +61,33 @@ def find_recipe(path: str | Path) -> Path:
     path = Path(path)
     if path.exists():
         return path
-    inside = RECIPES.joinpath(*path.parts[1:]) if path.parts[:1] == ("recipes",) else RECIPES / path
-    if not path.is_absolute() and inside.is_file():
+    inside = _shipped(path)
+    if inside is not None:
         return inside
+    raise MienError(f"no such recipe: {path}{_nearest(path)}")
+
+
+def _shipped(path: Path) -> Path | None:
+    """The recipe that ships with Mien under this relative path, with or without `recipes/` before it."""
+    inside = RECIPES.joinpath(*path.parts[1:]) if path.parts[:1] == ("recipes",) else RECIPES / path
+    return inside if not path.is_absolute() and inside.is_file() else None
+
+
+def _nearest(path: Path) -> str:
     shipped = [str(p.relative_to(RECIPES)) for p in sorted(RECIPES.glob("*/*.yaml"))]
     near = difflib.get_close_matches(str(path).removeprefix("recipes/"), shipped, n=1)
-    hint = f"; did you mean recipes/{near[0]}?" if near else ""
-    raise MienError(f"no such recipe: {path}{hint}")
+    return f"; did you mean recipes/{near[0]}?" if near else ""
+
+
+def commands(verb: str) -> list[tuple[str, Path]]:
+    """(command, file) of every shipped recipe of a verb, as its head says it; what runs without other data comes first."""
+    first = {"watch": 0, "simulated": 1, "folder": 2}
+    out = []
+    for file in sorted(RECIPES.glob("*/*.yaml"), key=lambda f: (first.get(f.parent.name, 3), f.stem != verb, f)):
+        found = re.search(rf"^#\s+(mien {verb} recipes/\S+\.yaml)", file.read_text(), re.M)
+        if found:
+            out.append((found[1], file))
+    return out
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -75,12 +96,23 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     raw = _mapping(file)
     parent = raw.pop("extends", None)
     if parent is not None:
-        base_file = file.parent / str(parent)
+        base_file = _base(file, str(parent))
         base = _mapping(base_file)
         if "extends" in base:
-            raise MienError(f"{file} extends {base_file}, which extends another file; only one hop is allowed")
+            root = _base(base_file, str(base["extends"])).resolve()
+            root = Path("recipes") / root.relative_to(RECIPES) if root.is_relative_to(RECIPES) else root
+            raise MienError(
+                f"{file} extends {base_file}, which extends another file; only one hop is allowed: write `extends: {root}`"
+                f" instead, and copy what else stands in {base_file.name}"
+            )
         raw = merge(base, raw)
-    for item in overrides:
+    return override(raw, overrides)
+
+
+def override(raw: dict[str, Any], items: Sequence[str]) -> dict[str, Any]:
+    """`key=value` items over a recipe, in order. Naming another plug-in drops the old one's keys first, wherever it stands."""
+    changes: list[tuple[list[str], str, Any]] = []
+    for item in items:
         key, mark, text = item.partition("=")
         if not mark or not key.strip():
             raise MienError(f"an override is written key=value (dots go into sections), got {item!r}")
@@ -88,14 +120,38 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise MienError(f"override {item!r}: the value is not valid YAML") from None
-        node = raw
         *sections, last = key.strip().split(".")
-        for section in sections:
-            inner = node.get(section)
-            node[section] = dict(inner) if isinstance(inner, Mapping) else {}
-            node = node[section]
-        node[last] = value
+        changes.append((sections, last, value))
+    for sections, last, value in changes:
+        node = _section(raw, sections)
+        if last == "name" and sections and node.get("name", value) != value:
+            node.clear()
+            node["name"] = value
+    for sections, last, value in changes:
+        _section(raw, sections)[last] = value
     return raw
+
+
+def _section(raw: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The section at a path, made where there is none, and a copy of what the recipe had."""
+    for section in path:
+        inner = raw.get(section)
+        raw[section] = dict(inner) if isinstance(inner, Mapping) else {}
+        raw = raw[section]
+    return raw
+
+
+def _base(file: Path, parent: str) -> Path:
+    """What `file` extends: beside it, or a recipe that ships with Mien. Never of the current folder, so it means one thing."""
+    beside = file.parent / parent
+    if beside.exists():
+        return beside
+    inside = _shipped(Path(parent))
+    if inside is None:
+        raise MienError(
+            f"{file} extends {parent}: no such file in {file.parent} and no shipped recipe of that name{_nearest(Path(parent))}"
+        )
+    return inside
 
 
 def parse(model: type[M], raw: Mapping[str, Any], where: str) -> M:
@@ -129,9 +185,12 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """The first error of a pydantic report, in one line a person can act on."""
-    first = error.errors()[0]
+def explain(model: type[BaseModel], error: ValidationError, *, file: bool = False) -> str:
+    """The first error of a pydantic report, in one line a person can act on; an unknown key before the one it was meant for.
+
+    file: an example is written as in a YAML file and not as on the command line.
+    """
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = [str(p) for p in first["loc"]]
     key = ".".join(path)
     more = "" if len(error.errors()) == 1 else f" (and {len(error.errors()) - 1} more)"
@@ -142,8 +201,24 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key {key!r}; {hint}{more}"
     if first["type"] == "missing":
         return f"the key {key!r} is missing{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower() + message[1:]}, got {first.get('input')!r}{more}" if key else message
+    given = first.get("input")
+    if first["type"] in ("tuple_type", "list_type"):
+        example = f"[{given if isinstance(given, str | int | float) else '…'}]"
+        message = "a list is needed here, such as " + (example if file else f"{key}='{example}'")
+    elif first["type"] in ("model_type", "dict_type"):
+        message = "a section of keys is needed here" + _section_such_as(model, path, given)
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:] if key else message
+    return f"{key}: {message}, got {'null' if given is None else repr(given)}{more}" if key else message
+
+
+def _section_such_as(model: type[BaseModel], path: Sequence[str], given: Any) -> str:
+    known = _keys_at(model, path)
+    if known == ["name"]:
+        return f", such as {{name: {given if isinstance(given, str) else '…'}}}"
+    rest = "; leave the key out for the defaults" if given is None else ""
+    return (f" ({', '.join(known)})" if known else "") + rest
 
 
 def _keys_at(model: Any, path: Sequence[str]) -> list[str]:
@@ -152,7 +227,12 @@ def _keys_at(model: Any, path: Sequence[str]) -> list[str]:
             if part in candidate.model_fields:
                 model = candidate.model_fields[part].annotation
                 break
-    return [k for m in _models(model) for k in m.model_fields]
+    return [k for m in _models(model) for k in keys(m)]
+
+
+def keys(model: type[BaseModel]) -> list[str]:
+    """What a recipe may say to `model`."""
+    return [f.alias or k for k, f in model.model_fields.items()]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

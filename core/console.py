@@ -61,7 +61,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     for row in body:
         made.add_row(*row)
     tty = sys.stdout.isatty()
-    Console(width=None if tty else 140, soft_wrap=False).print(made)
+    Console(width=None if tty else 140, soft_wrap=False, markup=False).print(made)
 
 
 class Bar:
@@ -93,12 +93,13 @@ class Bar:
         rate = (self.done - self._first) / max(1e-9, time.monotonic() - self._start)
         return duration((self.total - self.done) / rate) if rate > 0 else "unknown time"
 
-    def close(self) -> None:
+    def close(self, *, stopped: bool = False) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
         elif not _quiet and self.done > self._first:
-            _show(f"  {self.label}: {self.done}/{self.total} in {duration(time.monotonic() - self._start)}")
+            at = "stopped at " if stopped else ""
+            _show(f"  {self.label}: {at}{self.done}/{self.total} in {duration(time.monotonic() - self._start)}")
 
 
 @contextmanager
@@ -106,14 +107,21 @@ def progress(label: str, total: int, start: int = 0) -> Iterator[Bar]:
     bar = Bar(label, total, start)
     try:
         yield bar
-    finally:
-        bar.close()
+    except BaseException:
+        bar.close(stopped=True)
+        raise
+    bar.close()
 
 
 def lines(texts: Iterable[str]) -> None:
     """Remarks under a table, each once."""
     for text in dict.fromkeys(texts):
         say(f"  {text}")
+
+
+def count(n: int, what: str) -> str:
+    """1 person, 2 persons."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from . import console
+from . import config, console
 from .errors import MienError
 from .paths import runs_home
 
@@ -95,7 +95,8 @@ class Run:
 
     Use `with Run.start(...) as run:`; inside, `run.private` and `run.release` are folders to write to, and
     `run.reused` says that a finished run of the same hash was found (then do nothing). Leaving the block without
-    an exception marks it finished; with one, it stays unfinished and the next start continues it.
+    an exception marks it finished, with an error failed; stopped or killed it stays as running. The next start continues
+    either.
     """
 
     def __init__(self, folder: Path, verb: str, study: str, digest: str, reused: bool, inputs: Mapping[str, str]):
@@ -205,6 +206,9 @@ class Run:
         try:
             if kind is None and not self.reused:
                 self._mark("finished")
+            elif isinstance(error, Exception) and not self.reused:  # not a stop (KeyboardInterrupt)
+                with contextlib.suppress(OSError):  # a full disk: what went wrong is told, not this
+                    self._mark("failed")
         finally:
             self._lock.close()
             self._lock = None
@@ -232,10 +236,14 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
                 " adapter again, or name the runs that belong together"
             )
     if not done:
-        unfinished = f" (found only unfinished: {candidates[0].name})" if candidates else ""
+        found, study = "", re.sub("-[0-9a-f]{10}$", "", path.name.removeprefix(f"{verb}-"))
+        if candidates:
+            damaged = (candidates[0] / "status.json").exists() and not _head(candidates[0])
+            found = f" (found {candidates[0].name}, whose status.json is damaged)" if damaged else ""
+            found = found or f" (found only unfinished: {candidates[0].name})"
         raise MienError(
-            f"no finished run {str(reference)!r} in {runs_home()}{unfinished}; make one with"
-            f" {_how(verb, path.name.removeprefix(f'{verb}-'))}, or name a run folder"
+            f"no finished run {str(reference)!r} in {runs_home()}{found}; make one with {_how(verb, study)}, or name a run"
+            " folder"
         )
     newest = max(done, key=lambda p: (p / "status.json").stat().st_mtime_ns)
     return newest.resolve()
@@ -243,11 +251,9 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
 
 def _how(verb: str, study: str) -> str:
     """The command that makes a study's run, as the head of a shipped recipe says it."""
-    for file in sorted((ROOT / "recipes").glob("*/*.yaml")):
-        text = file.read_text()
-        command = re.search(rf"^#\s+(mien {verb} recipes/\S+\.yaml)", text, re.M)
-        if command and re.search(rf"^study: {re.escape(study)}$", text, re.M):
-            return f"`{command[1]}`"
+    for command, file in config.commands(verb):
+        if re.search(rf"^study: {re.escape(study)}$", file.read_text(), re.M):
+            return f"`{command}`"
     return f"`mien {verb}` and a recipe whose study is {study}"
 
 
@@ -281,13 +287,14 @@ def by_hash(digest: str) -> Path:
 
 def _head(folder: Path) -> dict[str, str]:
     try:
-        return json.loads((Path(folder) / "status.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        head = json.loads((Path(folder) / "status.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
+    return head if isinstance(head, dict) else {}
 
 
 def status(folder: Path) -> str | None:
-    """ "running", "finished", or None where no run is."""
+    """ "running" (or stopped, or killed), "failed", "finished", or None where no run is."""
     return _head(folder).get("status")
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 from pydantic import Field
 
-from . import config, console
+from . import config, console, paths
 from .errors import MienError
 
 R = TypeVar("R", bound="Recipe")
@@ -43,12 +44,20 @@ class Recipe(config.Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse with `parse_intermixed_args` counts `key=value …` among what is required; none is."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message.replace(", key=value", "") if "required" in message else message)
+
+
 def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) -> tuple[R, bool]:
     """Parse `RECIPE [key=value …] [--seed N] [--fresh]` into the typed recipe and the fresh flag."""
-    parser = argparse.ArgumentParser(
+    example = next((command for command, _ in config.commands(verb)), f"mien {verb} my-recipe.yaml")
+    parser = Parser(
         prog=f"mien {verb}",
         description=what,
-        epilog=f"example: mien {verb} recipes/watch/{verb}.yaml seed=1    (keys: {', '.join(model.model_fields)})",
+        epilog=f"example: {example} seed=1    (keys: {', '.join(model.model_fields)})",
     )
     parser.add_argument("recipe", help="a YAML recipe; the shipped ones are found from any folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single keys, dots go into sections")
@@ -60,7 +69,25 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
     args = parser.parse_intermixed_args(argv)
     extra = [] if args.seed is None else [f"seed={args.seed}"]
     extra += [f"profile={args.profile}"] if getattr(args, "profile", None) else []
-    return config.load(args.recipe, model, [*args.overrides, *extra]), args.fresh
+    raw = config.read(args.recipe, [*args.overrides, *extra])
+    try:
+        return config.parse(model, raw, str(args.recipe)), args.fresh
+    except MienError:
+        others = [] if set(raw) <= set(config.keys(model)) else made_for(raw)
+        if others:
+            named = " or ".join(f"`mien {v}`" for v in others)
+            raise MienError(f"{args.recipe} looks like a recipe of {named}, not of `mien {verb}`") from None
+        raise
+
+
+def made_for(raw: Mapping[str, Any]) -> list[str]:
+    """The verbs that know every key of a recipe."""
+    out = []
+    for file in sorted(config.RECIPES.glob("[a-z]*.py")):
+        model = getattr(importlib.import_module(f"mien.recipes.{file.stem}"), file.stem.capitalize(), None)
+        if model is not None and set(raw) <= set(config.keys(model)):
+            out.append(file.stem)
+    return out
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
@@ -98,6 +125,10 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         if full_disk(error):
             where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
             console.fail(f"the disk is full{where}; nothing half-written was kept: free some space and run again")
+            return 2
+        cause = paths.unusable(error) if isinstance(error, OSError) else None
+        if cause is not None:
+            console.fail(cause)
             return 2
         raise
 

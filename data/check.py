@@ -24,7 +24,7 @@ _CLUE = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing about a folder. error: `load` refuses it; warning: read it before you train; info: good to know."""
+    """One thing about a folder. error: `load` or every verb refuses it; warning: read it before you train; info: good to know."""
 
     level: Level
     where: str
@@ -77,7 +77,7 @@ def _spec(raw: dict[str, Any]) -> tuple[schema.CohortFile | None, list[Finding]]
             faults = error.errors()
         for fault in faults:
             one: Any = SimpleNamespace(errors=lambda fault=fault: [fault])
-            problem = recipes.explain(schema.CohortFile, one)
+            problem = recipes.explain(schema.CohortFile, one, file=True)
             found.append(Finding(level="error", where="cohort.yaml", problem=problem, fix=_spec_fix(fault)))
         if any(f["type"] != "extra_forbidden" for f in faults):
             return None, found
@@ -249,6 +249,8 @@ def _stream_findings(spec: schema.CohortFile, seen: _Seen, say: Any) -> None:
 
 
 def _label_findings(plan: folders.Plan, seen: _Seen, say: Any) -> None:
+    occur = {t: {str(r.labels[t]) for r in plan.rows if t in r.labels} for t in plan.spec.tasks}
+    usable = any(len(labels) > 1 for labels in occur.values())
     for task, classes in plan.spec.tasks.items():
         where = f"column {task!r}"
         rows = [r for r in plan.rows if task in r.labels]
@@ -271,7 +273,8 @@ def _label_findings(plan: folders.Plan, seen: _Seen, say: Any) -> None:
                 )
         if len(counts) < 2:
             if rows:
-                say("warning", where, "only one class occurs: nothing can be predicted", "check the labels")
+                level = "warning" if usable else "error"  # with another task the verbs can go on
+                say(level, where, "only one class occurs: nothing can be predicted", "check the labels")
             continue
         y = np.array([r.labels[task] for r in rows], dtype=object)
         person = np.array([r.person for r in rows], dtype=object)

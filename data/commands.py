@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..core import console, plugins
+from ..core import console, plugins, verbs
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import PURPOSES, RESTRICTIONS, Cohort
@@ -54,13 +56,15 @@ def summary(cohort: Cohort) -> list[tuple[str, str]]:
     for name, s in cohort.card.streams.items():
         if s.kind != "signal":
             what = f"{s.kind} ({', '.join(s.channels)})"
-            out.append((f"stream {name}", f"{what}; {streams[name]} recordings, {lengths[name] / 1000:.0f} s"))
+            out.append(
+                (f"stream {name}", f"{what}; {console.count(streams[name], 'recording')}, {lengths[name] / 1000:.0f} s")
+            )
             continue
         span = "no range" if s.range is None else f"range {s.range[0]:g} to {s.range[1]:g}"
         out.append(
             (
                 f"stream {name}",
-                f"{', '.join(s.channels)} in {s.unit} at {s.rate_hz:g} Hz, {span}; {streams[name]} recordings,"
+                f"{', '.join(s.channels)} in {s.unit} at {s.rate_hz:g} Hz, {span}; {console.count(streams[name], 'recording')},"
                 f" {lengths[name] / 1000:.0f} s",
             )
         )
@@ -68,7 +72,7 @@ def summary(cohort: Cohort) -> list[tuple[str, str]]:
 
 
 def check_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = verbs.Parser(
         prog="mien data check",
         description="Of a folder of recordings: read it from end to end and list everything that is wrong or risky: files"
         " and tables (errors), units, gaps, consent and confounders (warnings). Of a database (`mien data list`): what"
@@ -87,7 +91,7 @@ def check_command(argv: list[str]) -> int:
         help="of a database: its keys; recipe=FILE: the adapt recipe you will run; folds=…: a csv with a column id or"
         " person and a column fold or split, or the folder of a published division",
     )  # fmt: skip
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.options or (args.what in plugins.names("data/datasets") and not Path(args.what, "cohort.yaml").exists()):
         return _check_database(args.what, args.options)
     place = Path(args.what).expanduser()
@@ -100,7 +104,9 @@ def check_command(argv: list[str]) -> int:
         return 1
     cohort = folder.load(folder.Config(root=args.what))
     console.table(cohort.card.name, ["what", "how much"], summary(cohort))
-    task = next(iter(cohort.card.tasks), None)
+    labels = cohort.column("labels")
+    tasks = sorted(cohort.card.tasks, key=lambda t: len({x[t] for x in labels if t in x}) < 2)  # a usable one first
+    task = next(iter(tasks), None)
     if task is None:
         console.say("declare a task in cohort.yaml (a label column and its classes), then:")
     console.say(
@@ -115,18 +121,36 @@ def _check_database(name: str, items: Sequence[str]) -> int:
     files = {k: options.pop(k) for k in ("recipe", "folds") if k in options and k not in own}
     cohort = _resolved(name, options)
     found = traps.traps(cohort, name=name, **files)
-    return 1 if _findings(f"{name}: {len(cohort.persons)} persons, {len(cohort)} recordings", found) else 0
+    size = f"{console.count(len(cohort.persons), 'person')}, {console.count(len(cohort), 'recording')}"
+    return 1 if _findings(f"{name}: {size}", found) else 0
 
 
 def _findings(title: str, found: Sequence[Finding]) -> int:
     """The findings as a table; how many of them are errors."""
     counts = Counter(f.level for f in found)
     if found:
-        console.table(
-            title, ["level", "where", "problem", "what to do"], [(f.level, f.where, f.problem, f.fix) for f in found]
-        )
+        rows = [(f.level, f.where, f.problem, f.fix) for f in _grouped(found)]
+        console.table(title, ["level", "where", "problem", "what to do"], rows)
     console.say(f"{counts['error']} error(s), {counts['warning']} warning(s), {counts['info']} note(s) in {title}")
     return counts["error"]
+
+
+def _grouped(found: Sequence[Finding]) -> list[Finding]:
+    """One finding for more than three that differ in a file, a line, a recording or a number; the first one's text stands."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for f in found:
+        alike = (
+            re.sub(r"[^ ]+ \(recording '[^']*'\)|(recording|file) '[^']*'|\d+", r"\1", text)
+            for text in (f.where, f.problem)
+        )
+        groups.setdefault((f.level, f.fix, *alike), []).append(f)
+    out = []
+    for same in groups.values():
+        first = same[0]
+        noun = "files" if " (recording '" in first.where else "lines" if ", line " in first.where else "places"
+        many = replace(first, where=f"{len(same)} {noun}, such as {first.where}")
+        out += [many] if len(same) > 3 else same
+    return out
 
 
 def pack_command(argv: list[str]) -> int:
@@ -204,7 +228,8 @@ def pack_command(argv: list[str]) -> int:
         attributes=attributes,
         source=args.source,
     )
-    console.say(f"{len(values)} recordings of {len(set(arrays['person'].tolist()))} persons are in {args.out}")
+    persons = console.count(len(set(arrays["person"].tolist())), "person")
+    console.say(f"{console.count(len(values), 'recording')} of {persons} in {args.out}")
     console.say(f"next: mien data check {shlex.quote(args.out)}")
     return 0
 
@@ -267,7 +292,7 @@ def _keys(model: Any) -> Iterable[str]:
 
 
 def describe_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = verbs.Parser(
         prog="mien data describe",
         description="Open a cohort and show its card: licence, consent, tasks, streams and counts. A public database named"
         " alone: what it is, how to get it lawfully, which files are expected.",
@@ -275,7 +300,7 @@ def describe_command(argv: list[str]) -> int:
     )
     parser.add_argument("name", help="a data set (see `mien data list`)")
     parser.add_argument("options", nargs="*", metavar="key=value", help="its keys")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     options = _options(args.options)
     module = plugins.load("data/datasets", args.name)
     if not options and any(f.is_required() for f in module.Config.model_fields.values()):
@@ -310,7 +335,7 @@ def _show(cohort: Cohort) -> None:
 
 
 def import_command(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = verbs.Parser(
         prog="mien data import",
         description="Read your copy of a database into Mien's cache, where every verb finds it: what was found, what was"
         " left out and why, where it lies. Later calls, and recipes with the same keys, read the cache.",
@@ -319,7 +344,7 @@ def import_command(argv: list[str]) -> int:
     parser.add_argument("name", help="a data set (see `mien data list`)")
     parser.add_argument("options", nargs="*", metavar="key=value", help="its keys")
     parser.add_argument("--out", metavar="DIR", help="also write the cohort there, for its owner alone (mode 0700)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     out = None if args.out is None else Path(args.out).expanduser()
     if out is not None and out.exists():
         raise MienError(f"{out} exists already; choose another folder or remove it first")

@@ -82,7 +82,8 @@ def touches_command(argv: list[str]) -> int:
     if not rows:
         console.say(f"no run in {home} used {args.person!r}")
         return 0
-    console.table(f"runs that the withdrawal of {args.person} touches", ["run", "cohort", "why"], rows)
+    shown = [(run, cohort, why, runs.status(home / run) or "damaged") for run, cohort, why in rows]
+    console.table(f"runs that the withdrawal of {args.person} touches", ["run", "cohort", "why", "status"], shown)
     if len({cohort for _, cohort, _ in rows}) > 1:
         console.say("an id is a person of one cohort: these may be several persons")
     return 0

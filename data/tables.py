@@ -196,6 +196,12 @@ def read_streams(file: Path, name: str, where: str, streams: Mapping[str, Stream
 def open_npz(file: Path, where: str) -> dict[str, np.ndarray]:
     """All arrays of an npz file, without pickles."""
     try:
+        with open(file, "rb") as f:
+            head = f.read(6)
+        # numpy takes whatever is neither a zip nor an array for a pickle; a pickle of our time opens with byte 0x80
+        if not head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY", b"\x80")):
+            problem = "truncated or not an npz archive" if head else "the file is empty"
+            raise Problem(where, problem, "write it with np.savez")
         with np.load(file, allow_pickle=False) as raw:
             if not isinstance(raw, np.lib.npyio.NpzFile):
                 raise Problem(where, "a single array, not an npz archive", "save it with np.savez(file, name=array)")

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
                 training.fit(
                     model, losses, lambda rows: subject.batch(rows, device), len(subject), recipe.train, seed=recipe.seed,
                     folder=run.private, accelerator=accelerator, private=private,
-                    label=f"adapting on {len(subject)} windows of {len(subject.persons)} persons",
+                    label=f"adapting on {console.count(len(subject), 'window')} of {console.count(len(subject.persons), 'person')}",
                 )  # fmt: skip
                 if main:
                     guarantee = entry.close()

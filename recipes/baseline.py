@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     shown = Report.read(run.release / "report.json").results
     rows = [[r.metric, html.value(r), html.interval(r), html.beside(r)] for r in shown]
     titles = ["measure", "value", "95 % over persons", "beside"]
-    console.table(f"baselines of {recipe.study}, {shown[0].n_persons} persons", titles, rows)
+    console.table(f"baselines of {recipe.study}, {console.count(shown[0].n_persons, 'person')}", titles, rows)
     console.say(f"report: {run.release / 'report.html'}")
     return 0
 

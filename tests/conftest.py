@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,3 +89,19 @@ def consents(persons: int = 4) -> dict[str, Consent]:
 @pytest.fixture
 def cohort(home: Path) -> Cohort:
     return Cohort.build(recordings(), card=CARD, consents=consents())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium: the system's, the one on PATH, or Playwright's own; without any the tests are skipped."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    with sync_api.sync_playwright() as p:
+        found = [x for x in ("/usr/bin/chromium", shutil.which("chromium"), shutil.which("google-chrome")) if x]
+        found = [x for x in found if Path(x).exists()] or [p.chromium.executable_path]
+        if not Path(found[0]).exists():
+            pytest.skip("no Chromium found: install it, or run `playwright install chromium`")
+        made = p.chromium.launch(
+            executable_path=found[0], args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield made
+        made.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from ...core import console
 from ...core.errors import MienError
 from ...core.records import RESTRICTIONS
 from ...core.results import Baseline, Report, Result
@@ -52,7 +53,8 @@ figcaption{color:#59636e;font-size:.9rem;margin-top:.5rem}li{margin:.35em 0}pre{
 padding:.8rem;border-radius:.5rem;font-size:.85rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}summary{cursor:pointer}
 @media(max-width:40rem){body{font-size:15px}th,td{padding:.4rem .3rem}thead th{font-size:.75rem}
-tr.beside th{padding-left:.8rem}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}figure{padding:.4rem}}
+tr.beside th{padding-left:.8rem}tbody th{overflow-wrap:anywhere;min-width:7rem}.versus td{white-space:normal}
+.versus span{display:block}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}figure{padding:.4rem}}
 @media print{figure{break-inside:avoid}details{display:none}}
 """
 
@@ -216,7 +218,7 @@ def _table(results: Sequence[Result]) -> str:
         return "<p class='soft'>Nothing was measured here; the reasons are below.</p>"
     e, rows = html.escape, []
     for r in measured:
-        over = f"{r.n_persons} persons" if r.n_persons else ""
+        over = console.count(r.n_persons, "person") if r.n_persons else ""
         note = "; ".join(x for x in (over, r.note) if x)
         rows.append(
             f"<tr class='main'><th scope='row'>{e(_name(r))}<small>{e(note)}</small></th>"
@@ -254,11 +256,11 @@ def _side(versus: Sequence[Versus]) -> str:
         cells = []
         for column in columns:
             r = column.get(name)
-            text = "" if r is None else value(r) + (f" ({interval(r)})" if interval(r) else "")
-            cells.append(f"<td>{e(text)}</td>")
+            text = "" if r is None else e(value(r)) + (f" <span>({e(interval(r))})</span>" if interval(r) else "")
+            cells.append(f"<td>{text}</td>")
         rows.append(f"<tr><th scope='row'>{e(name)}</th>{''.join(cells)}</tr>")
     return (
-        f"<div class='wide'><table><thead><tr><th scope='col'>measure (95 % interval)</th>{head}</tr></thead>"
+        f"<div class='wide versus'><table><thead><tr><th scope='col'>measure (95 % interval)</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

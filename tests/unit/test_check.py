@@ -187,6 +187,49 @@ def test_signals(tmp_path):
     only(check.check(root, TODAY), "warning", "streams.eda: no recording has this stream")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda whole: b"garbage" * 10, "not an npz archive; write it with np.savez"),
+        (lambda whole: b"import numpy as np\n", "not an npz archive"),  # the script that makes the arrays
+        (lambda whole: b"", "the file is empty"),
+        (lambda whole: whole[:3], "truncated or not an npz archive"),
+        (lambda whole: whole[:300], "truncated or not an npz archive"),
+        (lambda whole: b"\x80\x04\x95.", "a pickle"),
+    ],
+)
+def test_what_is_no_npz(tmp_path, capsys, content, words):
+    root = study(tmp_path / "d")
+    file = root / "data" / "r00000.npz"
+    file.write_bytes(content(file.read_bytes()))
+    assert len(only(check.check(root, TODAY), "error", words)) == 1
+    argv = [str(file), str(tmp_path / "out"), "--rate", "50", "--channels", "x", "--unit", "g", "--task", "t"]
+    with pytest.raises(MienError, match=words):
+        commands.pack_command(argv)
+
+
+def test_the_same_problem_in_many_files_is_one_row(tmp_path, capsys):
+    root = study(tmp_path / "d")
+    files = sorted((root / "data").glob("*.npz"))
+    for file in files[:10]:
+        file.write_bytes(b"garbage")
+    for k, file in enumerate(files[10:20]):
+        np.savez(file, acc=np.where(np.arange(250)[:, None] < k + 1, np.nan, np.zeros((250, 2))))
+    for file in files[20:25]:
+        file.unlink()
+    for file in files[25:27]:
+        np.savez(file, acc=np.zeros((250, 3)))
+    edit(root, "r00047,p11,", "r00047,,")
+    assert commands.check_command([str(root)]) == 1
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in ("10 files, such as", "5 lines, such as", "[time, 2]", "28 error(s)"):
+        assert words in out
+    assert out.count("not an npz archive") == 1
+    assert out.count("does not") == 1
+    assert out.count("NaN or infinite") == 1
+    assert out.count("has shape") == 2  # few are told one by one
+
+
 def test_labels(tmp_path):
     root = study(tmp_path / "d")
     spec(root, tasks__activity=["rest", "walk", "run"])
@@ -194,8 +237,20 @@ def test_labels(tmp_path):
     found = check.check(root, TODAY)
     only(found, "warning", "1 recording(s) have no label, the first is 'r00001' (recordings.csv, line 3)")
     only(found, "warning", "no recording is labelled 'run'")
-    found = check.check(study(tmp_path / "e", labels=["walk"] * 48), TODAY)
-    only(found, "warning", "only one class occurs")
+
+
+def test_labels_of_one_class(tmp_path, capsys):
+    root = study(tmp_path / "d", labels=["walk"] * 48)
+    only(check.check(root, TODAY), "error", "only one class occurs")
+    assert commands.check_command([str(root)]) == 1  # adapt and baseline refuse it
+    assert "next:" not in capsys.readouterr().out
+    rows = (root / "recordings.csv").read_text().splitlines()
+    moods = ["mood", *(["low", "high"][k % 2] for k in range(48))]
+    (root / "recordings.csv").write_text("\n".join(f"{a},{b}" for a, b in zip(rows, moods, strict=True)))
+    spec(root, tasks={"activity": ["walk", "rest"], "mood": ["low", "high"]})
+    only(check.check(root, TODAY), "warning", "only one class occurs")  # with the other task the verbs go on
+    assert commands.check_command([str(root)]) == 0
+    assert "task=mood" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("clue", ["session", "start_s", "length", "attribute"])

@@ -19,6 +19,8 @@ class Model(config.Section):
     study: str
     train: Inner = Inner()
     cohort: config.Plugin | None = None
+    streams: tuple[str, ...] = ()
+    utility: tuple[config.Plugin, ...] = ()
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -36,22 +38,60 @@ def test_extends_and_overrides(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "options"),
+    [
+        (["cohort.name=simulated"], {}),
+        (["cohort.name=watch"], {"path": "x"}),
+        (["cohort.name=simulated", "cohort.persons=3"], {"persons": 3}),
+        (["cohort.persons=3", "cohort.name=simulated"], {"persons": 3}),
+        (["cohort={name: simulated, persons: 3}"], {"persons": 3}),
+        (["cohort.persons=3"], {"path": "x", "persons": 3}),
+    ],
+)
+def test_naming_another_plugin_drops_the_old_ones_keys(tmp_path, overrides, options):
+    got = config.load(write(tmp_path, "a.yaml", "study: a\ncohort: {name: watch, path: x}\n"), Model, overrides)
+    assert got.cohort is not None
+    assert got.cohort.options == options
+
+
+@pytest.mark.parametrize(
     ("text", "overrides", "says"),
     [
         ("study: a\ntrain: {max_step: 5}\n", [], r"unknown key 'train.max_step'; did you mean 'max_steps'\?"),
-        ("study: a\nzzz: 1\n", [], "unknown key 'zzz'; the keys here are cohort, study, train"),
+        ("study: a\nzzz: 1\n", [], "unknown key 'zzz'; the keys here are cohort, streams, study, train, utility"),
         (
             "study: a\ntrain: {max_steps: many}\n",
             [],
             "train.max_steps: input should be a valid integer.*'many'",
         ),
         ("train: {}\n", [], "'study' is missing"),
+        ("stdy: a\n", [], r"unknown key 'stdy'; did you mean 'study'\? \(and 1 more\)"),
+        ("study: a\n", ["streams=acc"], r"streams: a list is needed here, such as streams='\[acc\]', got 'acc'"),
+        ("study: a\n", ["streams=null"], r"streams: a list is needed here, such as streams='\[…\]', got null"),
+        (
+            "study: a\n",
+            ["utility=[tstrr]"],
+            "utility.0: a section of keys is needed here, such as {name: tstrr}, got 'tstrr'",
+        ),
+        (
+            "study: a\n",
+            ["cohort=watch"],
+            "cohort: a section of keys is needed here, such as {name: watch}, got 'watch'",
+        ),
+        ("study: a\n", ["train=3"], r"train: a section of keys is needed here \(max_steps, lr\), got 3"),
+        ("study: a\n", ["train=null"], r"\(max_steps, lr\); leave the key out for the defaults, got null"),
         ("study: [\n", [], "line 2: not valid YAML"),
         ("- 1\n", [], "holds a list"),
         ("study: a\n", ["train.lr"], "key=value"),
         ("study: a\n", ["train.lr=[1"], "not valid YAML"),
         ("study: a\n", ["train.rl=1"], "did you mean 'lr'"),
-        ("extends: none.yaml\nstudy: a\n", [], "no such file"),
+        ("extends: none.yaml\nstudy: a\n", [], "a.yaml extends none.yaml: no such file in .* and no shipped recipe"),
+        ("extends: recipes/watch/adap.yaml\n", [], r"a.yaml extends .*did you mean recipes/watch/adapt.yaml\?"),
+        (
+            "extends: watch/adapt_private.yaml\n",
+            [],
+            "one hop is allowed: write `extends: recipes/watch/adapt.yaml` instead",
+        ),
         ("study: !!python/object/apply:os.system ['true']\n", [], "not valid YAML"),
     ],
 )
@@ -75,6 +115,16 @@ def test_missing_recipe_names_the_nearest(tmp_path, monkeypatch):
     with pytest.raises(MienError, match=r"did you mean recipes/watch/adapt.yaml"):
         config.read("recipes/watch/adap.yaml")
     assert config.read("recipes/watch/adapt.yaml")["study"] == "watch"  # shipped ones are found from anywhere
+
+
+@pytest.mark.parametrize("named", ["recipes/watch/adapt.yaml", "watch/adapt.yaml"])
+def test_own_recipes_extend_shipped_ones(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(write(tmp_path, "mine.yaml", f"extends: {named}\nstudy: mine\n").parent)
+    got = config.read("mine.yaml")
+    assert got == {**config.read("recipes/watch/adapt.yaml"), "study": "mine"}
+    (tmp_path / named).parent.mkdir(parents=True)
+    write(tmp_path, named, "study: theirs\n")  # one beside it comes first
+    assert config.read("mine.yaml") == {"study": "mine"}
 
 
 def test_plugins_are_files():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from mien.core.runs import Run, fingerprint
 from mien.data.lineage import PERSONS, touched, touches_command
 
@@ -38,6 +40,17 @@ def test_touched_runs_and_their_descendants(home, capsys):
     assert [(name, why) for name, _, why in touched("p4", runs)] == [(baseline.name, "its figures are of them")]
     assert touched("p3", runs) == []
     assert touches_command(["p1"]) == 0
-    assert "several persons" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "several persons" not in said
+    assert generate.name.rpartition("-")[0] in said.replace("\n", "")
     assert touches_command(["p2"]) == 0
     assert "several persons" in capsys.readouterr().out
+
+
+def test_a_run_that_failed_is_listed_as_such(home, capsys):
+    with pytest.raises(ValueError, match="x"), Run.start("adapt", "toy", {}, {"cohort": "c"}) as adapt:
+        (adapt.private / "splits.json").write_text(json.dumps({"train": ["p1"], "validation": [], "holdout": []}))
+        raise ValueError("x")
+    assert touches_command(["p1"]) == 0  # what it wrote before is still of that person
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "trained on them" in line]
+    assert "failed" in row

@@ -144,6 +144,29 @@ def test_pictures_stay_readable_on_a_phone():
         assert len(svg) < 100_000
 
 
+def test_tables_fit_a_phone(browser):
+    """At 375 px no table has to be scrolled: an interval would be out of sight, with nothing that says so."""
+    base = {"low": 0.664, "high": 0.998, "n_persons": 10, "higher_is_better": False}
+    results = tuple(
+        Result(metric=m, value=0.664, unit="recording", baselines=(Baseline(name="planted", value=0.96, low=0.2, high=0.999),), **base)
+        for m in ("reference.auc", "dataset_inference.p", "linkability_attack.risk", "singling_out.risk_of_a_longer_name")
+    )  # fmt: skip
+    changes = (Result(metric="TSTR − TRTR accuracy", value=-0.627, low=-0.684, high=-0.563),)
+    attack = report(verb="attack", results=results)
+    versus = [
+        (protection(PLAIN), report(results=changes), attack),
+        ("ε = 7.99 per person", report(results=changes), attack),
+    ]
+    page = browser.new_page(viewport={"width": 375, "height": 800})
+    for made in (attack, report()):
+        page.set_content(html.release_html(made, versus=versus, sections=[("Attacks", attack)]))
+        wide = page.evaluate("[...document.querySelectorAll('.wide')].map(d => [d.scrollWidth, d.clientWidth])")
+        assert len(wide) == 3
+        assert all(needed <= there for needed, there in wide), wide
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.close()
+
+
 def test_more_points_than_colours():
     result = report().results[0]
     points = [frontier.Point(label=f"p{i}", utility=result, leakage=result) for i in range(9)]

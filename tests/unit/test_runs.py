@@ -51,16 +51,24 @@ def test_the_run_asked_for_last_is_the_newest(home):
     assert runs.find("adapt-toy", "adapt") == folders[0]
 
 
-def test_failed_run_is_continued_and_leftovers_are_swept(home, capsys):
-    with pytest.raises(ValueError, match="x"), start() as run:
+@pytest.mark.parametrize(("error", "status"), [(ValueError("x"), "failed"), (KeyboardInterrupt("x"), "running")])
+def test_failed_run_is_continued_and_leftovers_are_swept(home, capsys, error, status):
+    with pytest.raises(type(error), match="x"), start() as run:
         (run.private / "keep").write_text("1")
         (run.private / ".half.123.partial").write_text("1")
-        raise ValueError("x")
-    assert run.status() == "running"
+        raise error
+    assert run.status() == status
+    with pytest.raises(MienError, match=f"found only unfinished: {run.name}"):
+        runs.find(run.name, "adapt")
     with start() as again:
         assert (again.private / "keep").exists()
         assert not (again.private / ".half.123.partial").exists()
+        assert again.status() == "running"
     assert "continuing" in capsys.readouterr().out
+    assert again.status() == "finished"
+    with pytest.raises(ValueError, match="y"), start() as late:
+        raise ValueError("y")
+    assert late.status() == "finished"  # what was reused stays what it is
 
 
 def test_two_writers_are_refused(home):
@@ -79,6 +87,20 @@ def test_whole_folder_or_nothing(tmp_path):
             (part / "a").write_text(text)
     assert (target / "a").read_text() == "2"
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"status": "fin', b"null", b"\xff\xfe"])
+def test_a_damaged_status_names_the_study(home, content):
+    with start() as run:
+        pass
+    (run.folder / "status.json").write_bytes(content)
+    says = rf"found {run.name}, whose status.json is damaged\); make one with `mien adapt` and a recipe whose study is toy, or"
+    for reference in (run.name, run.folder, "adapt-toy"):
+        with pytest.raises(MienError, match=says):
+            runs.find(reference, "adapt")
+    with start() as again:  # the same command goes on
+        assert not again.reused
+    assert runs.find(run.name, "adapt") == run.folder
 
 
 def test_find(home):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,21 +18,6 @@ from . import invented
 from .studio_process import Running
 
 pytestmark = pytest.mark.timeout(240)
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium: the system's, the one on PATH, or Playwright's own; without any the tests are skipped."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    with sync_api.sync_playwright() as p:
-        found = [x for x in ("/usr/bin/chromium", shutil.which("chromium"), shutil.which("google-chrome")) if x]
-        found = [x for x in found if Path(x).exists()] or [p.chromium.executable_path]
-        if not Path(found[0]).exists():
-            pytest.skip("no Chromium found: install it, or run `playwright install chromium`")
-        made = p.chromium.launch(executable_path=found[0], args=ARGS)
-        yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")
