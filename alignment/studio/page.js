@@ -134,6 +134,7 @@ function offline(data) {
 // --- state ---------------------------------------------------------------------------------------------------
 let about = {longest: 60}, backend, state, pair = null, draft = null, shownAt = 0, busy = false;
 let view = {from: 0, to: 60}, cursor = 0, mode = "look", playing = false, hear = "left", lanes = [], actors = [];
+let ahead = 0; // the timer of what is fetched for the pair after this one
 const ready = new Map(); // "pair side" -> a promise of a recording
 
 function load(p, side) {
@@ -221,6 +222,7 @@ const noncefor = (what) => (draft.nonces[what] ||= nonce());
 // --- one pair --------------------------------------------------------------------------------------------------
 async function show(filled) {
   stop();
+  clearTimeout(ahead);
   $("count").textContent = `${state.done} of ${state.total}`;
   $("bar").max = Math.max(1, state.total);
   $("bar").value = state.done;
@@ -253,7 +255,8 @@ async function show(filled) {
   redraw();
   forget();
   const after = state.upcoming[1];
-  if (after) setTimeout(() => SIDES.forEach((s) => load(after, s).catch(() => {})), 250); // once this pair is drawn
+  // once this pair is drawn; unless by then another comes next, for somebody was recognised, say
+  if (after) ahead = setTimeout(() => SIDES.forEach((s) => load(after, s).catch(() => {})), 250);
 }
 
 function question() {
@@ -1158,6 +1161,7 @@ function recognise(side) {
   dialog.returnValue = "";
   dialog.onclose = () => {
     if (dialog.returnValue !== "yes") return;
+    clearTimeout(ahead);
     guarded(async () => {
       state = await again(() => backend.advise({pair: pair.pair, side, kind: "recognise", body: {}, nonce: noncefor(`recognise ${side}`)}));
       drop(pair);
