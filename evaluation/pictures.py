@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -215,18 +216,25 @@ def whiskers(result: Result, xlabel: str) -> str:
         (result.metric.removesuffix(f" {xlabel}"), result),
         *((b.name, b) for b in result.baselines if b.value is not None),
     ]
-    figure, axes = _figure(PHONE, 0.3 * len(rows) + 0.6)
+    names = [_folded(name, 24) for name, _ in rows]  # a name as long as the picture would leave it no room
+    figure, axes = _figure(PHONE, 0.16 * sum(1 + n.count("\n") for n in names) + 0.14 * len(rows) + 0.6)
     axis = axes[0][0]
     for i, (_, r) in enumerate(rows):
         colour = COLOURS[0] if i == 0 else "0.35"
         low, high = (r.value if v is None else v for v in (r.low, r.high))
         axis.plot([low, high], [i, i], color=colour, linewidth=2)
         axis.plot(r.value, i, marker=MARKS[0 if i == 0 else 1], color=colour, markersize=7)
-    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
-    axis.invert_yaxis()
-    axis.set(xlim=(0, 1), xlabel=xlabel)
+    axis.set_yticks(range(len(rows)), names)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set(xlim=(0, 1), xlabel=_folded(xlabel, 30))
     axis.grid(axis="x", color="0.9")
     return _svg(figure)
+
+
+def _folded(text: str, width: int) -> str:
+    """Lines of about this many characters, broken at spaces and after the dots of a name."""
+    lines = textwrap.wrap(re.sub(r"\.(?=[a-z])", ".\x1f ", text), width, break_on_hyphens=False)
+    return re.sub("\x1f ?", "", "\n".join(lines))
 
 
 def use_and_leakage(use: Mapping[str, Interval], leakage: Mapping[str, Interval]) -> str:

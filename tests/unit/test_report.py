@@ -252,3 +252,21 @@ def test_the_legend_names_every_channel_though_the_first_stream_has_one():
     assert re.findall(r"<text[^>]*>([^<]*)</text>", drawn)[-3:] == ["x", "y", "z"]
     alone = pictures.examples([{"bvp": signal("bvp")}], ["calm"])
     assert ">bvp</text>" not in alone
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "name", ["identity.adapted.recognised (forest)", "across tasks, stress → moving: adapted − frozen base macro-F1"]
+)
+def test_long_names_leave_a_picture_its_room(name):
+    """Matplotlib warns, and draws axes of no width, where labels take the whole figure."""
+    r = Result(
+        metric=name,
+        value=0.2,
+        low=0.1,
+        high=0.3,
+        baselines=(Baseline(name="classical features (same probe)", value=0.1),),
+    )
+    text = pictures.whiskers(r, name)
+    assert pictures._folded(name, 24).replace("\n", " ").replace(". ", ".") == name
+    assert "<svg" in text
