@@ -213,7 +213,9 @@ def test_a_representation_is_attacked_by_its_heads_loss_and_how_near_things_lie(
     named = {r["metric"]: r for r in attacked["results"]}
     assert "loss.auc" in named
     assert {"encoder.auc", "cosine.auc", "augmented.auc"} <= set(named)
-    assert named["cosine.auc"]["value"] is not None
+    assert not named["cosine.auc"]["note"].startswith(
+        "not run"
+    )  # withheld: who trained is told by the split alone in a toy
     assert "evidence.auc" not in named
     assert "identity.adapted.recognised (linear)" in named
 
