@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -317,9 +318,10 @@ def opened(folder: Path, purpose: str) -> Opened:
         cohort, binder, raw["streams"], {**known, task: classes}, task, lambda w: split.side(w) is not None, **cut
     )  # fmt: skip
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with TemporaryDirectory(dir=folder / "private", prefix=f".{FEATURES}-") as place:
+    with ExitStack() as kept:
         quick, features = binder, windows
         if (config.get("represent") or {}).get("cache"):
+            place = kept.enter_context(TemporaryDirectory(dir=folder / "private", prefix=f".{FEATURES}-"))
             binder.model.to(device)
             for modality in windows.modalities:
                 quick, features = cached(quick, features, modality, config["lora"]["layers"], Path(place))

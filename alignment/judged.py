@@ -108,7 +108,10 @@ def learned(
 
     private: no answer may decide what becomes of another's: the held-out side is chosen pair by pair, and agreement, which
     all answers make, refuses nothing (it is said)."""
+    saw_real |= any(map(shows_real, said))
     quality = preferences.quality(said) if private else preferences.gate(said, minimum_alpha=minimum_alpha)
+    blocked = {p.recognised for p in said} - {None}  # of both sides, before they are sides
+    said = [p for p in said if not {p.a, p.b} & blocked]
     sides = preferences.split(said, held_out, seed, alone=private)
 
     def encode(one: str) -> Any:
@@ -124,15 +127,11 @@ def learned(
     def taught(side: Sequence[Preference], w: Any) -> Pairs:
         return Pairs.of(preferences.trl_rows(side, encode, w, person).rows, layout)
 
-    train = taught(sides.train, weight)
-    try:
-        test = taught(sides.held_out, None)
-    except MienError:
-        if not private:
-            raise
-        test = None  # whether others' answers are decided may stop nothing
+    # privately it may stop nothing that no held-out answer is decided
+    nothing = private and not any(map(preferences.teaches, sides.held_out))
+    train, test = taught(sides.train, weight), None if nothing else taught(sides.held_out, None)
     return Learned(
-        train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real or any(map(shows_real, said)),
+        train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real,
         tells=bool(train.private.any() or (test is not None and test.private.any())),
     )  # fmt: skip
 

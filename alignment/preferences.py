@@ -411,6 +411,11 @@ def trl_rows(
     return Rows(rows=out, left_out=dict(left))
 
 
+def teaches(p: Preference) -> bool:
+    """Whether an answer prefers one sample to another, and is neither a check nor said twice."""
+    return p.kind in ("pair", "correction") and p.choice in ("A", "B")
+
+
 def require_public(preferences: Iterable[Preference], trainer: str = "this trainer") -> None:
     """MienError if any is private: what it tells of recorded persons would be learnt without a guarantee."""
     hidden = sorted({p.pair for p in preferences if p.private})
@@ -436,7 +441,7 @@ def write(
         row["aspects"] = dict(p.aspects)
         if p.rater in saw_real:
             row["saw_real"] = True
-        if encode is not None and p.choice in ("A", "B") and p.kind in ("pair", "correction"):
+        if encode is not None and teaches(p):
             better, worse = (p.a, p.b) if p.choice == "A" else (p.b, p.a)
             (prompt, chosen), (_, rejected) = encode(better), encode(worse)
             row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **row}

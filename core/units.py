@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -106,8 +106,16 @@ class Alike(Cohort):
         self.turns = dict(turns)
 
     def __iter__(self) -> Iterator[Recording]:
-        for r in super().__iter__():
-            yield replace(r, streams={n: self.turns[n](s) if n in self.turns else s for n, s in r.streams.items()})
+        return map(self._turned, super().__iter__())
+
+    def __getitem__(self, index: int) -> Recording:
+        return self._turned(super().__getitem__(index))
+
+    def select(self, keep: Callable[[str], bool] | Sequence[int]) -> Cohort:
+        return Alike(super().select(keep), self.turns, self.card)
+
+    def _turned(self, r: Recording) -> Recording:
+        return replace(r, streams={n: self.turns[n](s) if n in self.turns else s for n, s in r.streams.items()})
 
 
 def alike(cohort: Cohort, card: CohortCard, streams: tuple[str, ...], what: str) -> tuple[Cohort, list[str]]:

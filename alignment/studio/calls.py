@@ -112,12 +112,13 @@ def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str
         except MienError:
             return False
 
-    teach = {id(p) for p in every if p.kind in ("pair", "correction") and p.choice in ("A", "B")}
-    lost = {id(p) for p in every if id(p) in teach and not fits(p)}
-    if lost:
-        console.say(f"{len(lost)} answers are left out: a recording of theirs is none in the adapter's tokens")
-    kept = [p for p in every if id(p) not in lost and not judged.shows_real(p)]
+    shown = [p for p in every if not judged.shows_real(p)]
+    kept = [p for p in shown if not preferences.teaches(p) or fits(p)]
+    if len(kept) < len(shown):
+        console.say(
+            f"{len(shown) - len(kept)} answers are left out: a recording of theirs is none in the adapter's tokens"
+        )
     # whoever has a seat may have seen a real recording, and taken the answer back
     saw_real = study.store.raters() if any(map(judged.shows_real, study.store.pairs())) else ()
     preferences.write(path, kept, encode, saw_real)
-    console.say(f"{len(kept)} answers, {len(teach) - len(lost)} of which can be learned from: {path}")
+    console.say(f"{len(kept)} answers, {sum(map(preferences.teaches, kept))} of which can be learned from: {path}")

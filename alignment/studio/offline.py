@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.errors import MienError
 from ...core.runs import write_text
-from .. import pairs, preferences
+from .. import judged, pairs, preferences
 from ..preferences import Choice, Preference
 from ..store import Advice, Answer, Pair, Refused
 from . import plan, shown
@@ -89,16 +89,15 @@ def _preferences(study: Study, path: Path) -> dict[str, int]:
         if (p.cohort or store.cohort, p.model or store.model) != (store.cohort, store.model):
             raise Refused(f"{path}: pair {p.pair} is about another cohort or another model")
         pair = _pair(p, store.pairs(), study)
-        told = p.rater in saw_real
-        if (p.private or told) and not pair.private:
-            why = (
-                "its rater saw real recordings too"
-                if told and not p.private
-                else "it tells something of recorded persons"
-            )
+        if p.private and not pair.private:
             raise Refused(
-                f"{path}: the answer about pair {p.pair} is private ({why}), and in this study such answers are for every"
-                " trainer; take them into a study of its own with private=true"
+                f"{path}: the answer about pair {p.pair} is private (it tells something of recorded persons), and in this study"
+                " such answers are for every trainer; take them into a study of its own with private=true"
+            )
+        if p.rater in saw_real and not any(map(judged.shows_real, store.pairs())):
+            raise Refused(
+                f"{path}: {p.rater} saw real recordings, which this study, without a real control pair, would not say again: give"
+                " the file itself to `mien align`"
             )
         store.add([pair], **mine)
         swap: dict[Choice, Choice] = {} if pair.a == p.a else {"A": "B", "B": "A"}

@@ -95,6 +95,20 @@ def test_a_held_out_side_where_nothing_was_decided_stops_nothing(monkeypatch):
     assert (len(found.train), found.held_out) == (12 - len(out), None)
 
 
+def test_whoever_is_recognised_in_one_answer_is_learned_from_in_none(monkeypatch):
+    """Also where that answer is held out and others about the same recording teach."""
+    answers = [said(r, f"q{q}", "x", f"y{q}") for q in range(12) for r in ("ann", "ben")]
+    answers += [said(r, f"o{q}", choice="AB"[q % 2]) for q in range(12) for r in ("ann", "ben")]
+    answers[0] = replace(answers[0], recognised="x")
+    rows = []
+    monkeypatch.setattr(judged.Pairs, "of", lambda some, layout: rows.extend(some) or FakePairs(len(some)))
+    documents = {one: (["<p>"], [f"<{one}>"]) for p in answers for one in (p.a, p.b)}
+    for private in (False, True):
+        rows.clear()
+        judged.learned(answers, documents, None, minimum_alpha=0.3, held_out=0.3, seed=0, private=private)
+        assert {r["pair_id"][0] for r in rows} == {"o"}
+
+
 class FakePairs:
     def __init__(self, n: int):
         self.n, self.private = n, judged.np.zeros(n, bool)
@@ -160,18 +174,23 @@ def file(tmp_path, *answers, **more):
     return tmp_path / "in.jsonl"
 
 
-@pytest.mark.parametrize(
-    ("answer", "more", "why"),
-    [
-        (said("ann", "p0", "r0", "r1", private=True), {}, "tells something of recorded persons"),
-        (said("ann", "p0", "r0", "r1"), {"saw_real": True}, "saw real recordings"),
-        (said("ann", "new", "r2", "r3"), {"saw_real": True}, "saw real recordings"),
-    ],
-)
-def test_what_is_private_in_a_file_does_not_become_public_in_a_study(study, tmp_path, answer, more, why):
-    with pytest.raises(MienError, match=f"{why}.*private=true"):
-        offline.take(study, file(tmp_path, answer, **more))
+def test_what_is_private_in_a_file_does_not_become_public_in_a_study(study, tmp_path):
+    with pytest.raises(MienError, match="tells something of recorded persons.*private=true"):
+        offline.take(study, file(tmp_path, said("ann", "p0", "r0", "r1", private=True)))
     assert study.store.preferences() == []
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_who_saw_real_recordings_is_not_forgotten(study, tmp_path, private):
+    """A study marks its raters by its own control pairs; without one it would export them as if they had seen nothing."""
+    answer = said("ann", "new", "r2", "r3", private=private)
+    with Store.create(tmp_path / "plain.sqlite", **MINE) as store:
+        store.seat("ann")
+        bare = replace(study, store=store)
+        with pytest.raises(MienError, match="saw real recordings.*mien align"):
+            offline.take(bare, file(tmp_path, answer, saw_real=True))
+        assert offline.take(bare, file(tmp_path, answer)) == {"answer": 1}
+    assert offline.take(study, file(tmp_path, answer, saw_real=True)) == {"answer": 1}
 
 
 def test_private_pairs_take_private_answers(study, tmp_path):

@@ -94,6 +94,9 @@ def test_another_device_is_read_alike():
     assert same.card.streams == CARD.streams
     with pytest.raises(MienError, match="there is no stream 'eda'"):
         alike(without_eda(other), CARD, ("acc", "eda"), "there")
+    for i, r in enumerate(same):  # one by one, and some of them, as all in turn
+        np.testing.assert_array_equal(same[i].streams["acc"].values, r.streams["acc"].values)
+        np.testing.assert_array_equal(next(iter(same.select([i]))).streams["acc"].values, r.streams["acc"].values)
 
 
 def without_eda(cohort):
