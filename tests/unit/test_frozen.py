@@ -26,7 +26,13 @@ CODE = {
 }
 STUDIES = {
     "simulated": ("simulated/pretrain", "simulated/adapt"),
-    "simulated_life": ("simulated_life/pretrain", "simulated_life/adapt", "simulated/represent_voice"),
+    "simulated_life": (
+        "simulated_life/pretrain",
+        "simulated_life/adapt",
+        "simulated_days/pretrain",
+        "simulated_days/adapt",
+        "simulated/represent_voice",
+    ),
     "simulated_film": ("simulated/represent_film",),
 }
 
@@ -60,8 +66,8 @@ def test_the_simulators_are_those_the_figures_were_measured_on(name):
 
 
 def test_the_base_never_saw_the_study():
-    for name in ("simulated", "simulated_life"):
-        kept = json.loads(FILE.read_text())[name]["cohorts"]
+    for name, simulator in (("simulated",) * 2, ("simulated_life",) * 2, ("simulated_days", "simulated_life")):
+        kept = json.loads(FILE.read_text())[simulator]["cohorts"]
         assert kept[f"{name}/pretrain"] != kept[f"{name}/adapt"]
 
 
