@@ -11,8 +11,9 @@ away, and be without fault). So a sign that is missing counts as the worst that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +22,12 @@ import numpy as np
 
 from ..backbones.causal_lm import OWN, CausalBackbone
 from ..core.intervals import Interval
+from ..core.records import CohortCard
 from ..core.runs import whole_folder
-from ..data.vitals import VITALS
+from ..data.vitals import VITALS, needs, roles
 from ..generation import sample
 from ..generation.layout import Layout
+from ..generation.vocabulary import EOS, STREAM_0
 from . import features, linear
 from .dpo import refuse_private
 from .pairs import Pairs
@@ -50,12 +53,14 @@ class Signs:
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
     """linear: the weights of `features.names`; centre: label -> the mean reward of its judged samples; least: label ->
-    float64[len(VITALS)], the worst share of the reward that a sign had in them."""
+    float64[len(VITALS)], the worst share of the reward that a sign had in them; block_centre: label -> float64[parts], the mean
+    of `by_block` in them."""
 
     signs: Signs
     linear: linear.Linear
     centre: Mapping[str, float]
     least: Mapping[str, np.ndarray]
+    block_centre: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def learn(data: Pairs, layout: Layout, l2: float) -> Decoded:
@@ -82,10 +87,11 @@ class Decoded:
         part, of = made.parts(judged)
         least = {k: _least(part[of == k]) for k in sorted(set(of.tolist()))}
         made = Decoded(signs=signs, linear=weights, centre={}, least=least)
-        whole = made(judged)
+        whole, block = made(judged), made.by_block(judged)[0]
         return Decoded(
-            signs=signs, linear=weights, least=least, centre={k: float(whole[of == k].mean()) for k in least}
-        )
+            signs=signs, linear=weights, least=least, centre={k: float(whole[of == k].mean()) for k in least},
+            block_centre={k: block[of == k].mean(0) for k in least},
+        )  # fmt: skip
 
     def parts(self, docs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """(float64[n, len(VITALS)]: what each sign adds to the reward, NaN where it is missing; [n] labels)."""
@@ -93,13 +99,23 @@ class Decoded:
         wide = np.array([features.columns(v, k, self.signs.layout.classes) for v, k in zip(z, of, strict=True)])
         return (wide * self.linear.w).reshape(len(z), -1, len(VITALS)).sum(1), of
 
-    def __call__(self, docs: Sequence[np.ndarray]) -> np.ndarray:
-        """float64[n]: the reward of each document, in logits of being preferred."""
+    def filled(self, docs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """`parts`, with the worst for what is missing."""
         part, of = self.parts(docs)
         worst = np.array([self.least.get(k, np.zeros(len(VITALS))) for k in of.tolist()]).reshape(part.shape)
-        return np.where(np.isfinite(part), part, worst).sum(1) - np.array(
-            [self.centre.get(k, 0.0) for k in of.tolist()]
-        )
+        return np.where(np.isfinite(part), part, worst), of
+
+    def __call__(self, docs: Sequence[np.ndarray]) -> np.ndarray:
+        """float64[n]: the reward of each document, in logits of being preferred."""
+        part, of = self.filled(docs)
+        return part.sum(1) - np.array([self.centre.get(k, 0.0) for k in of.tolist()])
+
+    def by_block(self, docs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """(float64[n, len(layout.parts)]: what each part of the layout adds to the reward, by the signs that are known once it is
+        written and were not before; [n] labels)."""
+        part, of = self.filled(docs)
+        where = owners(self.signs.layout)
+        return np.stack([part[:, where == i].sum(1) for i in range(len(self.signs.layout.parts))], 1), of
 
     def accuracy(self, data: Pairs) -> Interval:
         """The share of pairs ordered as the raters did, ½ for equal rewards, with `share`'s interval."""
@@ -109,17 +125,44 @@ class Decoded:
     def module(self, backbone: CausalBackbone) -> Any:
         """The same as what TRL's PPO takes for a reward model: a body that gives every place its document's reward, and a head that
         passes it on."""
+        return self._read(backbone, lambda docs: [np.full(len(d), r) for d, r in zip(docs, self(docs), strict=True)])
+
+    def critic(self, backbone: CausalBackbone) -> Any:
+        """What TRL's PPO takes for a value model, and nothing to learn: at every place, what the blocks that are written by then
+        add to the reward, from the mean of judged samples. With λ = 1 a token is then blamed for its own block and for
+        those after it, and no more for what stood there before."""
+        starts = STREAM_0 + np.arange(len(self.signs.layout.parts))
+
+        def values(docs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            share, of = self.by_block(docs)
+            out = []
+            for d, mine, k in zip(docs, share, of.tolist(), strict=True):
+                ends = np.flatnonzero(np.isin(d, starts) | (d == EOS)) - 1  # a block's last token
+                known = np.zeros(len(d))
+                for first, last in pairwise(ends.tolist()):
+                    i = int(d[first + 1]) - STREAM_0
+                    known[last:] += mine[i] - self.block_centre[k][i] if k in self.block_centre else mine[i]
+                out.append(known)
+            return out
+
+        return self._read(backbone, values)
+
+    def _read(self, backbone: CausalBackbone, read: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Any:
+        """A body and a head that give each place what `read` says of its document: float64[T] each."""
         import torch
 
-        of, offset = self, backbone.offset
+        offset, vocabulary = backbone.offset, self.signs.layout.vocabulary.digest
 
         class Body(torch.nn.Module):
             def forward(self, input_ids: Any, attention_mask: Any, **_: Any) -> Any:
                 ids, there = input_ids.cpu().numpy(), attention_mask.cpu().numpy().astype(bool)
                 local = np.where(ids >= offset, ids - offset, ids + OWN).astype(np.int32)
-                found = of([row[mask] for row, mask in zip(local, there, strict=True)])
-                reward = torch.as_tensor(found, dtype=torch.float32, device=input_ids.device)
-                return SimpleNamespace(hidden_states=(reward[:, None, None].expand(*ids.shape, 1),))
+                out = np.zeros(ids.shape, dtype=np.float32)
+                for row, mask, found in zip(
+                    out, there, read([d[m] for d, m in zip(local, there, strict=True)]), strict=True
+                ):
+                    row[mask] = found
+                return SimpleNamespace(hidden_states=(torch.as_tensor(out, device=input_ids.device)[..., None],))
 
         class Reads(torch.nn.Module):
             base_model_prefix = "body"
@@ -127,7 +170,7 @@ class Decoded:
             def __init__(self) -> None:
                 super().__init__()
                 self.body, self.score = Body(), torch.nn.Identity()
-                self.config = SimpleNamespace(behaviour_vocabulary=of.signs.layout.vocabulary.digest)
+                self.config = SimpleNamespace(behaviour_vocabulary=vocabulary)
 
         return Reads()
 
@@ -139,6 +182,17 @@ class Decoded:
         }  # fmt: skip
         with whole_folder(folder) as part:
             (part / "linear.json").write_text(json.dumps(said, indent=1))
+
+
+def owners(layout: Layout) -> np.ndarray:
+    """int64[len(VITALS)]: the part of the layout with which each sign is known, the last that it needs; -1 for none."""
+    card = CohortCard(name="", licence="", consent="", streams=layout.streams)
+    where = roles(card)
+    out = []
+    for name in VITALS:
+        groups = [[layout.of_stream(where[r]) for r in group if r in where] for group in needs(name)]
+        out.append(max(min(g) for g in groups) if all(groups) else -1)
+    return np.array(out)
 
 
 def _least(part: np.ndarray) -> np.ndarray:

@@ -27,7 +27,9 @@ from .pairs import Pairs
 
 class Dpo(Section):
     """beta: how dear it is to leave the reference (equation 7); steps; batch: pairs per step over all processes; lr: peak
-    of a warm-up and cosine."""
+    of a warm-up and cosine; fresh: documents of each class that are sampled anew, for each turn, so that the linear reward of the
+    answers teaches by them (`crossed.py`) and not the answers themselves (0: these); tilt: of what is chosen there, in standard
+    deviations of the reward; turns: of sampling and learning."""
 
     beta: float = Field(default=0.1, gt=0)
     steps: int = Field(default=60, ge=1)
@@ -35,6 +37,9 @@ class Dpo(Section):
     micro_batch: int | None = Field(default=None, ge=1)
     lr: float = Field(default=5e-4, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
+    fresh: int = Field(default=0, ge=0)
+    tilt: float = Field(default=1.5, gt=0)
+    turns: int = Field(default=1, ge=1)
 
 
 def margins(backbone: CausalBackbone, model: Any, data: Pairs, prompt: int) -> np.ndarray:

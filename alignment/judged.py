@@ -62,13 +62,15 @@ class Samples:
     valid: float
 
 
-def draw(model: Any, layout: Layout, own_ids: Any, per_label: int, seed: int, batch: int = 16) -> Samples:
+def draw(model: Any, layout: Layout, own_ids: Any, per_label: int, seed: int, batch: int = 60) -> Samples:
     """`per_label` documents of each class from the model as it is now."""
     prompts = [layout.prompt(c) for c in layout.classes for _ in range(per_label)]
     rows: list[np.ndarray] = []
-    for i in range(0, len(prompts), batch):
-        made = sample.documents(model, layout, own_ids, prompts[i : i + batch], temperature=1.0, seed=seed + i)
-        rows += [np.asarray(d[d != PAD], dtype=np.int32) for d in made]
+    with console.progress("sampling documents", len(prompts)) as bar:
+        for i in range(0, len(prompts), batch):
+            made = sample.documents(model, layout, own_ids, prompts[i : i + batch], temperature=1.0, seed=seed + i)
+            rows += [np.asarray(d[d != PAD], dtype=np.int32) for d in made]
+            bar.step(len(made))
     ok = [layout.grammar.accepts(d.tolist()) for d in rows]
     recordings = list(sample.recordings([[d] for d in rows], layout, None))
     return Samples(documents=rows, recordings=recordings, valid=float(np.mean(ok)))

@@ -21,7 +21,7 @@ from ..core.verbs import PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
 from ..generation.vocabulary import EOS, PAD
 from ..privacy.plan import PrivacySpec
-from . import beside, decoded, experts, judged, pairs
+from . import beside, crossed, decoded, experts, judged, pairs
 from . import dpo as dpo_
 from . import ppo as ppo_
 from . import reward as reward_
@@ -58,6 +58,11 @@ class Asked(Section):
             )
         if self.privacy is not None and (self.method != "dpo" or self.rounds > 1):
             raise MienError("privacy: is for `method: dpo` in one round; nothing else here is private")
+        if self.privacy is not None and self.dpo.fresh:
+            raise MienError(
+                "dpo.fresh: the linear reward follows from every answer as it is, without noise; under `privacy:` DPO learns from"
+                " the answers themselves (dpo.fresh=0)"
+            )
         if self.privacy is not None and self.weigh:
             raise MienError("weigh: a weight tells of all raters' answers; under `privacy:` every answer counts 1")
         told = {k for k in self.bounds.model_fields_set if getattr(self.bounds, k) is not None}
@@ -180,6 +185,13 @@ class Rounds:
         log: list[dict[str, float]] = []
         if a.privacy is not None:
             self._private(train, a.privacy, common)
+        elif a.method == "dpo" and a.dpo.fresh:
+            assert data.held_out is not None
+            linear = decoded.Decoded.learn(train, o.layout, a.reward.l2)
+            right = line = linear.accuracy(data.held_out)
+            if self.main:
+                linear.save(self.run.release / "reward")
+            log = self._freshly(linear, k, common)
         elif a.method == "dpo":
             log = dpo_.train(o.model, o.backbone, o.layout, train, a.dpo, **common)
         else:
@@ -196,11 +208,27 @@ class Rounds:
                 linear.save(self.run.release / "reward")
             if a.method == "ppo":
                 eos, pad = (int(o.backbone.own_ids(np.array(t))) for t in (EOS, PAD))
-                value = reward_.fresh(frozen.model, o.layout.vocabulary.digest, eos, pad, common["seed"])
+                value = (
+                    linear.critic(o.backbone)
+                    if a.reward.kind == "linear"
+                    else reward_.fresh(frozen.model, o.layout.vocabulary.digest, eos, pad, common["seed"])
+                )
                 log = ppo_.train(o.model, o.backbone, o.layout, module, value, a.ppo, **common)
         if self.main:
             judged.write_log(common["folder"] / "log.jsonl", log)
         return right, line
+
+    def _freshly(self, reward: decoded.Decoded, k: int, common: dict[str, Any]) -> list[dict[str, float]]:
+        """DPO on pairs of fresh samples of the adapter as it is now, in turns; its log."""
+        a, o = self.asked.dpo, self.opened
+        log: list[dict[str, float]] = []
+        for turn in range(a.turns):
+            console.say(f"  turn {turn + 1} of {a.turns}: sampling {a.fresh} documents of each class")
+            seed = 10**4 * k + 100 * turn + 3 * 10**6
+            docs = self.draw(a.fresh, seed).documents
+            data = crossed.pairs(reward, docs, a.steps * a.batch, a.tilt, self.seed + seed)
+            log += dpo_.train(o.model, o.backbone, o.layout, data, a, **common)
+        return log
 
     def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> None:
         a, o = self.asked, self.opened

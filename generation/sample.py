@@ -72,7 +72,8 @@ def documents(
     (backbones/llava.py). Same seed, same bits.
     """
     import torch
-    from transformers import DynamicCache
+
+    from .room import roomy
 
     bound = (model.get_base_model() if hasattr(model, "get_base_model") else model)._grammar
     device, offset, size = model.get_input_embeddings().weight.device, bound.offset, bound.size
@@ -85,7 +86,7 @@ def documents(
     first = np.array([width - len(p) for p in prompts] * (2 if guidance else 1))
     out = np.full((n, width + layout.body + 1), PAD, dtype=np.int32)
     out[:, :width] = head
-    cache = DynamicCache()
+    cache = roomy()
     there = np.arange(width) >= first[:, None]
     before: dict[str, Any] = {}  # what only the first call takes
     if shown is not None:

@@ -13,7 +13,7 @@ from .conftest import lab
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
-    "dpo": ["dpo.steps=4", "dpo.batch=4"],
+    "dpo": ["dpo.steps=4", "dpo.batch=4", "dpo.fresh=8"],
     "ppo": ["ppo={episodes: 8, batch: 4, epochs: 1, minibatches: 1}"],
 }  # fmt: skip
 TINY = [
@@ -42,7 +42,7 @@ RECIPES = {
     "dpo_toy": {
         "study": "toy_align", "adapter": "adapt-toy_align", "minimum_alpha": 0.1, "threads": 1,
         "simulate": {"per_label": 16, "pairs": 60, "judge_again": 8}, "lora": {"rank": 2, "alpha": 4},
-        "dpo": {"steps": 6, "batch": 4}, "bounds": {"win_rate": 0.0},
+        "dpo": {"steps": 6, "batch": 4, "fresh": 8, "turns": 2}, "bounds": {"win_rate": 0.0},
     },
     "generate_toy": {"study": "toy_align", "adapter": "align-toy_align", "sampling": {"per_label": 4, "batch": 8}},
 }  # fmt: skip
@@ -64,6 +64,8 @@ def test_a_round_of_simulated_feedback_and_dpo(toy):
     assert named["valid sequences"]["value"] == 1.0
     assert named["expert utility gain"]["low"] is not None
     assert named["raters' agreement α"]["value"] > 0.1
+    assert named["reward accuracy on held-out answers"]["low"] is not None  # of what labelled the fresh samples
+    assert json.loads((run / "release" / "reward" / "linear.json").read_text())["weights"]
     assert any("post-processing" in c for c in report["caveats"])
     adapter = json.loads((run / "release" / "adapter" / "adapter_config.json").read_text())
     assert adapter["r"] == 4 + 2
@@ -124,7 +126,7 @@ def test_the_shipped_recipes_on_one_and_two_processes(toy, method, processes):
 
 @pytest.mark.slow
 def test_two_rounds_have_utility_and_leakage_each(toy):
-    toy.run("align", "dpo_toy.yaml", "study=toy_rounds", "rounds=2", "dpo.steps=2")
+    toy.run("align", "dpo_toy.yaml", "study=toy_rounds", "rounds=2", "dpo={steps: 2, batch: 4, fresh: 0}")
     found = report(toy, "toy_rounds")
     for k in (1, 2):
         assert found[f"mean utility of what was rated (round {k})"]["value"] < 0
@@ -164,7 +166,7 @@ def test_ppo_towards_a_neural_reward(toy):
 @pytest.mark.slow
 def test_raters_are_protected_and_charged(toy):
     toy.run(
-        "align", "dpo_toy.yaml", "study=toy_raters", "privacy={unit: rater, noise_multiplier: 1.0, batch: 3, rows: 4}",
+        "align", "dpo_toy.yaml", "study=toy_raters", "dpo.fresh=0", "privacy={unit: rater, noise_multiplier: 1.0, batch: 3, rows: 4}",
         "simulate={per_label: 16, pairs: 20, raters: 6, judge_again: 4}", "dpo.steps=2",
     )  # fmt: skip
     (run,) = (toy.folder / "runs").glob("align-toy_raters-*")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mien.alignment import decoded, features
+from mien.alignment import crossed, decoded, features
 from mien.alignment.pairs import Pairs
 from mien.core.config import Plugin
 from mien.core.errors import MienError
@@ -130,3 +130,69 @@ def test_a_larger_ridge_believes_less(made):
     layout, _, data = made
     size = [np.abs(decoded.Decoded.learn(data, layout, l2).linear.w).sum() for l2 in (1.0, 10.0, 100.0)]
     assert size[0] > size[1] > size[2] > 0
+
+
+def test_a_sign_belongs_to_the_block_with_which_it_is_known(made):
+    layout, docs, data = made
+    own = dict(zip(VITALS, decoded.owners(layout).tolist(), strict=True))
+    assert (own["HR"], own["HR-breath correlation"], own["SCR rate"], own["skin temperature"], own["movement"]) == (
+        0,
+        0,
+        1,
+        2,
+        3,
+    )
+    reward = decoded.Decoded.learn(data, layout, 1.0)
+    share, of = reward.by_block([*docs["calm"], *docs["stress"]])
+    assert np.allclose(share.sum(1) - [reward.centre[k] for k in of], reward([*docs["calm"], *docs["stress"]]))
+
+
+def test_a_critic_knows_what_is_written_and_no_more(made):
+    layout, docs, data = made
+    reward = decoded.Decoded.learn(data, layout, 1.0)
+    d, pad = docs["stress"][0], 0
+    ids = torch.as_tensor(np.concatenate([d, [pad] * 3])[None]).long()
+
+    class Backbone:
+        offset = 0
+
+    critic = reward.critic(Backbone())
+    value = critic.score(critic.body(input_ids=ids, attention_mask=ids != pad).hidden_states[-1])[0, :, 0].numpy()
+    (share,), _ = reward.by_block([d])
+    blocks, at = crossed.split(d, layout), layout.prompt_length
+    assert not value[: at + len(blocks[0]) - 1].any()  # nothing is known inside the first block
+    known = 0.0
+    for i in range(len(layout.parts)):
+        at += len(blocks[i])
+        known += share[i] - reward.block_centre["stress"][i]
+        assert value[at - 1] == pytest.approx(known, abs=1e-4)
+        assert value[at - 2] != value[at - 1]
+    assert value[len(d) - 1] == pytest.approx(reward([d])[0], abs=1e-4)
+
+
+def test_pairs_are_crossed_block_by_block_towards_the_reward(made):
+    layout, docs, data = made
+    reward = decoded.Decoded.learn(data, layout, 1.0)
+    some = [*docs["calm"], *docs["stress"]]
+    pairs = crossed.pairs(reward, some, 60, 1.5, 0)
+    assert 50 <= len(pairs) <= 60  # a pair may be of one document
+    assert all(layout.grammar.accepts(d.tolist()) for d in (*pairs.chosen, *pairs.rejected))
+    own = {b.tobytes() for d in some for b in crossed.split(d, layout).values()}
+    assert {b.tobytes() for d in pairs.chosen for b in crossed.split(d, layout).values()} <= own
+    labels = reward.signs(pairs.chosen)[1]
+    assert np.array_equal(labels, reward.signs(pairs.rejected)[1])
+    share, of = reward.by_block(some)
+    for label in layout.classes:
+        mine = share[of == label]
+        up, down = (reward.by_block([d for d, k in zip(side, labels, strict=True) if k == label])[0]
+                    for side in (pairs.chosen, pairs.rejected))  # fmt: skip
+        spread = mine.sum(1).std()
+        assert (up.sum(1).mean() - mine.sum(1).mean()) / spread > 0.5
+        assert (mine.sum(1).mean() - down.sum(1).mean()) / spread > 0.5
+        # a block's own samples are drawn by its own share: exponential weights, by hand
+        w = np.exp(1.5 * mine[:, 0] / spread)
+        assert up[:, 0].mean() == pytest.approx(w @ mine[:, 0] / w.sum(), abs=0.5 * mine[:, 0].std())
+    again = crossed.pairs(reward, some, 60, 1.5, 0)
+    assert all(np.array_equal(a, b) for a, b in zip(pairs.chosen, again.chosen, strict=True))
+    with pytest.raises(MienError, match="worth the same"):
+        crossed.pairs(reward, [docs["calm"][0]] * 4, 8, 1.5, 0)

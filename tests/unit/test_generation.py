@@ -380,3 +380,21 @@ def test_unusable_windows_are_counted(home):
         Documents.encode(Cohort.build(made, card=CARD), layout(60.0), stride_s=2.0, quiet=True)
     empty = CohortCard(**{**vars(CARD), "name": "e"})
     assert empty.name == "e"
+
+
+def test_a_cache_with_room_holds_what_transformers_holds():
+    from transformers import DynamicCache
+
+    from mien.generation.room import roomy
+
+    generator = torch.Generator().manual_seed(0)
+    plain, made = DynamicCache(), roomy()
+    for t in (3, *[1] * 130, 70):  # past its room twice
+        for layer in (0, 1):
+            k, v = (torch.randn(2, 3, t, 4, generator=generator) for _ in "kv")
+            for a, b in zip(plain.update(k, v, layer), made.update(k, v, layer), strict=True):
+                assert torch.equal(a, b)
+        assert made.get_seq_length() == plain.get_seq_length()
+    held = made.layers[0].held[0]
+    made.update(k[:, :, :1], v[:, :, :1], 0)
+    assert made.layers[0].held[0] is held  # nothing was copied

@@ -177,6 +177,7 @@ def test_answers_about_another_models_samples_are_refused(tmp_path):
         ({"method": "ppo", "privacy": {"noise_multiplier": 1.0}}, "nothing else here is private"),
         ({"rounds": 2, "privacy": {"noise_multiplier": 1.0}}, "nothing else here is private"),
         ({"weigh": True, "privacy": {"noise_multiplier": 1.0}}, "every answer counts 1"),
+        ({"dpo": {"fresh": 8}, "privacy": {"noise_multiplier": 1.0}}, "without noise"),
         ({"method": "reward", "rounds": 2}, "moves no adapter"),
         ({"method": "reward", "bounds": {"kl": 3.0}}, "bounds.kl"),
         ({"rounds": 2, "preferences": "p.jsonl"}, "one set of samples"),
