@@ -2,7 +2,8 @@
 
 Every protocol is judged on persons the adapter has not seen, by probes that have not seen them either, beside the same probe
 on the base without its adapter and on classical window statistics, a random forest on these, and the commonest class (or the
-mean number). Intervals are by bootstrap of persons, differences paired by person with a sign-flip test (`transfer.py`).
+mean number). Intervals are by bootstrap of persons (fewer than twenty: jackknife), differences paired by person with a sign-flip
+test (`transfer.py`).
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ class Other(Section):
 class Transfer(Section):
     """across_tasks: labels, or attributes, that the run was not adapted to; across_cohorts: other persons' recordings; k_shot:
     windows per class of each person, the first in time, that a probe learns from; k_shot_persons: how many persons give them
-    (default: all who are not tested); multimodal: all streams against the best single one; folds: of held-out persons;
-    draws: of persons, for intervals; groups: attributes of which the worst group is told."""
+    (default: all who are not tested); untimed: nobody wrote down when recordings were made, so the first are the first by their ids;
+    multimodal: all streams against the best single one; folds: of held-out persons;
+    draws: of persons, for intervals where these are many; groups: attributes of which the worst group is told."""
 
     across_tasks: tuple[str, ...] = ()
     across_cohorts: tuple[Other, ...] = ()
     k_shot: tuple[int, ...] = ()
     k_shot_persons: int | None = Field(default=None, ge=1)
+    untimed: bool = False
     multimodal: bool = True
     folds: int = Field(default=5, ge=2)
     draws: int = Field(default=500, ge=100)
@@ -93,6 +96,10 @@ def of(o: Any, elsewhere: Callable[..., Any], config: Transfer | None, seed: int
     every = _sides(
         o, o.cohort, {t: _labels(o.cohort, o.table.recording, t) for t in tasks}, config.groups, o.made.beside
     )
+    if config.untimed:
+        first = next(iter(every.values()))
+        clock = transfer.one_after_the_other(first.time_s, first.recording, float(o.config["seconds"]))
+        every = {name: replace(data, time_s=clock) for name, data in every.items()}
     sides = {name: data.rows(test) for name, data in every.items()}
     streams = tasks if config.multimodal and len(o.parts) > 1 else {}
     steps = len(tasks) - 1 + len(config.across_cohorts) + len(tasks) * len(config.k_shot) + len(streams)
