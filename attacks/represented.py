@@ -71,11 +71,13 @@ def identity(
     same = session is not None and _shared(person, session, gallery, probes)
     config = reidentify.Config(ranks=(1,), seed=seed, allow_same_session=True)
     k = min(dimension, *(v.shape[1] for v in views.values()), int(train.sum()) - 1)
-    sides = {n: _sides(_projected(X, train, k), person, recording, gallery, probes, train) for n, X in views.items()}
     out = []
-    for name in views:
+    for name, X in views.items():
         try:
-            found = reidentify.score(sides[name], sides[plain], config).results()
+            one, other = (
+                _sides(_projected(v, train, k), person, recording, gallery, probes, train) for v in (X, views[plain])
+            )
+            found = reidentify.score(one, other, config).results()
         except MienError as error:
             out.append(not_run(f"identity.{name}.rank_1", str(error)))
             continue
@@ -109,7 +111,12 @@ def recognised(
     k = min(dimension, *(v.shape[1] for v in views.values()), int(train.sum()) - 1)
     out = []
     for name, X in views.items():
-        for kind, each in recognised_each(X, person, recording, train, dimension=k, trees=trees, seed=seed).items():
+        try:
+            attackers = recognised_each(X, person, recording, train, dimension=k, trees=trees, seed=seed)
+        except MienError as error:
+            out.append(not_run(f"identity.{name}.recognised", str(error)))
+            continue
+        for kind, each in attackers.items():
             found = over_persons(lambda v: float(v.mean()), np.array(list(each)), np.array(list(each.values())))
             out.append(
                 Result(
@@ -165,13 +172,14 @@ def attributes(
     train: np.ndarray,
     seed: int,
 ) -> list[Result]:
-    """Balanced accuracy of guessing each attribute of persons nobody trained the guesser on. values: attribute -> person ->
-    value; only attributes of words that do not change within a person can be guessed here."""
+    """Balanced accuracy of guessing each attribute of persons whom neither adapter nor guesser has seen: the guesser learns on
+    other held-out persons, for what an adversary hid in training it may have hidden of those alone whom it saw. values: attribute ->
+    person -> value; only attributes of words that do not change within a person can be guessed here."""
     out = []
     for name, of in values.items():
         for view, X in views.items():
             metric = f"attribute.{name}.{view}"
-            rows, who = _pooled(X, person)
+            rows, who = _pooled(X[~train], person[~train])
             known = np.array([of.get(p) is not None for p in who], dtype=bool)
             try:
                 facts = inference.Facts(
@@ -182,7 +190,8 @@ def attributes(
                 out.append(not_run(metric, str(error)))
                 continue
             r = next(r for r in found if r.metric == "attribute.balanced_accuracy")
-            out.append(r.model_copy(update={"metric": metric, "higher_is_better": False}))
+            note = f"persons unseen in training; {r.note}"
+            out.append(r.model_copy(update={"metric": metric, "higher_is_better": False, "note": note}))
     return out
 
 

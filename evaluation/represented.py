@@ -87,7 +87,8 @@ def missing(
         out.append(
             Result(
                 metric=f"{m} missing at test − trained without it, macro-F1", value=gap.value, low=gap.low, high=gap.high,
-                n_persons=gap.n_persons, unit="window", note="paired; no cost where the interval reaches 0",
+                n_persons=gap.n_persons, unit="window",
+                note="paired; an interval that reaches 0 shows no cost, and leaves room for one down to its lower end",
                 baselines=tuple(
                     Baseline(name=n, value=v.value, low=v.low, high=v.high)
                     for n, v in zip(("missing at test", "trained without", "with all"), values, strict=True)

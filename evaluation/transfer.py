@@ -257,8 +257,8 @@ def _scaled(data: Represented) -> Callable[[Represented], np.ndarray]:
     names = list(data.X)
     X = np.hstack([data.X[m] for m in names])
     known = ~np.isnan(X).all(0)
-    if not known.any():
-        raise MienError("no column of the representation is known in training")
+    if not known.any():  # nothing was measured of those learnt from: what a probe then says is the same of everybody
+        return lambda new: np.zeros((len(new), 1))
     mean, sd = np.nanmean(X[:, known], 0), np.nanstd(X[:, known], 0)
 
     def ready(new: Represented) -> np.ndarray:
@@ -406,7 +406,11 @@ def _spread(of: Metric, name: str, person: np.ndarray, y: np.ndarray, given: np.
 
 
 def _resampled(
-    of: Callable[..., float], person: np.ndarray, *arrays: np.ndarray, draws: int | None, bounds: tuple[float, float] | None
+    of: Callable[..., float],
+    person: np.ndarray,
+    *arrays: np.ndarray,
+    draws: int | None,
+    bounds: tuple[float, float] | None,
 ) -> Interval:
     """By bootstrap of MANY persons or more, where `draws` are asked for; else by the jackknife, for percentiles of five persons
     drawn from five cover four times in five what they say they cover."""
@@ -477,8 +481,8 @@ class Gain:
     """One representation against another on the same windows. values: both sides' means over persons; mean: of the persons'
     differences in `metric` (the better way up: positive is better), with its interval; p: of `sign_flip`; wins: share of
     persons who gain (½ for no change), with its interval; pooled: the same difference over all windows together, resampled
-    by person (fewer than MANY: jackknife); dropped: persons for whom the metric does not exist (AUROC of one class); chosen: of the best single modality,
-    in how many folds each was that."""
+    by person (fewer than MANY: jackknife); dropped: persons for whom the metric does not exist (AUROC of one class); chosen:
+    of the best single modality, in how many folds each was that."""
 
     name: str
     metric: str

@@ -125,6 +125,43 @@ def test_attacks_that_cannot_run_say_why(world):
     assert "two recordings" in found[0].note
 
 
+def test_a_view_that_never_changes_is_not_attacked_and_the_others_are(world):
+    rng, table, y, train = world
+    leaky = rng.normal(size=(PEOPLE, 8))[np.unique(table.person, return_inverse=True)[1]]
+    views = {"flat": np.ones((len(y), 8)), "leaky": leaky + 0.1 * rng.normal(size=(len(y), 8))}
+    found = {r.metric: r for r in attacked.recognised(views, table.person, table.recording, train, trees=10)}
+    assert "constant" in found["identity.flat.recognised"].note
+    assert found["identity.leaky.recognised (linear)"].value > 0.8
+    found = {r.metric: r for r in attacked.identity(views, table.person, table.recording, train)}
+    assert "constant" in found["identity.flat.rank_1"].note
+    assert found["identity.leaky.rank_1"].value > 0.8
+
+
+def test_an_attribute_that_was_hidden_in_training_alone_is_found(world):
+    """An adversary that has learnt its own persons by heart hides nobody else: those who are judged were in no training."""
+    rng = np.random.default_rng(1)
+    person = np.repeat([f"p{i:02d}" for i in range(40)], 4).astype(object)
+    sex = {f"p{i:02d}": "fm"[i % 2] for i in range(40)}
+    train = np.isin(person, sorted(set(person))[:20])
+    X = rng.normal(size=(len(person), 3))
+    X[:, 0] += [4 * (sex[p] == "m") for p in person] * ~train
+    (r,) = attacked.attributes({"x": X}, person, {"sex": sex}, train, 0)
+    assert r.value > 0.9
+    assert r.n_persons == 20
+    X[:, 0] = rng.normal(size=len(person)) + [4 * (sex[p] == "m") for p in person] * train  # and the other way round
+    (r,) = attacked.attributes({"x": X}, person, {"sex": sex}, train, 0)
+    assert r.value is None or r.low < 0.5 < r.high
+
+
+def test_a_stream_that_nobody_in_training_has_is_judged_as_knowing_nothing(world):
+    rng, _, y, train = world
+    Z = rng.normal(size=(len(y), 6))
+    Z[:, 0] += 6 * y
+    Z[train, 3:] = 0  # was not measured
+    found = results(world, Z, {"a": slice(0, 3), "b": slice(3, 6)})
+    assert "adapted − a alone macro-F1" in found
+
+
 def test_membership_of_a_model_that_memorised(world):
     rng, table, y, train = world
     assert attacked.membership(np.where(train, 0.1, 1.0), table.person, train).value == 1.0
