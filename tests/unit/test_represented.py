@@ -101,6 +101,10 @@ def test_attackers_find_who_it_is_where_that_is_planted(world):
         assert (
             by[f"identity.mute.recognised ({kind})"].low < 1 / 6 < by[f"identity.mute.recognised ({kind})"].high + 0.05
         )
+        gap = by[f"identity.leaky − mute.recognised ({kind})"]
+        both = [by[f"identity.{v}.recognised ({kind})"].value for v in ("leaky", "mute")]
+        assert gap.value == pytest.approx(both[0] - both[1])
+        assert gap.low > 0.3
     open_ = {
         r.metric: r for r in attacked.identity({"leaky": leaky, "mute": leaky}, table.person, table.recording, train)
     }
