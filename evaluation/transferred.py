@@ -39,7 +39,8 @@ class Other(Section):
 
 
 class Transfer(Section):
-    """across_tasks: labels, or attributes, that the run was not adapted to; across_cohorts: other persons' recordings; k_shot:
+    """The labels of the run's other heads are judged without being named. across_tasks: labels, or attributes, that the run was
+    not adapted to; across_cohorts: other persons' recordings; k_shot:
     windows per class of each person, the first in time, that a probe learns from; k_shot_persons: how many persons give them
     (default: all who are not tested); untimed: nobody wrote down when recordings were made, so the first are the first by their ids;
     multimodal: all streams against the best single one; folds: of held-out persons;
@@ -93,17 +94,20 @@ def of(o: Any, elsewhere: Callable[..., Any], config: Transfer | None, seed: int
         if task == o.task or task in o.made.kinds:
             raise MienError(f"transfer.across_tasks: the run was adapted to {task!r}; name a label that it was not")
         tasks[task] = ()
-    every = _sides(
-        o, o.cohort, {t: _labels(o.cohort, o.table.recording, t) for t in tasks}, config.groups, o.made.beside
-    )
+    heads = [t for t in o.made.kinds if t != o.task]
+    labels = {t: _labels(o.cohort, o.table.recording, t) for t in (*tasks, *heads)}
+    every = _sides(o, o.cohort, labels, config.groups, o.made.beside)
     if config.untimed:
         first = next(iter(every.values()))
         clock = transfer.one_after_the_other(first.time_s, first.recording, float(o.config["seconds"]))
         every = {name: replace(data, time_s=clock) for name, data in every.items()}
     sides = {name: data.rows(test) for name, data in every.items()}
     streams = tasks if config.multimodal and len(o.parts) > 1 else {}
-    steps = len(tasks) - 1 + len(config.across_cohorts) + len(tasks) * len(config.k_shot) + len(streams)
+    steps = len(heads) + len(tasks) - 1 + len(config.across_cohorts) + len(tasks) * len(config.k_shot) + len(streams)
     with console.progress("transfer", steps) as bar:
+        for task in heads:
+            found.results += _own(o, every, sides, task, config.draws)
+            bar.step()
         for task in config.across_tasks:
             found.results += _judged(
                 f"across tasks, {o.task} → {task}", sides, task, config.draws,
@@ -163,6 +167,23 @@ def _there(
     return _compared(
         f"across cohorts, {o.cohort.card.name} → {name}", {n: across(n, Probe()) for n in there},
         {BAR: across(SAME, Probe(kind="forest")), **local}, every[ADAPTED].rows(o.train), there[ADAPTED], o.task, config.draws,
+    )  # fmt: skip
+
+
+def _own(
+    o: Any, every: Mapping[str, Represented], sides: Mapping[str, Represented], task: str, draws: int
+) -> list[Result]:
+    """A label of another of the run's heads: probes learn on the run's training persons, as for its task."""
+    probe = Probe(kind="ordinal") if o.made.kinds[task].kind == "ordinal" else _probe(sides[ADAPTED], task)
+
+    def judged(name: str, probe: Probe) -> Predicted:
+        return transfer.fixed(
+            every[name].rows(o.train), sides[name], task, probe, "learnt on the run's training persons"
+        )
+
+    return _compared(
+        f"adapted to {task} too", {n: judged(n, probe) for n in sides}, {BAR: judged(SAME, Probe(kind="forest"))},
+        every[ADAPTED].rows(o.train), sides[ADAPTED], task, draws,
     )  # fmt: skip
 
 

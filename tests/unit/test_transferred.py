@@ -101,6 +101,23 @@ def test_another_label_is_probed_on_persons_nobody_trained_on():
     assert not worst.higher_is_better
 
 
+def test_the_labels_of_other_heads_are_judged_by_what_training_persons_teach():
+    o = world()
+    o.Z[:, 1] += 3 * np.array([r[2]["level"] for r in o.cohort.rows])
+    o.made.kinds = {
+        "stress": object(),
+        "level": SimpleNamespace(kind="continuous"),
+        "moving": SimpleNamespace(kind="ordinal"),
+    }
+    found = named(transferred.of(o, None, QUICK))
+    r = found["adapted to level too: CCC"]
+    assert r.value > 0.8
+    assert r.n_persons == PEOPLE - 4
+    assert [b.name for b in r.baselines] == ["frozen base", SAME, "classical (forest)", "mean"]
+    assert found["adapted to moving too: macro-F1"].value > 0.8
+    assert found["adapted to moving too: adapted − frozen base, macro-F1"].low > 0
+
+
 def test_an_attribute_counts_as_a_label_of_its_words():
     o = world()
     o.Z[:, 2] += [3 * (a["sex"] == "f") for a in o.cohort.column("attributes")]
