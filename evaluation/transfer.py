@@ -160,6 +160,16 @@ def group(name: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def groups_of(cohort: Cohort, person: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """attribute -> str[n], of those that the card has; "" for whoever's changes."""
+    own: dict[str, dict[str, set[str]]] = {g: {} for g in names if g in cohort.card.attributes}
+    for p, attributes in zip(cohort.column("person"), cohort.column("attributes"), strict=True):
+        for g, of_each in own.items():
+            of_each.setdefault(p, set()).add(group(g, attributes.get(g)))
+    one = {g: {p: next(iter(v)) if len(v) == 1 else "" for p, v in of_each.items()} for g, of_each in own.items()}
+    return {g: np.array([of_each[p] for p in person], dtype=object) for g, of_each in one.items()}
+
+
 # --- the probe -----------------------------------------------------------------------------------------------------
 
 

@@ -243,7 +243,7 @@ def _sides(
         name: Represented(
             X={"all": np.asarray(x, np.float64)}, person=person, recording=e.table.recording, time_s=e.windows.start_s,
             seconds=0.0, labels={t: v for t, (v, _) in labels.items()},
-            classes={t: tuple(c) for t, (_, c) in labels.items() if c}, groups=_groups(cohort, person, groups),
+            classes={t: tuple(c) for t, (_, c) in labels.items() if c}, groups=transfer.groups_of(cohort, person, groups),
         )
         for name, x in X.items()
     }  # fmt: skip
@@ -274,13 +274,3 @@ def _labels(cohort: Cohort, recording: np.ndarray, task: str) -> tuple[np.ndarra
             " of it; declare them"
         )
     return np.array([np.nan if v is None else float(v) for v in values]), ()
-
-
-def _groups(cohort: Cohort, person: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """attribute -> str[n], of those that the card has; "" for whoever's changes."""
-    own: dict[str, dict[str, set[str]]] = {g: {} for g in names if g in cohort.card.attributes}
-    for p, attributes in zip(cohort.column("person"), cohort.column("attributes"), strict=True):
-        for g, of_each in own.items():
-            of_each.setdefault(p, set()).add(transfer.group(g, attributes.get(g)))
-    one = {g: {p: next(iter(v)) if len(v) == 1 else "" for p, v in of_each.items()} for g, of_each in own.items()}
-    return {g: np.array([of_each[p] for p in person], dtype=object) for g, of_each in one.items()}

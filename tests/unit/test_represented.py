@@ -71,6 +71,22 @@ def test_streams_that_share_columns_are_judged_in_parts_all_the_same(world):
     assert abs(without_a["trained without"] - 0.5) < 0.15
 
 
+def test_whom_it_serves_worst_is_told(world):
+    """Half of the persons are told by nothing: the groups of which they are."""
+    rng, table, y, train = world
+    of = np.array([int(p[1:]) % 2 for p in table.person])
+    Z = rng.normal(size=(len(y), 2))
+    Z[:, 0] += 6 * y * np.where(train, 1, of)
+    groups = {"sex": np.array(["f", "m"], object)[of], "age": np.full(len(y), "18–29", object)}
+    found = results(world, Z, groups=groups)
+    assert found["adapted macro-F1 of the worst person"].value < 0.7 < found["adapted macro-F1"].value
+    assert found["adapted macro-F1 of the worst group by age"].value is None
+    r = found["adapted macro-F1 of the worst group by sex"]  # three persons each
+    assert "fewer than 5 persons" in r.note
+    found = results(world, Z, groups=groups, average="person")
+    assert found["adapted macro-F1 of the worst person"].value < 0.7
+
+
 def test_the_best_single_stream_is_chosen_without_the_judges(world):
     rng, table, y, train = world
     Z = rng.normal(size=(len(y), 4))
