@@ -183,11 +183,12 @@ def load(made: Representer, person: str, adapter: str) -> Representer:
 
 
 def forget(person: str) -> int:
-    """Delete everything personal of somebody, of every shared adapter; how many adapters that were."""
-    gone = 0
-    for folder in store().glob(f"*/{_name(person)}"):
+    """Delete everything personal of somebody, of every shared adapter; how many adapters that were. What a killed `save` left
+    half-written goes too."""
+    name, gone = _name(person), 0
+    for folder in store().glob(f"*/*{name}*"):
         shutil.rmtree(folder)
-        gone += 1
+        gone += folder.name == name
     return gone
 
 

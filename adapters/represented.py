@@ -137,13 +137,17 @@ class Representing:
     def encode(
         self, cohort: Cohort, keep: Callable[[Window], bool], change: Callable[[Recording], Recording], quiet: bool
     ) -> None:
-        """Read the windows for which `keep` holds. MienError when there are none, or (without privacy) a class of a head
-        has none."""
+        """Read the windows for which `keep` holds. MienError when there are none, a stream is in none of them, or (without privacy)
+        a class of a head has none."""
         r = self.recipe
         self.windows = encode(
             cohort, self.base, self.chosen, self.classes, seconds=r.seconds, stride_s=r.stride_s, valid=r.valid, keep=keep,
             change=change, quiet=quiet,
         )  # fmt: skip
+        gone = [m for m, there in zip(self.windows.modalities, self.windows.present.any(0), strict=True) if not there]
+        if gone:  # under privacy too: what trains no tensor of its tower could not begin
+            streams = ", ".join(repr(s) for s, m in self.chosen.items() if m == gone[0])
+            raise MienError(f"stream {streams} is in no window of the training persons; leave it out of `streams`")
         if getattr(r, "privacy", None) is not None:
             return  # whether somebody has a class is an answer about recordings, and no step pays for it
         for task, classes in self.classes.items():

@@ -122,6 +122,8 @@ def encode(
             + (f" and a label of {', '.join(tasks)}" if tasks else "")
             + f" was left (skipped: {dict(made.skipped) or 'none'})"
         )
+    if made.skipped and not quiet:
+        console.say("  left out: " + "; ".join(f"{n} × {why}" for why, n in sorted(made.skipped.items())))
     made.persons = list(persons)
     made.person, made.recording = np.array(person, np.int64), np.array(recording, np.int64)
     made.session, made.start_s = np.array(session, object), np.array(start)

@@ -71,11 +71,13 @@ def identity(
     same = session is not None and _shared(person, session, gallery, probes)
     config = reidentify.Config(ranks=(1,), seed=seed, allow_same_session=True)
     k = min(dimension, *(v.shape[1] for v in views.values()), int(train.sum()) - 1)
-    sides = {n: _sides(_projected(X, train, k), person, recording, gallery, probes, train) for n, X in views.items()}
     out = []
-    for name in views:
+    for name, X in views.items():
         try:
-            found = reidentify.score(sides[name], sides[plain], config).results()
+            one, other = (
+                _sides(_projected(v, train, k), person, recording, gallery, probes, train) for v in (X, views[plain])
+            )
+            found = reidentify.score(one, other, config).results()
         except MienError as error:
             out.append(not_run(f"identity.{name}.rank_1", str(error)))
             continue
@@ -101,15 +103,22 @@ def recognised(
     trees: int = 200, seed: int = 0,
 ) -> list[Result]:  # fmt: skip
     """Share of held-out persons' windows given to the right one of them, by the attackers of `recognised_each`, as the mean of
-    persons, for each of `views`."""
+    persons, for each of `views`; then how much more the first gives away than each other, paired by person."""
     several = [p for p in np.unique(person[~train]) if len(np.unique(recording[person == p])) >= 2]
     if len(several) < 2:
         why = f"{len(several)} held-out person(s) with two recordings; recognising takes two persons at least"
         return [not_run(f"identity.{n}.recognised", why) for n in views]
     k = min(dimension, *(v.shape[1] for v in views.values()), int(train.sum()) - 1)
-    out = []
+    out: list[Result] = []
+    found_of: dict[str, dict[str, dict[str, float]]] = {}
     for name, X in views.items():
-        for kind, each in recognised_each(X, person, recording, train, dimension=k, trees=trees, seed=seed).items():
+        try:
+            attackers = recognised_each(X, person, recording, train, dimension=k, trees=trees, seed=seed)
+        except MienError as error:
+            out.append(not_run(f"identity.{name}.recognised", str(error)))
+            continue
+        found_of[name] = attackers
+        for kind, each in attackers.items():
             found = over_persons(lambda v: float(v.mean()), np.array(list(each)), np.array(list(each.values())))
             out.append(
                 Result(
@@ -117,6 +126,18 @@ def recognised(
                     n_persons=found.n_persons, unit="window", higher_is_better=False,
                     baselines=(Baseline(name="chance", value=1 / len(several)),),
                     note=f"{len(several)} persons unseen in training; enrolled by other recordings; {k} dimensions",
+                )
+            )  # fmt: skip
+    first = next(iter(views))
+    for name in [n for n in found_of if n != first and first in found_of]:
+        for kind, each in found_of[name].items():
+            gaps = np.array([found_of[first][kind][p] - v for p, v in each.items()])
+            gap = over_persons(lambda v: float(v.mean()), np.array(list(each)), gaps, bounds=(-1.0, 1.0))
+            out.append(
+                Result(
+                    metric=f"identity.{first} − {name}.recognised ({kind})", value=gap.value, low=gap.low, high=gap.high,
+                    n_persons=gap.n_persons, unit="window", higher_is_better=False, note="paired by person",
+                    baselines=(Baseline(name="no difference", value=0.0),),
                 )
             )  # fmt: skip
     return out
@@ -165,13 +186,14 @@ def attributes(
     train: np.ndarray,
     seed: int,
 ) -> list[Result]:
-    """Balanced accuracy of guessing each attribute of persons nobody trained the guesser on. values: attribute -> person ->
-    value; only attributes of words that do not change within a person can be guessed here."""
+    """Balanced accuracy of guessing each attribute of persons whom neither adapter nor guesser has seen: the guesser learns on
+    other held-out persons, for what an adversary hid in training it may have hidden of those alone whom it saw. values: attribute ->
+    person -> value; only attributes of words that do not change within a person can be guessed here."""
     out = []
     for name, of in values.items():
         for view, X in views.items():
             metric = f"attribute.{name}.{view}"
-            rows, who = _pooled(X, person)
+            rows, who = _pooled(X[~train], person[~train])
             known = np.array([of.get(p) is not None for p in who], dtype=bool)
             try:
                 facts = inference.Facts(
@@ -182,7 +204,8 @@ def attributes(
                 out.append(not_run(metric, str(error)))
                 continue
             r = next(r for r in found if r.metric == "attribute.balanced_accuracy")
-            out.append(r.model_copy(update={"metric": metric, "higher_is_better": False}))
+            note = f"persons unseen in training; {r.note}"
+            out.append(r.model_copy(update={"metric": metric, "higher_is_better": False, "note": note}))
     return out
 
 

@@ -93,8 +93,7 @@ def _clock(o: Any, rows: np.ndarray, config: Personal) -> np.ndarray:
     start = np.asarray(o.windows.start_s[rows], np.float64)
     if not config.untimed:
         return start
-    order = np.unique(o.table.recording[rows].astype(str), return_inverse=True)[1]
-    return start + order * (np.ptp(start) + 2 * float(o.config["seconds"]))
+    return transfer.one_after_the_other(start, o.table.recording[rows], float(o.config["seconds"]))
 
 
 def _keys(data: Represented) -> list[tuple[str, float]]:

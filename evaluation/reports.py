@@ -64,7 +64,7 @@ PERSONAL = (
 )
 ELSEWHERE = (
     "Across tasks and with few labels, probes learnt on some of the held-out persons and were judged on others of them; their"
-    " intervals are by bootstrap of the judged persons, and too short where these are fewer than some twenty.",
+    " intervals are by bootstrap of the judged persons, or (fewer than twenty) by leaving each out.",
 )
 
 

@@ -24,19 +24,20 @@ from .transfer import Probe, Represented
 
 ADAPTED, BASE, BAR = "adapted", "frozen base", "classical (forest)"
 TASK = "task"
+GROUPS = ("sex", "age")  # attributes whose worst group is told, where the cohort has them
 
 
 def results(
     Z: np.ndarray, frozen: np.ndarray, table: WindowTable, y: np.ndarray, train: np.ndarray, classes: Sequence[str],
     slices: Mapping[str, slice], *, average: held_out.Average = "window", trees: int = 200, seeds: int = 3,
     beside: str = BASE, alone: Mapping[str, np.ndarray] | None = None, without: Mapping[str, np.ndarray] | None = None,
-    alike: Alike | None = None,
+    alike: Alike | None = None, groups: Mapping[str, np.ndarray] | None = None,
 ) -> list[Result]:  # fmt: skip
     """Z, frozen: float[n, width]; table: the same windows' statistics; y: int[n]; train: bool[n], of training persons;
     slices: modality -> columns, zeros where it is missing; beside: what `frozen` is, in words; alone,
     without: modality -> float[n, width], from it alone and from all others, where all share their columns; alike: matched
-    persons, of whom the probes are judged again. MienError when a person is on both sides, or a class is missing from
-    training."""
+    persons, of whom the probes are judged again; groups: attribute -> str[n], of which the worst is told. MienError when a
+    person is on both sides, or a class is missing from training."""
     transfer.refuse_shared(set(table.person[train]), set(table.person[~train]), "evaluate")
     if not train.any() or train.all():
         raise MienError(f"{int(train.sum())} windows to train a probe on and {int((~train).sum())} to judge it by")
@@ -53,14 +54,37 @@ def results(
         **({f"{m} alone": (_on(x), 1) for m, x in parts.items()} if several else {}),
     }  # fmt: skip
     found = held_out.predict([fold], learners)
+    worst = _worst(fold, found, beside, average, groups or {})
     if not several:
-        return held_out.results([fold], found, average, ADAPTED, [beside, BAR], alike)
+        return [*held_out.results([fold], found, average, ADAPTED, [beside, BAR], alike), *worst]
     data = by_stream(parts, table, y, classes)
     best = _best(data.rows(fold.train))
     out = held_out.results([fold], found, average, ADAPTED, [beside, BAR, f"{best} alone"], alike)
     note = f"the best single stream, {best}, was chosen on the training persons"
     out = [r.model_copy(update={"note": f"{r.note}; {note}"}) if " alone" in r.metric else r for r in out]
-    return [*out, *missing(data, fold, average, found[ADAPTED], None if without is None else (Z, without))]
+    return [*out, *worst, *missing(data, fold, average, found[ADAPTED], None if without is None else (Z, without))]
+
+
+def _worst(
+    fold: held_out.Fold,
+    found: Mapping[str, np.ndarray],
+    beside: str,
+    average: held_out.Average,
+    groups: Mapping[str, np.ndarray],
+) -> list[Result]:
+    """The task's worst person (of averages of persons `held_out.results` says it) and worst group of each attribute."""
+    y, person, of = fold.y[fold.test], fold.table.person[fold.test], {g: v[fold.test] for g, v in groups.items()}
+    seen = {
+        n: transfer.Predicted(y=y, given=found[n].mean(1), person=person, groups=of) for n in (ADAPTED, beside, BAR)
+    }
+    out = [transfer.worst_group(seen[ADAPTED], g, "macro-F1") for g in of]
+    if average == "window":
+        least = {n: min(p.each("macro-F1").values()) for n, p in seen.items()}
+        out.insert(0, Result(
+            metric="macro-F1 of the worst person", value=least.pop(ADAPTED), n_persons=len(set(person)), unit="window",
+            baselines=tuple(Baseline(name=n, value=v) for n, v in least.items()), note="the worst of many: no interval",
+        ))  # fmt: skip
+    return [r.model_copy(update={"metric": f"{ADAPTED} {r.metric}"}) for r in out]
 
 
 def of(o: Any, average: held_out.Average = "window", match: Match | None = None, seed: int = 0) -> list[Result]:
@@ -68,6 +92,7 @@ def of(o: Any, average: held_out.Average = "window", match: Match | None = None,
     return results(
         o.Z, o.frozen, o.table, o.y, o.train, o.classes, o.slices, average=average, beside=o.made.beside, alone=o.alone,
         without=o.without, alike=matching.alike(o.cohort, o.table.rows(~o.train), match, seed),
+        groups=transfer.groups_of(o.cohort, o.table.person, GROUPS),
     )  # fmt: skip
 
 
@@ -87,7 +112,8 @@ def missing(
         out.append(
             Result(
                 metric=f"{m} missing at test − trained without it, macro-F1", value=gap.value, low=gap.low, high=gap.high,
-                n_persons=gap.n_persons, unit="window", note="paired; no cost where the interval reaches 0",
+                n_persons=gap.n_persons, unit="window",
+                note="paired; an interval that reaches 0 shows no cost, and leaves room for one down to its lower end",
                 baselines=tuple(
                     Baseline(name=n, value=v.value, low=v.low, high=v.high)
                     for n, v in zip(("missing at test", "trained without", "with all"), values, strict=True)

@@ -23,6 +23,7 @@ from .leave_one_out import apart, balanced_accuracy, brier, ece
 from .utility.tstr import macro_f1
 
 EXACT = 20  # persons up to which all 2^n signs are tried
+MANY = 20  # persons from which on a bootstrap of them is an interval
 DRAWS = 100_000  # signs drawn where there are more
 AGES = (18, 30, 45, 60)  # years at which a band of ages begins
 CELL = 5  # persons a group needs before it is judged
@@ -159,6 +160,16 @@ def group(name: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def groups_of(cohort: Cohort, person: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """attribute -> str[n], of those that the card has; "" for whoever's changes."""
+    own: dict[str, dict[str, set[str]]] = {g: {} for g in names if g in cohort.card.attributes}
+    for p, attributes in zip(cohort.column("person"), cohort.column("attributes"), strict=True):
+        for g, of_each in own.items():
+            of_each.setdefault(p, set()).add(group(g, attributes.get(g)))
+    one = {g: {p: next(iter(v)) if len(v) == 1 else "" for p, v in of_each.items()} for g, of_each in own.items()}
+    return {g: np.array([of_each[p] for p in person], dtype=object) for g, of_each in one.items()}
+
+
 # --- the probe -----------------------------------------------------------------------------------------------------
 
 
@@ -256,8 +267,8 @@ def _scaled(data: Represented) -> Callable[[Represented], np.ndarray]:
     names = list(data.X)
     X = np.hstack([data.X[m] for m in names])
     known = ~np.isnan(X).all(0)
-    if not known.any():
-        raise MienError("no column of the representation is known in training")
+    if not known.any():  # nothing was measured of those learnt from: what a probe then says is the same of everybody
+        return lambda new: np.zeros((len(new), 1))
     mean, sd = np.nanmean(X[:, known], 0), np.nanstd(X[:, known], 0)
 
     def ready(new: Represented) -> np.ndarray:
@@ -343,7 +354,8 @@ def measured(
 ) -> list[Result]:
     """Every metric over all windows; the worst person's and, per attribute, the worst group's (of `Predicted.of_each`).
     beside: other predictions of the same windows, as baselines. least: persons a group needs, or it is counted and not
-    judged: one unlucky person is no group. draws: intervals by so many bootstrap draws of persons instead of the jackknife."""
+    judged: one unlucky person is no group. draws: intervals by so many bootstrap draws of persons, where there are MANY, instead of
+    the jackknife."""
     out, beside = [], beside or {}
     for name in found.metrics:
         main = _overall(found, name, draws)
@@ -397,9 +409,24 @@ def _overall(found: Predicted, name: str, draws: int | None = None) -> Interval 
 
 
 def _spread(of: Metric, name: str, person: np.ndarray, y: np.ndarray, given: np.ndarray, draws: int | None) -> Interval:
-    if draws is not None and name != "ECE":  # which grows under resampling: its percentiles lie above it
-        return bootstrap(of, person, y, given, draws=draws)
-    return over_persons(of, person, y, given, bounds=BOUNDS.get(name, (0.0, 1.0)))
+    bounds = BOUNDS.get(name, (0.0, 1.0))
+    if name == "ECE":  # which grows under resampling: its percentiles lie above it
+        draws = None
+    return _resampled(of, person, y, given, draws=draws, bounds=bounds)
+
+
+def _resampled(
+    of: Callable[..., float],
+    person: np.ndarray,
+    *arrays: np.ndarray,
+    draws: int | None,
+    bounds: tuple[float, float] | None,
+) -> Interval:
+    """By bootstrap of MANY persons or more, where `draws` are asked for; else by the jackknife, for percentiles of five persons
+    drawn from five cover four times in five what they say they cover."""
+    if draws is not None and len(set(person.astype(str).tolist())) >= MANY:
+        return bootstrap(of, person, *arrays, draws=draws)
+    return over_persons(of, person, *arrays, bounds=bounds)
 
 
 def _absent(metric: str, why: str, name: str = "") -> Result:
@@ -464,8 +491,8 @@ class Gain:
     """One representation against another on the same windows. values: both sides' means over persons; mean: of the persons'
     differences in `metric` (the better way up: positive is better), with its interval; p: of `sign_flip`; wins: share of
     persons who gain (½ for no change), with its interval; pooled: the same difference over all windows together, resampled
-    by person; dropped: persons for whom the metric does not exist (AUROC of one class); chosen: of the best single modality,
-    in how many folds each was that."""
+    by person (fewer than MANY: jackknife); dropped: persons for whom the metric does not exist (AUROC of one class); chosen:
+    of the best single modality, in how many folds each was that."""
 
     name: str
     metric: str
@@ -495,7 +522,8 @@ class Gain:
             note += f"; {self.dropped} person(s) without the metric left out"
         none = (Baseline(name="no difference", value=0.0),)
         rows = [(f"{self.name} {self.metric}", self.mean, note, none)]
-        rows.append((f"{self.name} {self.metric} of all windows", self.pooled, "persons resampled (bootstrap)", none))
+        how = "persons resampled (bootstrap)" if self.pooled.n_persons >= MANY else "persons left out (jackknife)"
+        rows.append((f"{self.name} {self.metric} of all windows", self.pooled, how, none))
         even = (Baseline(name="even", value=0.5),)
         rows.append((f"{self.name} share of persons who gain", self.wins, "ties count half", even))
         return [
@@ -526,8 +554,8 @@ def gain(name: str, one: Predicted, other: Predicted, metric: str) -> Gain:
     return Gain(
         name=name, metric=metric, values=(values[0], values[1]), p=sign_flip(d), dropped=len(set(one.person)) - len(both),
         mean=over_persons(lambda v: float(v.mean()), np.array(both), d, bounds=None), wins=share_of_wins(d),
-        pooled=bootstrap(
-            lambda y, g, h: sign * (of(y, g) - of(y, h)), one.person, one.y, one.given, other.given, draws=500
+        pooled=_resampled(
+            lambda y, g, h: sign * (of(y, g) - of(y, h)), one.person, one.y, one.given, other.given, draws=500, bounds=None
         ),
     )  # fmt: skip
 
@@ -629,8 +657,15 @@ def ordered(data: Represented, order: np.ndarray) -> None:
     if (change & (np.diff(data.time_s[order]) < max(data.seconds, 1e-6) - 1e-9)).any():
         raise MienError(
             "two recordings of one person overlap in time, so the first windows cannot be told; give the recordings their"
-            " start_s, or time_s in the order they were made (personal.untimed: true takes them in the order of their ids)"
+            " start_s, or time_s in the order they were made (personal.untimed: true or transfer.untimed: true takes them in"
+            " the order of their ids)"
         )
+
+
+def one_after_the_other(start_s: np.ndarray, recording: np.ndarray, seconds: float) -> np.ndarray:
+    """float64[n]: a clock for recordings nobody wrote a time of: as if each began when the one before, by id, had ended."""
+    order = np.unique(recording.astype(str), return_inverse=True)[1]
+    return start_s + order * (np.ptp(start_s) + 2 * seconds)
 
 
 def k_shot(

@@ -2,7 +2,8 @@
 
 Every protocol is judged on persons the adapter has not seen, by probes that have not seen them either, beside the same probe
 on the base without its adapter and on classical window statistics, a random forest on these, and the commonest class (or the
-mean number). Intervals are by bootstrap of persons, differences paired by person with a sign-flip test (`transfer.py`).
+mean number). Intervals are by bootstrap of persons (fewer than twenty: jackknife), differences paired by person with a sign-flip
+test (`transfer.py`).
 """
 
 from __future__ import annotations
@@ -38,15 +39,18 @@ class Other(Section):
 
 
 class Transfer(Section):
-    """across_tasks: labels, or attributes, that the run was not adapted to; across_cohorts: other persons' recordings; k_shot:
+    """The labels of the run's other heads are judged without being named. across_tasks: labels, or attributes, that the run was
+    not adapted to; across_cohorts: other persons' recordings; k_shot:
     windows per class of each person, the first in time, that a probe learns from; k_shot_persons: how many persons give them
-    (default: all who are not tested); multimodal: all streams against the best single one; folds: of held-out persons;
-    draws: of persons, for intervals; groups: attributes of which the worst group is told."""
+    (default: all who are not tested); untimed: nobody wrote down when recordings were made, so the first are the first by their ids;
+    multimodal: all streams against the best single one; folds: of held-out persons;
+    draws: of persons, for intervals where these are many; groups: attributes of which the worst group is told."""
 
     across_tasks: tuple[str, ...] = ()
     across_cohorts: tuple[Other, ...] = ()
     k_shot: tuple[int, ...] = ()
     k_shot_persons: int | None = Field(default=None, ge=1)
+    untimed: bool = False
     multimodal: bool = True
     folds: int = Field(default=5, ge=2)
     draws: int = Field(default=500, ge=100)
@@ -90,13 +94,20 @@ def of(o: Any, elsewhere: Callable[..., Any], config: Transfer | None, seed: int
         if task == o.task or task in o.made.kinds:
             raise MienError(f"transfer.across_tasks: the run was adapted to {task!r}; name a label that it was not")
         tasks[task] = ()
-    every = _sides(
-        o, o.cohort, {t: _labels(o.cohort, o.table.recording, t) for t in tasks}, config.groups, o.made.beside
-    )
+    heads = [t for t in o.made.kinds if t != o.task]
+    labels = {t: _labels(o.cohort, o.table.recording, t) for t in (*tasks, *heads)}
+    every = _sides(o, o.cohort, labels, config.groups, o.made.beside)
+    if config.untimed:
+        first = next(iter(every.values()))
+        clock = transfer.one_after_the_other(first.time_s, first.recording, float(o.config["seconds"]))
+        every = {name: replace(data, time_s=clock) for name, data in every.items()}
     sides = {name: data.rows(test) for name, data in every.items()}
     streams = tasks if config.multimodal and len(o.parts) > 1 else {}
-    steps = len(tasks) - 1 + len(config.across_cohorts) + len(tasks) * len(config.k_shot) + len(streams)
+    steps = len(heads) + len(tasks) - 1 + len(config.across_cohorts) + len(tasks) * len(config.k_shot) + len(streams)
     with console.progress("transfer", steps) as bar:
+        for task in heads:
+            found.results += _own(o, every, sides, task, config.draws)
+            bar.step()
         for task in config.across_tasks:
             found.results += _judged(
                 f"across tasks, {o.task} → {task}", sides, task, config.draws,
@@ -159,6 +170,23 @@ def _there(
     )  # fmt: skip
 
 
+def _own(
+    o: Any, every: Mapping[str, Represented], sides: Mapping[str, Represented], task: str, draws: int
+) -> list[Result]:
+    """A label of another of the run's heads: probes learn on the run's training persons, as for its task."""
+    probe = Probe(kind="ordinal") if o.made.kinds[task].kind == "ordinal" else _probe(sides[ADAPTED], task)
+
+    def judged(name: str, probe: Probe) -> Predicted:
+        return transfer.fixed(
+            every[name].rows(o.train), sides[name], task, probe, "learnt on the run's training persons"
+        )
+
+    return _compared(
+        f"adapted to {task} too", {n: judged(n, probe) for n in sides}, {BAR: judged(SAME, Probe(kind="forest"))},
+        every[ADAPTED].rows(o.train), sides[ADAPTED], task, draws,
+    )  # fmt: skip
+
+
 def _judged(
     name: str,
     sides: Mapping[str, Represented],
@@ -215,7 +243,7 @@ def _sides(
         name: Represented(
             X={"all": np.asarray(x, np.float64)}, person=person, recording=e.table.recording, time_s=e.windows.start_s,
             seconds=0.0, labels={t: v for t, (v, _) in labels.items()},
-            classes={t: tuple(c) for t, (_, c) in labels.items() if c}, groups=_groups(cohort, person, groups),
+            classes={t: tuple(c) for t, (_, c) in labels.items() if c}, groups=transfer.groups_of(cohort, person, groups),
         )
         for name, x in X.items()
     }  # fmt: skip
@@ -246,13 +274,3 @@ def _labels(cohort: Cohort, recording: np.ndarray, task: str) -> tuple[np.ndarra
             " of it; declare them"
         )
     return np.array([np.nan if v is None else float(v) for v in values]), ()
-
-
-def _groups(cohort: Cohort, person: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """attribute -> str[n], of those that the card has; "" for whoever's changes."""
-    own: dict[str, dict[str, set[str]]] = {g: {} for g in names if g in cohort.card.attributes}
-    for p, attributes in zip(cohort.column("person"), cohort.column("attributes"), strict=True):
-        for g, of_each in own.items():
-            of_each.setdefault(p, set()).add(transfer.group(g, attributes.get(g)))
-    one = {g: {p: next(iter(v)) if len(v) == 1 else "" for p, v in of_each.items()} for g, of_each in own.items()}
-    return {g: np.array([of_each[p] for p in person], dtype=object) for g, of_each in one.items()}

@@ -380,6 +380,16 @@ def test_evaluations_that_cannot_be(toy, options, says, monkeypatch, capsys):
     assert says in refused(toy, monkeypatch, capsys, "evaluate", "evaluate_represent.yaml", *options)
 
 
+@pytest.mark.parametrize("privacy", [[], ["privacy={epsilon: 8, batch: 2}"]])
+def test_a_stream_that_nobody_has_is_refused_by_name(toy, monkeypatch, capsys, privacy):
+    made = motion.load(motion.Config(**{k: v for k, v in COHORT.items() if k != "name"}))
+    rows = [dataclasses.replace(r, streams={"acc": r.streams["acc"]}) for r in made]
+    there = Cohort.build(rows, card=made.card)
+    monkeypatch.setattr(motion, "load", lambda config: there)
+    said = refused(toy, monkeypatch, capsys, "adapt", "represent.yaml", "study=toy_gone", *privacy)
+    assert "stream 'gyro' is in no window of the training persons" in said
+
+
 def test_replaced_recordings_are_judged_anew_and_a_withdrawal_is_told(toy, monkeypatch):
     """What an evaluation said of other recordings, or of somebody who has withdrawn since, is not said again."""
     kept = motion.load

@@ -265,6 +265,11 @@ def test_a_recording_whose_only_stream_is_missing_is_counted(people):
         encode(people.select(lambda p: p == "p03"), binder, {"eda": "eda"}, {}, seconds=4.0, stride_s=4.0, quiet=True)
 
 
+def test_what_is_left_out_is_told(people, capsys):
+    encode(people, base(), {"eda": "eda"}, {}, seconds=4.0, stride_s=4.0)
+    assert "left out: 12 × none of the chosen streams" in capsys.readouterr().out
+
+
 def test_negatives_never_come_from_people(people):
     with pytest.raises(MienError, match="holds recordings of people"):
         representation.negatives(

@@ -71,6 +71,22 @@ def test_streams_that_share_columns_are_judged_in_parts_all_the_same(world):
     assert abs(without_a["trained without"] - 0.5) < 0.15
 
 
+def test_whom_it_serves_worst_is_told(world):
+    """Half of the persons are told by nothing: the groups of which they are."""
+    rng, table, y, train = world
+    of = np.array([int(p[1:]) % 2 for p in table.person])
+    Z = rng.normal(size=(len(y), 2))
+    Z[:, 0] += 6 * y * np.where(train, 1, of)
+    groups = {"sex": np.array(["f", "m"], object)[of], "age": np.full(len(y), "18–29", object)}
+    found = results(world, Z, groups=groups)
+    assert found["adapted macro-F1 of the worst person"].value < 0.7 < found["adapted macro-F1"].value
+    assert found["adapted macro-F1 of the worst group by age"].value is None
+    r = found["adapted macro-F1 of the worst group by sex"]  # three persons each
+    assert "fewer than 5 persons" in r.note
+    found = results(world, Z, groups=groups, average="person")
+    assert found["adapted macro-F1 of the worst person"].value < 0.7
+
+
 def test_the_best_single_stream_is_chosen_without_the_judges(world):
     rng, table, y, train = world
     Z = rng.normal(size=(len(y), 4))
@@ -101,6 +117,10 @@ def test_attackers_find_who_it_is_where_that_is_planted(world):
         assert (
             by[f"identity.mute.recognised ({kind})"].low < 1 / 6 < by[f"identity.mute.recognised ({kind})"].high + 0.05
         )
+        gap = by[f"identity.leaky − mute.recognised ({kind})"]
+        both = [by[f"identity.{v}.recognised ({kind})"].value for v in ("leaky", "mute")]
+        assert gap.value == pytest.approx(both[0] - both[1])
+        assert gap.low > 0.3
     open_ = {
         r.metric: r for r in attacked.identity({"leaky": leaky, "mute": leaky}, table.person, table.recording, train)
     }
@@ -123,6 +143,43 @@ def test_attacks_that_cannot_run_say_why(world):
     found = attacked.recognised({"x": np.ones((len(y), 3))}, table.person, one, train)
     assert found[0].value is None
     assert "two recordings" in found[0].note
+
+
+def test_a_view_that_never_changes_is_not_attacked_and_the_others_are(world):
+    rng, table, y, train = world
+    leaky = rng.normal(size=(PEOPLE, 8))[np.unique(table.person, return_inverse=True)[1]]
+    views = {"flat": np.ones((len(y), 8)), "leaky": leaky + 0.1 * rng.normal(size=(len(y), 8))}
+    found = {r.metric: r for r in attacked.recognised(views, table.person, table.recording, train, trees=10)}
+    assert "constant" in found["identity.flat.recognised"].note
+    assert found["identity.leaky.recognised (linear)"].value > 0.8
+    found = {r.metric: r for r in attacked.identity(views, table.person, table.recording, train)}
+    assert "constant" in found["identity.flat.rank_1"].note
+    assert found["identity.leaky.rank_1"].value > 0.8
+
+
+def test_an_attribute_that_was_hidden_in_training_alone_is_found(world):
+    """An adversary that has learnt its own persons by heart hides nobody else: those who are judged were in no training."""
+    rng = np.random.default_rng(1)
+    person = np.repeat([f"p{i:02d}" for i in range(40)], 4).astype(object)
+    sex = {f"p{i:02d}": "fm"[i % 2] for i in range(40)}
+    train = np.isin(person, sorted(set(person))[:20])
+    X = rng.normal(size=(len(person), 3))
+    X[:, 0] += [4 * (sex[p] == "m") for p in person] * ~train
+    (r,) = attacked.attributes({"x": X}, person, {"sex": sex}, train, 0)
+    assert r.value > 0.9
+    assert r.n_persons == 20
+    X[:, 0] = rng.normal(size=len(person)) + [4 * (sex[p] == "m") for p in person] * train  # and the other way round
+    (r,) = attacked.attributes({"x": X}, person, {"sex": sex}, train, 0)
+    assert r.value is None or r.low < 0.5 < r.high
+
+
+def test_a_stream_that_nobody_in_training_has_is_judged_as_knowing_nothing(world):
+    rng, _, y, train = world
+    Z = rng.normal(size=(len(y), 6))
+    Z[:, 0] += 6 * y
+    Z[train, 3:] = 0  # was not measured
+    found = results(world, Z, {"a": slice(0, 3), "b": slice(3, 6)})
+    assert "adapted − a alone macro-F1" in found
 
 
 def test_membership_of_a_model_that_memorised(world):

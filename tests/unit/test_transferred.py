@@ -12,6 +12,7 @@ import torch
 from mien.adapters import represented
 from mien.core.config import Plugin
 from mien.core.errors import MienError
+from mien.core.intervals import over_persons
 from mien.core.records import Cohort, Consent
 from mien.data.datasets import simulated, simulated_rated
 from mien.data.features import WindowTable
@@ -100,6 +101,23 @@ def test_another_label_is_probed_on_persons_nobody_trained_on():
     assert not worst.higher_is_better
 
 
+def test_the_labels_of_other_heads_are_judged_by_what_training_persons_teach():
+    o = world()
+    o.Z[:, 1] += 3 * np.array([r[2]["level"] for r in o.cohort.rows])
+    o.made.kinds = {
+        "stress": object(),
+        "level": SimpleNamespace(kind="continuous"),
+        "moving": SimpleNamespace(kind="ordinal"),
+    }
+    found = named(transferred.of(o, None, QUICK))
+    r = found["adapted to level too: CCC"]
+    assert r.value > 0.8
+    assert r.n_persons == PEOPLE - 4
+    assert [b.name for b in r.baselines] == ["frozen base", SAME, "classical (forest)", "mean"]
+    assert found["adapted to moving too: macro-F1"].value > 0.8
+    assert found["adapted to moving too: adapted − frozen base, macro-F1"].low > 0
+
+
 def test_an_attribute_counts_as_a_label_of_its_words():
     o = world()
     o.Z[:, 2] += [3 * (a["sex"] == "f") for a in o.cohort.column("attributes")]
@@ -110,13 +128,19 @@ def test_an_attribute_counts_as_a_label_of_its_words():
     assert next(b for b in r.baselines if b.name == "frozen base").value < 0.7
 
 
-def test_the_interval_is_the_bootstrap_of_persons():
-    o = world()
+@pytest.mark.parametrize("people", [PEOPLE, 26])
+def test_the_interval_is_the_bootstrap_of_persons_where_these_are_many(people):
+    """Of ten persons, percentiles of draws would be too short: the jackknife's."""
+    o = world(people=people)
     data = transferred._sides(
         o, o.cohort, {"moving": transferred._labels(o.cohort, o.table.recording, "moving")}, (), "frozen base"
     )["adapted"].rows(~o.train)  # fmt: skip
     p = transfer.across_tasks(data, o.split.train, "moving", transfer.Probe(), 3)
-    want = transfer.bootstrap(p.metric("macro-F1"), p.person, p.y, p.given, draws=100)
+    assert len(set(p.person)) == people - 4
+    if people == PEOPLE:
+        want = over_persons(p.metric("macro-F1"), p.person, p.y, p.given)
+    else:
+        want = transfer.bootstrap(p.metric("macro-F1"), p.person, p.y, p.given, draws=100)
     got = named(transferred.of(o, None, QUICK.model_copy(update={"across_tasks": ("moving",)})))
     r = got["across tasks, stress → moving: macro-F1"]
     assert (r.value, r.low, r.high) == (want.value, want.low, want.high)
@@ -130,6 +154,19 @@ def test_few_labels_of_few_persons():
         r = found[f"k-shot, {task}, k = 1: macro-F1"]
         assert r.value > 0.6
         assert "1 windows per class of 2 persons" in r.note
+
+
+def test_recordings_without_a_clock_give_their_first_windows_if_asked():
+    """As for persons' own adapters: the watch has no clock, and its first windows are those of the first recordings by id."""
+    o = world()
+    config = QUICK.model_copy(update={"k_shot": (1,)})
+    known = named(transferred.of(o, None, config))
+    o.config = {"seconds": 60.0}
+    o.windows.start_s = np.zeros(len(o.y))  # every recording begins with its study
+    with pytest.raises(MienError, match=r"transfer\.untimed: true"):
+        transferred.of(o, None, config)
+    found = named(transferred.of(o, None, config.model_copy(update={"untimed": True})))
+    assert found == known
 
 
 def test_all_streams_against_the_best_one():
