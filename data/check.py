@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ..core import config as recipes
+from ..core.records import Signal
 from . import folders, schema
 
 Level = Literal["error", "warning", "info"]
@@ -118,7 +119,10 @@ class _Seen:
 
     def add(self, recording: Any, spec: schema.CohortFile) -> None:
         self.seconds[recording.id] = recording.seconds
-        for name, signal in recording.signals.items():
+        for name, signal in recording.streams.items():
+            if not isinstance(signal, Signal):
+                self.present[name] += 1
+                continue
             good = signal.values if signal.valid is None else signal.values[signal.valid]
             self.present[name] += 1
             self.samples[name] += good.size
@@ -200,7 +204,7 @@ def _people_findings(plan: folders.Plan, say: Any, today: date) -> None:
 def _stream_findings(spec: schema.CohortFile, seen: _Seen, say: Any) -> None:
     for name, s in spec.streams.items():
         where = f"cohort.yaml, streams.{name}"
-        if s.range is None:
+        if s.range is None and s.kind == "signal":
             say(
                 "warning",
                 where,

@@ -143,10 +143,11 @@ def is_stub(file: Path) -> bool:
         return f.read(len(_STUB)) == _STUB
 
 
-def sound(file: Path, spec: StreamSpec, *, resample: bool = False) -> Signal:
+def sound(file: Path, spec: StreamSpec, *, resample: bool = False, silent: bool = False) -> Signal:
     """A wav file as one mono channel, full scale = 1; several channels are averaged. Unreadable says what is wrong.
 
     resample: bring it from another rate to the declared one (polyphase, scipy's anti-alias filter), or refuse it.
+    silent: take a file in which nothing is heard, or refuse it.
     """
     from scipy.io import wavfile
 
@@ -176,7 +177,7 @@ def sound(file: Path, spec: StreamSpec, *, resample: bool = False) -> Signal:
         raise Unreadable("without a sample")
     if not np.isfinite(values).all():
         raise Unreadable("with samples that are not numbers")
-    if values.max() == values.min():
+    if not silent and values.max() == values.min():
         raise Unreadable("silent throughout")
     if rate != spec.rate_hz:
         from scipy.signal import resample_poly

@@ -190,7 +190,7 @@ def read_streams(file: Path, name: str, where: str, streams: Mapping[str, Stream
         return _read_npz(file, where, streams)
     if file.suffix in (".csv", ".parquet"):
         return _read_columns(file, name, where, streams)
-    raise Problem(where, f"a data file is {', '.join(_DATA)}, not {file.suffix!r}", "convert it")
+    raise Problem(where, f"a data file is {', '.join(_DATA)} or .wav, not {file.suffix!r}", "convert it")
 
 
 def open_npz(file: Path, where: str) -> dict[str, np.ndarray]:
