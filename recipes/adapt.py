@@ -56,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     main, everyone = accelerator.is_main_process, accelerator.wait_for_everyone
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(recipe.cohort, "training")
-        # here, for what cannot be split should not wait for a base
+        # here, for what cannot be written or split should not wait for a base
+        if not (recipe.represent or recipe.autoencoder):
+            recipe.layout(cohort.card)
         split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
         if recipe.backbone:
             base = tiny.with_weights(recipe.backbone)

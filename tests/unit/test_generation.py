@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -274,6 +275,18 @@ def test_layout_round_trip(tmp_path):
 def test_layout_refuses(kw, says):
     with pytest.raises(MienError, match=says):
         Layout.of(CARD, **{"seconds": 2.0, "task": "activity", "codec": Plugin(name="transform"), **kw})
+
+
+def test_sound_is_not_written_as_its_lowest_few_hertz():
+    sound = StreamSpec(channels=("voice",), unit="full scale", rate_hz=16000.0, range=(-1.0, 1.0))
+    card = replace(CARD, streams={**CARD.streams, "voice": sound})
+
+    def codec(**options):
+        made = Layout.of(card, seconds=2.0, task="activity", codec=Plugin(name="transform", **options))
+        return {p.streams[0]: p.codec for p in made.parts}["voice"]
+
+    assert codec() == "audio_features"
+    assert codec(hz=2000) == codec(bandwidth={"voice": 2000}) == "transform"  # asked for
 
 
 # --- masked models --------------------------------------------------------------------------------------
