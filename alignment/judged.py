@@ -22,9 +22,8 @@ from ..generation.layout import Layout
 from ..generation.vocabulary import PAD
 from . import experts, preferences
 from .pairs import Pairs, read
-from .preferences import Preference, Quality
+from .preferences import BROKEN, Preference, Quality
 from .store import Pair
-from .studio.plan import BROKEN
 
 AFTERWARDS = (
     "Alignment saw samples of the adapter and what experts said of them, and no recording: what the guarantee says of the recorded"
