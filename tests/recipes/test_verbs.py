@@ -268,14 +268,21 @@ def test_errors_are_one_line(chain, args, says, monkeypatch, capsys):
     assert not [p for p in left if "release" in p.parts and p.is_file()], "a failed run must release nothing"
 
 
-def test_what_cannot_be_written_does_not_wait_for_a_base(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("task=mood", "no task 'mood'"),
+        ("codecs=[{name: motion, streams: [acc]}]", "other behaviour tokens (transform) than this recipe's: motion"),
+    ],
+)
+def test_what_cannot_be_written_does_not_wait_for_a_base(tmp_path, monkeypatch, capsys, change, says):
     made = lab(tmp_path / "toy")
     monkeypatch.chdir(made.folder)
     for name in ("MIEN_CACHE", "MIEN_RUNS"):
         monkeypatch.setenv(name, made.env[name])
-    assert cli.main(["adapt", "adapt.yaml", "task=mood"]) == 2
+    assert cli.main(["adapt", "adapt.yaml", change]) == 2
     captured = capsys.readouterr()
-    assert "no task 'mood'" in captured.err
+    assert says in captured.err
     assert "pretrain" not in captured.out
     assert not made.runs("pretrain")
 
