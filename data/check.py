@@ -21,6 +21,8 @@ Level = Literal["error", "warning", "info"]
 UNSTATED = "not stated"
 SHORT_S = 4.0  # the window length of the shipped recipes
 _CLUE = 0.9
+_MOST_OUTSIDE = 0.1  # of one recording's samples
+_TINY = 1e-3  # of the range: what stays below it all the time was measured in a larger unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,7 @@ class _Seen:
     present: Counter[str] = field(default_factory=Counter)
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
+    strange: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     constant: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, recording: Any, spec: schema.CohortFile) -> None:
@@ -135,7 +138,11 @@ class _Seen:
             self.high[name] = max(self.high.get(name, -np.inf), float(high.max()))
             span = spec.streams[name].range
             if span is not None:
-                self.outside[name] += int(((good < span[0]) | (good > span[1])).sum())
+                outside = int(((good < span[0]) | (good > span[1])).sum())
+                self.outside[name] += outside
+                tiny = 0 < float(np.abs(good).max()) < _TINY * max(-span[0], span[1])
+                if outside > _MOST_OUTSIDE * good.size or tiny:
+                    self.strange[name].append(recording.id)
             if len(good) > 1:
                 for channel, flat in zip(signal.channels, low == high, strict=True):
                     if flat:
@@ -226,7 +233,16 @@ def _stream_findings(spec: schema.CohortFile, seen: _Seen, say: Any) -> None:
                 "warning",
                 where,
                 f"{100 * share:.1f} % of the samples are outside {list(s.range)} {s.unit}: probably another unit",
-                f"they go from {seen.low[name]:.4g} to {seen.high[name]:.4g}; convert them, or correct unit and range",
+                f"they go from {seen.low[name]:.4g} to {seen.high[name]:.4g}, and the first recording of them is"
+                f" {(seen.strange[name] or ['not one alone'])[0]!r}; convert them, or correct unit and range",
+            )
+        elif strange := seen.strange[name]:
+            say(
+                "warning",
+                where,
+                f"{len(strange)} recording(s) are far outside {list(s.range or ())} {s.unit}, or next to nothing of it: another"
+                f" unit than the others? The first is {strange[0]!r}",
+                "convert them",
             )
         everything = seen.samples[name] + seen.gaps[name]
         if seen.gaps[name]:

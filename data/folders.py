@@ -29,6 +29,7 @@ from .tables import (
     inside,
     nearest,
     read_batches,
+    read_clock,
     read_header,
     read_streams,
     read_table,
@@ -410,7 +411,9 @@ def _long_head(root: Path, name: str, spec: CohortFile) -> Table:
     if file.suffix not in (".csv", ".parquet"):
         raise Problem(name, f"a table is .csv or .parquet, not {file.suffix!r}", "convert it")
     columns = read_header(file, name)
-    if not channel_columns(columns, spec.streams, name):
+    found = channel_columns(columns, spec.streams, name)
+    read_clock(columns, found, name, (*spec.tasks, *spec.attributes))
+    if not found:
         raise Problem(name, "no column of any declared stream", "name the columns <channel> or <stream>.<channel>")
     wanted = ["recording", "person", "session", "start_s", *spec.tasks, *spec.attributes]
     types = {c: pa.string() for c in wanted if c in columns}

@@ -1,4 +1,4 @@
-"""Sound, call logs and transcripts in a folder of one's own."""
+"""Sound, call logs and transcripts in a folder of one's own; and what a new user's tables have wrong."""
 
 from __future__ import annotations
 
@@ -198,3 +198,43 @@ def test_a_stream_is_declared_as_what_it_is(tmp_path: Path, stream: dict[str, An
     with pytest.raises(MienError, match=said):
         load(root)
     assert any(said in f.problem for f in check.check(root))
+
+
+# --- csv as devices and spreadsheets write it ---------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("timestamp,eda\n0,2\n0.25,2.1\n", "the column 'timestamp' looks like a clock and is not read"),
+        ("time;eda\n0,25;2,1\n", "separated by semicolons"),
+        ("time\teda\n0.25\t2.1\n", "separated by tabs"),
+        ("time,EDA\n0,2\n", "no declared stream is in it: its columns are time, EDA ('EDA' is near)"),
+        ('time,eda\n0,"2,1"\n', "write plain numbers with a point"),
+        ("time,eda\n2026-03-01T10:00:00+01:00,2.1\n", "datetime.timestamp()"),
+        ("time,eda\n0,2\n0,2.1\n", "rows of one moment"),
+    ],
+)
+def test_a_csv_of_another_make_is_refused_with_what_to_do(tmp_path: Path, text: str, said: str):
+    root = study(tmp_path / "s", {"eda": EDA}, file="e.csv")
+    (root / "e.csv").write_text(text)
+    assert said in fault(root)
+
+
+def test_a_clock_of_another_name_is_refused_in_a_long_table_too(tmp_path: Path):
+    root = study(tmp_path / "s", {"eda": EDA})
+    spec = yaml.safe_load((root / "cohort.yaml").read_text())
+    del spec["recordings"]
+    (root / "cohort.yaml").write_text(yaml.safe_dump({**spec, "table": "all.csv"}))
+    table(root / "all.csv", [{**ROW, "Timestamp": i / 4, "eda": 2} for i in range(9)])
+    assert "'Timestamp' looks like a clock" in fault(root)
+
+
+@pytest.mark.parametrize(("other", "n"), [(1000, 1), (1e-4, 1), (1, 0)])
+def test_one_recording_in_another_unit_is_found_among_many(tmp_path: Path, other: float, n: int):
+    root = study(tmp_path / "s", {"eda": EDA})
+    table(root / "recordings.csv", [{**ROW, "recording": f"r{i}", "file": f"e{i}.csv"} for i in range(200)])
+    for i in range(200):
+        x = (2 + np.sin(np.arange(40))) * (other if i == 7 else 1)
+        table(root / f"e{i}.csv", [{"eda": v} for v in x])
+    found = [f for f in check.check(root) if "unit" in f.problem]
+    assert len(found) == n
+    assert all("'r7'" in f.problem for f in found)
