@@ -146,6 +146,14 @@ def by_id(made: Samples, layout: Layout) -> dict[str, tuple[Any, Any]]:
     return {r.id: (d[:cut].tolist(), d[cut:].tolist()) for r, d in zip(made.recordings, made.documents, strict=True)}
 
 
+def heard(file: str | None, adapter: str, minimum_alpha: float, private: bool) -> None:
+    """MienError for answers in a file that may not be learned from: refused here, they cost no sample and no likelihood."""
+    if file is not None:
+        said, *_ = from_file(Path(file), adapter)
+        if not private:
+            preferences.gate(said, minimum_alpha=minimum_alpha)
+
+
 def from_file(
     path: Path, adapter: str
 ) -> tuple[list[Preference], dict[str, tuple[Any, Any]], dict[tuple[str, str], str], bool]:
