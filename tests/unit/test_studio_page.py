@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +388,21 @@ def test_a_phone_is_wide_enough_and_colours_can_be_told(browser, wrist, scheme):
     says(page, "count", "^1 of")
     page.click("#undo")
     says(page, "count", "^0 of")
+    w.close()
+
+
+def test_the_head_of_a_page_in_a_file_fits_a_phone(browser, tmp_path):
+    study, _ = invented.study(tmp_path, "noise", 10, ["ann"])
+    (file,) = offline.write_pages(study, ["ann"], tmp_path / "page.html")
+    w = Window(browser, viewport={"width": 360, "height": 780}, offline=True).open(file.as_uri())
+    boxes = w.page.evaluate(
+        """() => [...document.querySelectorAll('header .brand, #count, header .tools button')].map(e => e.getBoundingClientRect())
+        .filter(r => r.width).map(r => [r.left, r.right, r.height])"""
+    )
+    assert len(boxes) >= 5
+    assert all(a[1] <= b[0] for a, b in pairwise(sorted(boxes)))
+    assert max(b[1] for b in boxes) <= 360
+    assert max(b[2] for b in boxes) < 50  # one line each
     w.close()
 
 
