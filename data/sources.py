@@ -55,6 +55,12 @@ class LeftOut:
             console.say(f"  left out: {n} {why} (such as {self.example[why]})")
 
 
+def tell(skipped: Mapping[str, int]) -> None:
+    """Why windows or streams of a cohort were not read, and how often: what is left out in silence is missed by nobody."""
+    for why, n in sorted(skipped.items(), key=lambda x: (-x[1], x[0])):
+        console.say(f"  left out {console.count(n, 'time')}: {why}")
+
+
 class Unreadable(Exception):
     """One file cannot be used; the text says why, in words that follow a count."""
 

@@ -377,7 +377,7 @@ def test_documents_of_a_cohort(home, cohort):
     )
 
 
-def test_unusable_windows_are_counted(home):
+def test_unusable_windows_are_counted_and_told(home, capsys):
     made = recordings(2)
     s = made[0].streams["acc"]
     valid = np.ones(len(s.values), bool)
@@ -387,8 +387,9 @@ def test_unusable_windows_are_counted(home):
     made[1] = Recording(id="nolabel", person="p00", streams=made[1].streams)
     from mien.core.records import Cohort
 
-    docs = Documents.encode(Cohort.build(made, card=CARD), layout(), stride_s=2.0, quiet=True)
+    docs = Documents.encode(Cohort.build(made, card=CARD), layout(), stride_s=2.0)
     assert docs.skipped == {"a gap in acc": 1, "recording without the label 'activity'": 1}
+    assert "left out 1 time: a gap in acc" in capsys.readouterr().out
     with pytest.raises(MienError, match="no window of 60 s"):
         Documents.encode(Cohort.build(made, card=CARD), layout(60.0), stride_s=2.0, quiet=True)
     empty = CohortCard(**{**vars(CARD), "name": "e"})
