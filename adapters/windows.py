@@ -14,6 +14,7 @@ from ..backbones._binder import Absent, Arrays, Binder, Tower
 from ..core import console
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording, Window, cut, recording_windows
+from ..data import sources
 
 
 @dataclass(kw_only=True)
@@ -116,6 +117,7 @@ def encode(
             bar.step()
     if bar:
         bar.close()
+        sources.tell(made.skipped)
     if not made.arrays:
         raise MienError(
             f"no window of {seconds:g} s with a stream among {', '.join(chosen)}"

@@ -22,9 +22,8 @@ from ..generation.layout import Layout
 from ..generation.vocabulary import PAD
 from . import experts, preferences
 from .pairs import Pairs, read
-from .preferences import Preference, Quality
+from .preferences import BROKEN, Preference, Quality
 from .store import Pair
-from .studio.plan import BROKEN
 
 AFTERWARDS = (
     "Alignment saw samples of the adapter and what experts said of them, and no recording: what the guarantee says of the recorded"
@@ -147,6 +146,14 @@ def by_id(made: Samples, layout: Layout) -> dict[str, tuple[Any, Any]]:
     """Recording id -> (prompt, completion) as local ids."""
     cut = layout.prompt_length
     return {r.id: (d[:cut].tolist(), d[cut:].tolist()) for r, d in zip(made.recordings, made.documents, strict=True)}
+
+
+def heard(file: str | None, adapter: str, minimum_alpha: float, private: bool) -> None:
+    """MienError for answers in a file that may not be learned from: refused here, they cost no sample and no likelihood."""
+    if file is not None:
+        said, *_ = from_file(Path(file), adapter)
+        if not private:
+            preferences.gate(said, minimum_alpha=minimum_alpha)
 
 
 def from_file(

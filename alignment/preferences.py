@@ -20,6 +20,7 @@ from ..core.runs import write_text
 Choice = Literal["A", "B", "tie", "both_bad"]
 Level = Literal["nominal", "ordinal"]
 Encode = Callable[[str], tuple[str, str]]  # recording id -> (prompt, completion), token strings
+BROKEN = "broken:"  # so the id of a recording begins that was spoilt for a control pair
 ASPECTS = ("realism", "label_fit", "physiology", "cross_modal")
 _CODES: dict[str, int] = {"A": 0, "tie": 1, "B": 2, "both_bad": 3}
 _VALUES = {
@@ -300,8 +301,8 @@ def weights(preferences: Sequence[Preference], spread: float = 2.0) -> np.ndarra
     return raw / raw.mean() if len(raw) and raw.mean() > 0 else np.ones(len(raw))
 
 
-def quality(preferences: Sequence[Preference], expected: Mapping[str, Choice] | None = None) -> Quality:
-    """All numbers on the raters. expected: control pair -> its known answer, over a and b."""
+def quality(preferences: Sequence[Preference]) -> Quality:
+    """All numbers on the raters. Of a control pair with a recording that was broken the other one is the known answer."""
     answers = first_answers(preferences)
     table, raters, keys = _table(answers)
     sharp = reliability(answers)
@@ -311,14 +312,14 @@ def quality(preferences: Sequence[Preference], expected: Mapping[str, Choice] | 
         mine = [p for p in preferences if p.rater == rater]
         again = [(p, first[rater, _key(p)]) for p in mine if p.kind == "repeat" and (rater, _key(p)) in first]
         control = [p for p in mine if p.kind == "control"]
-        known = [p for p in control if p.pair in (expected or {})]
+        known = [p for p in control if p.a.startswith(BROKEN) != p.b.startswith(BROKEN)]
         decided = [p for p in mine if p.choice in ("A", "B")]
         out.append(
             RaterQuality(
                 rater=rater, answers=sum(p.rater == rater for p in answers), sharpness=sharp[rater],
                 accuracy=accuracy(sharp[rater]),
                 consistent=Share(k=sum(_named(p, q.a) == q.choice for p, q in again), n=len(again)),
-                controls=Share(k=sum(p.choice == (expected or {})[p.pair] for p in known), n=len(known)),
+                controls=Share(k=sum(p.choice == ("B" if p.a.startswith(BROKEN) else "A") for p in known), n=len(known)),
                 accepted=Share(k=sum(p.choice != "both_bad" for p in control), n=len(control)),
                 left=Share(k=sum((p.choice == "A") == (p.side == "a") for p in decided), n=len(decided)),
             )
@@ -334,12 +335,10 @@ def quality(preferences: Sequence[Preference], expected: Mapping[str, Choice] | 
     )  # fmt: skip
 
 
-def gate(
-    preferences: Sequence[Preference], *, minimum_alpha: float = 0.4, expected: Mapping[str, Choice] | None = None
-) -> Quality:
+def gate(preferences: Sequence[Preference], *, minimum_alpha: float = 0.4) -> Quality:
     """The numbers, if raters agree at least so well; else MienError with all of them. Also where α's interval reaches
     down to 0, whatever its value: so few answers could come from coins."""
-    found = quality(preferences, expected)
+    found = quality(preferences)
     a = found.alpha
     if a is None or not np.isfinite(a.value):
         why = "no pair was answered by two raters with different answers among them, so nothing tells judgement from chance"

@@ -125,6 +125,14 @@ def with_weights(section: Plugin) -> Plugin:
     return Plugin(name=section.name, recipe=recipe, weights=run)  # type: ignore[call-arg]
 
 
+def missing(section: Plugin | None) -> str | None:
+    """The pretraining recipe that `with_weights` would run first; None where a base is there, or made by nothing here."""
+    if section is None or section.name != "tiny" or section.options.get("weights"):
+        return None
+    recipe = plugins.resolve("backbones", section, f"backbone {section.name}")[1].recipe
+    return None if _pretrained(recipe) else recipe
+
+
 def _pretrained(recipe: str) -> str | None:
     """The name of the newest finished pretrain run of exactly this recipe."""
     wanted, found = config.read(recipe), []

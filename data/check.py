@@ -14,12 +14,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from ..core import config as recipes
+from ..core.records import Signal
 from . import folders, schema
 
 Level = Literal["error", "warning", "info"]
 UNSTATED = "not stated"
 SHORT_S = 4.0  # the window length of the shipped recipes
 _CLUE = 0.9
+_MOST_OUTSIDE = 0.1  # of one recording's samples
+_TINY = 1e-3  # of the range: what stays below it all the time was measured in a larger unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +117,15 @@ class _Seen:
     present: Counter[str] = field(default_factory=Counter)
     low: dict[str, float] = field(default_factory=dict)
     high: dict[str, float] = field(default_factory=dict)
+    strange: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     constant: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, recording: Any, spec: schema.CohortFile) -> None:
         self.seconds[recording.id] = recording.seconds
-        for name, signal in recording.signals.items():
+        for name, signal in recording.streams.items():
+            if not isinstance(signal, Signal):
+                self.present[name] += 1
+                continue
             good = signal.values if signal.valid is None else signal.values[signal.valid]
             self.present[name] += 1
             self.samples[name] += good.size
@@ -131,7 +138,11 @@ class _Seen:
             self.high[name] = max(self.high.get(name, -np.inf), float(high.max()))
             span = spec.streams[name].range
             if span is not None:
-                self.outside[name] += int(((good < span[0]) | (good > span[1])).sum())
+                outside = int(((good < span[0]) | (good > span[1])).sum())
+                self.outside[name] += outside
+                tiny = 0 < float(np.abs(good).max()) < _TINY * max(-span[0], span[1])
+                if outside > _MOST_OUTSIDE * good.size or tiny:
+                    self.strange[name].append(recording.id)
             if len(good) > 1:
                 for channel, flat in zip(signal.channels, low == high, strict=True):
                     if flat:
@@ -200,7 +211,7 @@ def _people_findings(plan: folders.Plan, say: Any, today: date) -> None:
 def _stream_findings(spec: schema.CohortFile, seen: _Seen, say: Any) -> None:
     for name, s in spec.streams.items():
         where = f"cohort.yaml, streams.{name}"
-        if s.range is None:
+        if s.range is None and s.kind == "signal":
             say(
                 "warning",
                 where,
@@ -222,7 +233,16 @@ def _stream_findings(spec: schema.CohortFile, seen: _Seen, say: Any) -> None:
                 "warning",
                 where,
                 f"{100 * share:.1f} % of the samples are outside {list(s.range)} {s.unit}: probably another unit",
-                f"they go from {seen.low[name]:.4g} to {seen.high[name]:.4g}; convert them, or correct unit and range",
+                f"they go from {seen.low[name]:.4g} to {seen.high[name]:.4g}, and the first recording of them is"
+                f" {(seen.strange[name] or ['not one alone'])[0]!r}; convert them, or correct unit and range",
+            )
+        elif strange := seen.strange[name]:
+            say(
+                "warning",
+                where,
+                f"{len(strange)} recording(s) are far outside {list(s.range or ())} {s.unit}, or next to nothing of it: another"
+                f" unit than the others? The first is {strange[0]!r}",
+                "convert them",
             )
         everything = seen.samples[name] + seen.gaps[name]
         if seen.gaps[name]:

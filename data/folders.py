@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import numpy as np
 
 from ..core import config as recipes
 from ..core.errors import MienError
-from ..core.records import PURPOSES, Consent, Recording, Signal, Value
+from ..core.records import PURPOSES, Consent, Recording, Signal, Stream, Value
+from .logs import SOUND, Log, read_log, read_sound
 from .schema import RESERVED, CohortFile, Problem, Report, StreamSection, strict
 from .tables import (
     Samples,
@@ -28,6 +29,7 @@ from .tables import (
     inside,
     nearest,
     read_batches,
+    read_clock,
     read_header,
     read_streams,
     read_table,
@@ -39,13 +41,16 @@ from .tables import (
 # --- rows: one per recording --------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One recording before its samples. files: {stream: file name}, or {"": file} when one file holds them all."""
+    """One recording before its samples. files: {stream: file name}, or {"": file} when one file holds them all. seconds: how long it
+    was observed, where the table says so. sound_s: {stream: when its sound begins, on the clock of the files' `time`}."""
 
     id: str
     person: str
     where: str
     session: str = ""
     start_s: float = 0.0
+    seconds: float | None = None
+    sound_s: dict[str, float] = field(default_factory=dict)
     labels: dict[str, Value] = field(default_factory=dict)
     attributes: dict[str, Value] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
@@ -119,14 +124,16 @@ def plan(root: Path, spec: CohortFile, report: Report = strict) -> Plan:
                         "declare the stream or rename the column",
                     )
                 )
-        if not files or ("file" in files and len(files) > 1):
+        logs = [n for n, s in spec.streams.items() if s.kind != "signal" and f"file_{n}" not in files]
+        if files and logs:
+            kind = spec.streams[logs[0]].kind
             report(
                 Problem(
-                    name,
-                    "needs either a column 'file' or columns 'file_<stream>'",
-                    "name each recording's data",
+                    name, f"no column file_{logs[0]}: {kind} lie in files of their own", "add it, or remove the stream"
                 )
             )
+        elif not files:
+            report(Problem(name, "needs a column 'file' or columns 'file_<stream>'", "name each recording's data"))
     given, files = files, [c for c in files if c == "file" or c.removeprefix("file_") in spec.streams]
     if "recording" in missing or "person" in missing:
         return Plan(root=root, spec=spec, rows=[], consents={}, listed=tuple(people), ignored=())
@@ -153,6 +160,7 @@ def plan(root: Path, spec: CohortFile, report: Report = strict) -> Plan:
     consents = {r.person: people[r.person][0] if r.person in people else default for r in rows}
     known = {*RESERVED, *needed, *spec.attributes, *given}
     known |= {c for s, v in spec.streams.items() for k in v.channels for c in (k, f"{s}.{k}", f"{s}.valid")}
+    known |= {f"time_{s}" for s in spec.streams}
     ignored = tuple(c for c in table.columns if c not in known)
     return Plan(root=root, spec=spec, rows=rows, consents=consents, listed=tuple(people), ignored=ignored)
 
@@ -177,12 +185,15 @@ def _row(
             f"person {person!r} has no (usable) row in {persons.name}",
             "add the person, with their consent",
         )
-    try:
-        start = float(cells.get("start_s") or 0)
-    except ValueError:
-        start = math.nan
-    if not math.isfinite(start):
-        raise Problem(where, f"start_s={cells['start_s']!r} is not a number of seconds", "write seconds")
+    start = _number(cells, "start_s", where) or 0.0
+    seconds = _number(cells, "seconds", where)
+    if seconds is not None and seconds <= 0:
+        raise Problem(
+            where,
+            f"seconds={cells['seconds']!r}: a recording lasts longer than nothing",
+            "write how long it was observed",
+        )
+    begins = {s: _number(cells, f"time_{s}", where) for s in spec.streams}
     labels: dict[str, Value] = {}
     for task, classes in spec.tasks.items():
         value = cells.get(task)
@@ -205,10 +216,24 @@ def _row(
         where=where,
         session=cells.get("session") or "",
         start_s=start,
+        seconds=seconds,
+        sound_s={s: t for s, t in begins.items() if t is not None},
         labels=labels,
         attributes={**people.get(person, (None, {}))[1], **own},
         files=found,
     )
+
+
+def _number(cells: Mapping[str, str | None], column: str, where: str) -> float | None:
+    if cells.get(column) is None:
+        return None
+    try:
+        value = float(cells[column] or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise Problem(where, f"{column}={cells[column]!r} is not a number of seconds", "write seconds")
+    return value
 
 
 def _people(table: Table, spec: CohortFile, report: Report) -> dict[str, tuple[Consent, dict[str, Value]]]:
@@ -283,25 +308,59 @@ def recordings(plan: Plan, report: Report = strict) -> Iterator[Recording]:
             continue
         try:
             parts: dict[str, Samples] = {}
+            logs: dict[str, Log] = {}
+            sampled = {n: s for n, s in plan.spec.streams.items() if s.kind == "signal"}
             for key, name in row.files.items():
                 where = f"{name} (recording {row.id!r})"
                 file = inside(plan.root, name, f"{row.where}, recording {row.id!r}")
-                only = {key: plan.spec.streams[key]} if key else dict(plan.spec.streams)
-                parts |= read_streams(file, name, where, only)
-            yield _recording(row, parts, plan.spec)
+                if key and key not in sampled:
+                    logs[key] = read_log(plan.root, name, where, plan.spec.streams[key])
+                elif file.suffix.lower() in SOUND:
+                    left = [key] if key else [s for s in sampled if s not in row.files]
+                    if len(left) != 1:
+                        fix = "give each stream its own column, the sound's being file_<stream>"
+                        raise Problem(where, "a sound file is of one stream, and cohort.yaml declares several", fix)
+                    stream = left[0]
+                    part = read_sound(file, where, stream, sampled[stream])
+                    parts[stream] = replace(part, first_s=row.sound_s.get(stream))
+                else:
+                    parts |= read_streams(
+                        file,
+                        name,
+                        where,
+                        {k: s for k, s in sampled.items() if (k == key if key else k not in row.files)},
+                    )
+            yield _recording(row, parts, plan.spec, logs)
         except Problem as problem:
             report(problem)
 
 
-def _recording(row: Row, parts: Mapping[str, Samples], spec: CohortFile) -> Recording:
+def _recording(
+    row: Row, parts: Mapping[str, Samples], spec: CohortFile, logs: Mapping[str, Log] | None = None
+) -> Recording:
     firsts = [p.first_s for p in parts.values() if p.first_s is not None]
     where = f"{next(iter(row.files.values()), row.where)} (recording {row.id!r})"
     if firsts and len(firsts) != len(parts):
-        raise Problem(where, "some streams have a time column and some have none", "give it to all or to none")
-    streams = {}
+        without = next(n for n, p in parts.items() if p.first_s is None)
+        raise Problem(
+            where,
+            f"some streams have a time column and some, such as {without!r}, have none",
+            f"give it to all or to none; when a sound file begins goes into the column time_{without} of the table of recordings",
+        )
+    zero = min(firsts, default=0.0)
+    streams: dict[str, Stream] = {}
     for name, part in parts.items():
-        s = spec.streams[name]
-        streams[name] = to_signal(part, s, f"{where}, stream {name!r}", min(firsts, default=0.0))
+        streams[name] = to_signal(part, spec.streams[name], f"{where}, stream {name!r}", zero)
+    observed = row.seconds or max((s.offset_s + s.seconds for s in streams.values()), default=0.0)
+    for name, log in (logs or {}).items():
+        there = f"{row.files[name]} (recording {row.id!r})"
+        if not observed:
+            raise Problem(
+                there,
+                "how long the recording was observed is not known, and that nothing happened is an observation too",
+                "add a column `seconds` to the table of recordings",
+            )
+        streams[name] = log.stream(spec.streams[name], zero, observed, there)
     if not streams:
         raise Problem(where, "no declared stream is in it", f"it should hold {', '.join(spec.streams)}")
     return Recording(
@@ -352,7 +411,9 @@ def _long_head(root: Path, name: str, spec: CohortFile) -> Table:
     if file.suffix not in (".csv", ".parquet"):
         raise Problem(name, f"a table is .csv or .parquet, not {file.suffix!r}", "convert it")
     columns = read_header(file, name)
-    if not channel_columns(columns, spec.streams, name):
+    found = channel_columns(columns, spec.streams, name)
+    read_clock(columns, found, name, (*spec.tasks, *spec.attributes))
+    if not found:
         raise Problem(name, "no column of any declared stream", "name the columns <channel> or <stream>.<channel>")
     wanted = ["recording", "person", "session", "start_s", *spec.tasks, *spec.attributes]
     types = {c: pa.string() for c in wanted if c in columns}

@@ -14,7 +14,7 @@ from ..core.config import Section
 from ..core.errors import MienError
 from ..core.records import CohortCard, StreamSpec
 
-RESERVED = ("recording", "person", "session", "start_s", "file", "time", "valid")
+RESERVED = ("recording", "person", "session", "start_s", "seconds", "file", "time", "valid")
 Purpose = Literal["training", "generation", "alignment", "audit", "evaluation", "sharing"]
 Restriction = Literal[
     "attribution", "share-alike", "non-commercial", "research-only", "no-redistribution", "credentialed"
@@ -40,12 +40,14 @@ def strict(problem: Problem) -> None:
 class StreamSection(Section):
     """One sensor. range: its plausible public span in `unit`, never the minimum and maximum of the data.
 
-    gaps: "refuse" (a NaN is an error) or "mark" (a row with a NaN becomes a gap).
+    gaps: "refuse" (a NaN is an error) or "mark" (a row with a NaN becomes a gap). kind: of events (a call log) the channels are
+    the kinds, of text (a transcript) the speakers' roles; neither has a unit, a rate or a range.
     """
 
+    kind: Literal["signal", "events", "text"] = "signal"
     channels: tuple[str, ...] = Field(min_length=1)
-    unit: str
-    rate_hz: float = Field(gt=0, allow_inf_nan=False)
+    unit: str = ""
+    rate_hz: float = Field(default=0, allow_inf_nan=False)
     range: tuple[float, float] | None = None
     gaps: Literal["refuse", "mark"] = "refuse"
 
@@ -65,6 +67,19 @@ class StreamSection(Section):
         if span is not None and not (math.isfinite(span[0]) and math.isfinite(span[1]) and span[0] < span[1]):
             raise ValueError("a range is two finite numbers, the lower first")
         return span
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> StreamSection:
+        if self.kind == "signal":
+            if self.rate_hz <= 0 and "rate_hz" in self.model_fields_set:
+                raise ValueError(f"`rate_hz` should be greater than 0, got {self.rate_hz:g}")
+            absent = [k for k in ("unit", "rate_hz") if k not in self.model_fields_set]
+            if absent:
+                hint = "" if len(absent) == 1 else ", or a `kind: events` or `kind: text`"
+                raise ValueError(f"a signal needs `{'` and `'.join(absent)}`{hint}")
+        elif given := sorted(self.model_fields_set & {"unit", "rate_hz", "range", "gaps"}):
+            raise ValueError(f"{self.kind} have no `{given[0]}`; remove the key")
+        return self
 
 
 class ConsentSection(Section):
@@ -135,6 +150,12 @@ class CohortFile(Section):
             if self.table is not None and column in channels:
                 raise ValueError(f"column {column!r} is both a channel and a label or attribute; rename one")
             seen.add(column)
+        logs = [n for n, s in self.streams.items() if s.kind != "signal"]
+        if self.table is not None and logs:
+            raise ValueError(
+                f"stream {logs[0]!r}: one long table has a row per sample, and {self.streams[logs[0]].kind} have none; use"
+                f" `recordings`, and in it a column file_{logs[0]}"
+            )
         return self
 
     def card(self) -> CohortCard:
@@ -146,7 +167,7 @@ class CohortFile(Section):
             tasks=self.tasks,
             attributes=self.attributes,
             streams={
-                k: StreamSpec(channels=s.channels, unit=s.unit, rate_hz=s.rate_hz, range=s.range)
+                k: StreamSpec(channels=s.channels, unit=s.unit, rate_hz=s.rate_hz, range=s.range, kind=s.kind)
                 for k, s in self.streams.items()
             },
             source=self.source,

@@ -55,6 +55,12 @@ class LeftOut:
             console.say(f"  left out: {n} {why} (such as {self.example[why]})")
 
 
+def tell(skipped: Mapping[str, int]) -> None:
+    """Why windows or streams of a cohort were not read, and how often: what is left out in silence is missed by nobody."""
+    for why, n in sorted(skipped.items(), key=lambda x: (-x[1], x[0])):
+        console.say(f"  left out {console.count(n, 'time')}: {why}")
+
+
 class Unreadable(Exception):
     """One file cannot be used; the text says why, in words that follow a count."""
 
@@ -143,10 +149,11 @@ def is_stub(file: Path) -> bool:
         return f.read(len(_STUB)) == _STUB
 
 
-def sound(file: Path, spec: StreamSpec, *, resample: bool = False) -> Signal:
+def sound(file: Path, spec: StreamSpec, *, resample: bool = False, silent: bool = False) -> Signal:
     """A wav file as one mono channel, full scale = 1; several channels are averaged. Unreadable says what is wrong.
 
     resample: bring it from another rate to the declared one (polyphase, scipy's anti-alias filter), or refuse it.
+    silent: take a file in which nothing is heard, or refuse it.
     """
     from scipy.io import wavfile
 
@@ -176,7 +183,7 @@ def sound(file: Path, spec: StreamSpec, *, resample: bool = False) -> Signal:
         raise Unreadable("without a sample")
     if not np.isfinite(values).all():
         raise Unreadable("with samples that are not numbers")
-    if values.max() == values.min():
+    if not silent and values.max() == values.min():
         raise Unreadable("silent throughout")
     if rate != spec.rate_hz:
         from scipy.signal import resample_poly

@@ -22,6 +22,20 @@ from .schema import Problem, StreamSection
 
 NO_GAP = 1.5  # samples: steps of the time column longer than this are gaps
 _DATA = (".npz", ".csv", ".parquet")
+_CLOCKS = {
+    "time",
+    "times",
+    "time_s",
+    "time_ms",
+    "timestamp",
+    "timestamps",
+    "timestamp_ms",
+    "ts",
+    "t",
+    "datetime",
+    "unix",
+    "epoch",
+}
 _NULLS = ["", "nan", "NaN", "NA", "null"]
 
 
@@ -109,6 +123,11 @@ def read_header(file: Path, name: str) -> list[str]:
             raise Problem(name, f"not readable as UTF-8 CSV ({error})", "save it as comma-separated UTF-8") from None
     if not columns:
         raise Problem(name, "the file is empty", "restore it")
+    if len(columns) == 1 and (mark := next((m for m in ";\t" if m in columns[0]), None)):
+        what = "semicolons" if mark == ";" else "tabs"
+        raise Problem(
+            name, f"cells are separated by {what}", "save it with commas between cells and a point in numbers"
+        )
     double = [c for c in columns if columns.count(c) > 1]
     if double:
         raise Problem(name, f"two columns are called {double[0]!r}", "rename or drop one")
@@ -146,9 +165,10 @@ def read_batches(file: Path, name: str, types: Mapping[str, Any] | None) -> Iter
             yield from source
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = "parquet" if file.suffix == ".parquet" else "numeric CSV"
-        raise Problem(
-            name, f"truncated or not readable as {kind} ({_first_line(error)})", "repair or restore the file"
-        ) from None
+        fix = "repair or restore the file"
+        if "conversion error" in str(error):
+            fix = "write plain numbers with a point, and `time` in seconds (datetime.timestamp() of a clock time with its zone)"
+        raise Problem(name, f"truncated or not readable as {kind} ({_first_line(error)})", fix) from None
 
 
 def text_cells(column: Any, name: str, label: str) -> list[str | None]:
@@ -190,7 +210,7 @@ def read_streams(file: Path, name: str, where: str, streams: Mapping[str, Stream
         return _read_npz(file, where, streams)
     if file.suffix in (".csv", ".parquet"):
         return _read_columns(file, name, where, streams)
-    raise Problem(where, f"a data file is {', '.join(_DATA)}, not {file.suffix!r}", "convert it")
+    raise Problem(where, f"a data file is {', '.join(_DATA)} or .wav, not {file.suffix!r}", "convert it")
 
 
 def open_npz(file: Path, where: str) -> dict[str, np.ndarray]:
@@ -290,11 +310,34 @@ def _read_columns(file: Path, name: str, where: str, streams: Mapping[str, Strea
     columns = channel_columns(names, streams, where)
     types = column_types(names, columns)
     if not columns:
-        return {}
+        wanted = [c for s in streams.values() for c in s.channels]
+        near = next(
+            (m for c in wanted for m in difflib.get_close_matches(c.lower(), [n.lower() for n in names], n=1)), None
+        )
+        hint = "" if near is None else f" ({next(n for n in names if n.lower() == near)!r} is near)"
+        raise Problem(
+            where, f"no declared stream is in it: its columns are {', '.join(names)[:200]}{hint}",
+            f"name them {', '.join(wanted)[:200]}, or correct cohort.yaml",
+        )  # fmt: skip
+    read_clock(names, columns, where)
     batches = list(read_batches(file, where, types))
     table = pa.Table.from_batches(batches, schema=None) if batches else None
     data = {c: table.column(c) for c in types} if table is not None else {}
     return split_columns(data, columns, streams, where)
+
+
+def read_clock(
+    names: Sequence[str], columns: Mapping[str, Mapping[str, str]], where: str, known: Sequence[str] = ()
+) -> None:
+    """Problem for a clock under another name than `time`: rates and gaps would go unseen."""
+    taken = {*known, *(c for found in columns.values() for c in found.values())}
+    clock = next((n for n in names if n.lower() in _CLOCKS and n not in taken), None)
+    if clock is not None and "time" not in names:
+        raise Problem(
+            where,
+            f"the column {clock!r} looks like a clock and is not read",
+            "call it `time`, in seconds; or take it out",
+        )
 
 
 def channel_columns(
@@ -397,7 +440,10 @@ def on_grid(
     steps = np.diff(time) * rate_hz  # in samples
     if not (steps > 0).all():
         at = int(np.flatnonzero(steps <= 0)[0]) + 1
-        raise Problem(where, f"does not increase at row {at} ({time[at]:g} s after {time[at - 1]:g} s)", "sort by time")
+        fix = (
+            "sort by time" if steps[at - 1] else "rows of one moment: give each its own time, or take doubled rows out"
+        )
+        raise Problem(where, f"does not increase at row {at} ({time[at]:.10g} s after {time[at - 1]:.10g} s)", fix)
     small = steps[steps <= NO_GAP]
     typical = float(np.median(steps))
     mean = float(small.mean()) if typical <= NO_GAP else typical

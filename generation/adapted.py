@@ -11,14 +11,16 @@ import numpy as np
 
 from ..adapters import autoencoder, lora
 from ..adapters.autoencoder import Autoencoder
+from ..backbones import tiny
 from ..backbones.causal_lm import CausalBackbone, pooled
-from ..core import plugins, runs
+from ..core import config, plugins, runs
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording, Window
+from ..data.load import open_cohort
 from .grammar import constrain
 from .layout import Layout
-from .tokens import Documents
+from .tokens import Documents, Written
 from .vocabulary import FIRST_CODEC, LABEL_0
 
 
@@ -111,6 +113,27 @@ class Writing:
         self.layout.write(folder / "layout.json")
 
 
+def writable(recipe: Written, backbone: Plugin | None, card: CohortCard) -> None:
+    """Fails now, not after a base was pretrained: MienError for a layout that cannot be, or that this base would not know."""
+    layout, first = recipe.layout(card), tiny.missing(backbone)
+    if first is None:
+        return
+    raw = {k: v for k, v in config.read(first).items() if k in Written.model_fields}
+    base = config.parse(Written, raw, first)
+    known = base.layout(open_cohort(base.cohort, "training")[0].card).vocabulary
+    if known.digest != layout.vocabulary.digest:
+        raise MienError(_others(layout, f"the base of {first} would be", known.codecs))
+
+
+def _others(layout: Layout, base: str, codecs: Sequence[str] = ()) -> str:
+    theirs = f" ({', '.join(codecs)})" if codecs else ""
+    return (
+        f"{base} pretrained on other behaviour tokens{theirs} than this recipe's: {', '.join(layout.vocabulary.codecs)}. Give the"
+        " base a recipe with the same codecs in the same order (backbone.recipe=…), choose other `codecs:` or `streams:` here, or"
+        " take a base that was pretrained on none, such as backbone='{name: causal_lm, model: smollm2-135m}'"
+    )
+
+
 def open_base(section: Plugin, layout: Layout, shown: bool = False) -> CausalBackbone:
     """A frozen base with the layout's grammar in its forward. shown: recordings will be given as soft tokens.
 
@@ -120,10 +143,7 @@ def open_base(section: Plugin, layout: Layout, shown: bool = False) -> CausalBac
     backbone = module.load(config, layout.vocabulary.size)
     known = getattr(backbone.model.config, "behaviour_vocabulary", None)
     if backbone.speaks_behaviour and known is not None and known != layout.vocabulary.digest:
-        raise MienError(
-            f"the base of backbone {section.name} was pretrained on other behaviour tokens than this layout's: give both"
-            " recipes the same codecs"
-        )
+        raise MienError(_others(layout, f"the base of backbone {section.name} was"))
     if shown and not backbone.soft:
         raise MienError(
             f"condition.soft: the backbone {section.name} ({backbone.identity}) takes no recording as soft tokens; that"

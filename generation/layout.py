@@ -48,6 +48,7 @@ from .vocabulary import (
 )
 
 _BY_KIND = {"events": "events", "text": "text"}  # what speaks for streams that no part names, beside signals
+_SOUND_HZ, _HEARD_HZ = 4000, 50  # one channel this fast is sound, and nothing of it is heard below the second
 
 
 class Context(Section):
@@ -121,7 +122,8 @@ class Layout:
         conditioned: bool = False,
     ) -> Layout:
         """The layout for a cohort. streams: which to use, in order (default: all, by name); codecs: parts, each with a
-        `streams` list; codec: for the signals that none of them names (events and text have their own)."""
+        `streams` list; codec: for the signals that none of them names (events and text have their own, and so has sound
+        where `transform` would keep a few Hz of it)."""
         if task not in card.tasks:
             raise MienError(
                 f"cohort {card.name!r} has no task {task!r}; its tasks are {', '.join(card.tasks) or 'none'}"
@@ -149,9 +151,11 @@ class Layout:
             raise MienError(f"codecs: {stray[0]!r} is not among the streams {chosen}")
         for name in chosen:
             if name not in named:
-                kind = card.streams[name].kind
-                own = codec.name if kind == "signal" else _BY_KIND[kind]
-                options = dict(codec.options) if kind == "signal" else {}
+                spec = card.streams[name]
+                own, options = _BY_KIND.get(spec.kind, codec.name), {} if spec.kind in _BY_KIND else dict(codec.options)
+                kept = (options.get("bandwidth") or {}).get(name, options.get("hz", 0))
+                if own == "transform" and len(spec.channels) == 1 and spec.rate_hz >= _SOUND_HZ and kept < _HEARD_HZ:
+                    own, options = "audio_features", {}
                 parts[name] = Part(codec=own, streams=(name,), options=options)
         # as `streams` orders them; without it, parts that the recipe names first, in its order
         order = chosen if streams else [*(n for n in parts if n in named), *(n for n in chosen if n not in named)]

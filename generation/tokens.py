@@ -16,6 +16,7 @@ from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.paths import cache_home
 from ..core.records import Cohort, CohortCard, Recording, Stream, Window, cut, recording_windows
+from ..data import sources
 from .layout import Context, Given, Layout
 
 Packing = Callable[[Sequence[Any]], np.ndarray]
@@ -130,6 +131,7 @@ class Documents:
                 bar.step()
         if bar:
             bar.close()
+            sources.tell(documents.skipped)
         documents._map()
         if len(documents) == 0:
             raise MienError(

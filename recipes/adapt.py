@@ -16,7 +16,7 @@ from mien.core import config, console, runs, verbs
 from mien.core.results import Report, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort
-from mien.generation.adapted import Writing
+from mien.generation import adapted
 from mien.generation.tokens import Written
 from mien.privacy.plan import PrivacySpec
 
@@ -56,14 +56,16 @@ def main(argv: list[str] | None = None) -> int:
     main, everyone = accelerator.is_main_process, accelerator.wait_for_everyone
     with accelerator.main_process_first():
         cohort, left_out = open_cohort(recipe.cohort, "training")
-        # here, for what cannot be split should not wait for a base
+        # here, for what cannot be written or split should not wait for a base
+        if not (recipe.represent or recipe.autoencoder):
+            adapted.writable(recipe, recipe.backbone, cohort.card)
         split = splits.drawn(cohort, recipe.split, None if recipe.privacy else recipe.seed)
         if recipe.backbone:
             base = tiny.with_weights(recipe.backbone)
             if not recipe.represent:
                 base = llava.with_tower(base, recipe.layout(cohort.card).streams, recipe.seconds)
             recipe = recipe.model_copy(update={"backbone": base})
-    kind = Autoencoding if recipe.autoencoder else Representing if recipe.represent else Writing
+    kind = Autoencoding if recipe.autoencoder else Representing if recipe.represent else adapted.Writing
     subject = kind(recipe, cohort.card)
     bound = tuple(dict.fromkeys((*cohort.card.restrictions, *subject.restrictions)))
     inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": subject.base.fingerprint}

@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         cohort, left_out = open_cohort(section, "alignment")
     require_consent(section, split.train, "alignment")
     inputs = {**asked["inputs"], **recipe.inputs(asked["config"]), "adapter": runs.fingerprint(source)}
+    judged.heard(recipe.preferences, inputs["adapter"], recipe.minimum_alpha, recipe.privacy is not None)
     told = {**asked["config"], "study": recipe.study, "align": recipe.model_dump(mode="json")}
     run = runs.Run.start("align", recipe.study, told, inputs, fresh=fresh, main=main, wait=everyone)
     with run:
@@ -110,10 +111,9 @@ class Audit:
         return found
 
     def coverage(self, before: judged.Samples, after: judged.Samples):
-        of, layout = self.train, self.opened.layout
-        card = dataclasses.replace(of.card, streams=layout.streams)
-        sides = before.recordings, after.recordings
-        return kept.coverage(of, *sides, card, seconds=layout.seconds, seed=self.seed, **self.windows)
+        said = {"seconds": self.opened.layout.seconds, "seed": self.seed, **self.windows}
+        card = dataclasses.replace(self.train.card, streams=self.opened.layout.streams)
+        return kept.coverage(self.train, before.recordings, after.recordings, card, **said)
 
 
 if __name__ == "__main__":

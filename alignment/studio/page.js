@@ -409,6 +409,8 @@ function span(streams) {
   for (const s of streams) for (const v of s.values) if (v === v) { if (v < low) low = v; if (v > high) high = v; }
   return low <= high ? [low, high] : [0, 1];
 }
+// what a lane shows at the least, or the sensor's own noise would fill it and look like a sign
+const LEAST = {degC: 1, uS: 0.2, g: 0.05, bpm: 5};
 // one scale for both sides, and none of them moves when one zooms
 function scale(streams, kind) {
   if (kind === "events" || kind === "text") return [0, 1];
@@ -416,6 +418,8 @@ function scale(streams, kind) {
   if (kind === "sound") { const most = Math.max(0.02, Math.abs(low), Math.abs(high)); return [-most, most]; }
   if (kind === "heat") return [Math.min(0, low), Math.max(high, 1e-6)];
   if (high - low < 1e-6 * Math.max(1, Math.abs(high))) { low -= 0.5; high += 0.5; }
+  const least = Math.max(0, ...streams.map((x) => LEAST[x.unit] || 0));
+  if (high - low < least) { const middle = (low + high) / 2; low = middle - least / 2; high = middle + least / 2; }
   const room = 0.08 * (high - low), above = streams.some((s) => s.marks) ? 2.4 : 1; // room for the marks
   return [low - room, high + above * room];
 }

@@ -12,9 +12,10 @@ from pydantic import Field
 
 from ...core.config import Section
 from ...core.errors import MienError
+from ..preferences import BROKEN
 from ..store import Pair
 
-BROKEN, REAL = "broken:", "real:"  # recordings of control pairs: their ids begin so
+REAL = "real:"  # with BROKEN, recordings of control pairs: their ids begin so
 
 
 class Checks(Section):

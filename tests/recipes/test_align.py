@@ -95,6 +95,19 @@ def test_raters_who_toss_coins_are_not_learned_from(toy):
     assert "α" in done.stderr
 
 
+def test_answers_in_a_file_are_refused_before_anything_is_sampled(toy):
+    rows = [
+        {"pair_id": f"p{i}", "a": f"a{i}", "b": f"b{i}", "rater": r, "choice": "AB"[(i + (r == "y") * (i % 2)) % 2]}
+        for i in range(20)
+        for r in "xy"
+    ]
+    (toy.folder / "coins.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    done = toy.run("align", "dpo_toy.yaml", "study=toy_early", "preferences=coins.jsonl", ok=False)
+    assert done.returncode == 2
+    assert "raters agree too little" in done.stderr
+    assert not list((toy.folder / "runs").glob("align-toy_early-*"))
+
+
 def report(toy, study: str) -> dict:
     (run,) = (toy.folder / "runs").glob(f"align-{study}-*")
     return {r["metric"]: r for r in json.loads((run / "release" / "report.json").read_text())["results"]}

@@ -19,7 +19,7 @@ from mien import cli
 from mien.core.records import Cohort
 from mien.core.results import Report
 
-from .conftest import Lab, copy_of
+from .conftest import Lab, copy_of, lab
 
 VERBS = ("pretrain", "adapt", "generate", "attack", "evaluate")
 BEFORE = {v: VERBS[:i] for i, v in enumerate(VERBS)}
@@ -266,6 +266,25 @@ def test_errors_are_one_line(chain, args, says, monkeypatch, capsys):
     assert "Traceback" not in error
     left = {p for p in (lab.folder / "runs").rglob("*")} - before
     assert not [p for p in left if "release" in p.parts and p.is_file()], "a failed run must release nothing"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("task=mood", "no task 'mood'"),
+        ("codecs=[{name: motion, streams: [acc]}]", "other behaviour tokens (transform) than this recipe's: motion"),
+    ],
+)
+def test_what_cannot_be_written_does_not_wait_for_a_base(tmp_path, monkeypatch, capsys, change, says):
+    made = lab(tmp_path / "toy")
+    monkeypatch.chdir(made.folder)
+    for name in ("MIEN_CACHE", "MIEN_RUNS"):
+        monkeypatch.setenv(name, made.env[name])
+    assert cli.main(["adapt", "adapt.yaml", change]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert "pretrain" not in captured.out
+    assert not made.runs("pretrain")
 
 
 def test_random_window_split_is_marked_and_not_attacked(chain):

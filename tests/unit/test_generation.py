@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -276,6 +277,18 @@ def test_layout_refuses(kw, says):
         Layout.of(CARD, **{"seconds": 2.0, "task": "activity", "codec": Plugin(name="transform"), **kw})
 
 
+def test_sound_is_not_written_as_its_lowest_few_hertz():
+    sound = StreamSpec(channels=("voice",), unit="full scale", rate_hz=16000.0, range=(-1.0, 1.0))
+    card = replace(CARD, streams={**CARD.streams, "voice": sound})
+
+    def codec(**options):
+        made = Layout.of(card, seconds=2.0, task="activity", codec=Plugin(name="transform", **options))
+        return {p.streams[0]: p.codec for p in made.parts}["voice"]
+
+    assert codec() == "audio_features"
+    assert codec(hz=2000) == codec(bandwidth={"voice": 2000}) == "transform"  # asked for
+
+
 # --- masked models --------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def masked():
@@ -364,7 +377,7 @@ def test_documents_of_a_cohort(home, cohort):
     )
 
 
-def test_unusable_windows_are_counted(home):
+def test_unusable_windows_are_counted_and_told(home, capsys):
     made = recordings(2)
     s = made[0].streams["acc"]
     valid = np.ones(len(s.values), bool)
@@ -374,8 +387,9 @@ def test_unusable_windows_are_counted(home):
     made[1] = Recording(id="nolabel", person="p00", streams=made[1].streams)
     from mien.core.records import Cohort
 
-    docs = Documents.encode(Cohort.build(made, card=CARD), layout(), stride_s=2.0, quiet=True)
+    docs = Documents.encode(Cohort.build(made, card=CARD), layout(), stride_s=2.0)
     assert docs.skipped == {"a gap in acc": 1, "recording without the label 'activity'": 1}
+    assert "left out 1 time: a gap in acc" in capsys.readouterr().out
     with pytest.raises(MienError, match="no window of 60 s"):
         Documents.encode(Cohort.build(made, card=CARD), layout(60.0), stride_s=2.0, quiet=True)
     empty = CohortCard(**{**vars(CARD), "name": "e"})

@@ -153,11 +153,15 @@ def test_repeats_controls_and_sides_are_told_per_rater():
     answers = [said(i, r, "A") for i in range(10) for r in "xy"]
     answers += [said(i, "x", "A" if i < 3 else "B", kind="repeat") for i in range(4)]
     answers += [replace(said(9, "x", kind="repeat"), a="y9", b="x9", choice="B")]  # the same answer with swapped names
-    answers += [said(20, "x", "B", kind="control"), said(21, "x", "both_bad", kind="control")]
-    x, y = pf.quality(answers, {"p20": "B", "p21": "A"}).raters
+    answers += [
+        replace(said(20, "x", "A", kind="control"), b="broken:x20"),
+        replace(said(21, "x", "both_bad", kind="control"), b="broken:x21"),
+        said(22, "x", "both_bad", kind="control"),  # of real recordings: nobody knows the answer
+    ]
+    x, y = pf.quality(answers).raters
     assert (x.consistent.k, x.consistent.n) == (4, 5)
     assert (x.controls.k, x.controls.n) == (1, 2)
-    assert (x.accepted.k, x.accepted.n) == (1, 2)
+    assert (x.accepted.k, x.accepted.n) == (1, 3)
     assert y.controls.n == 0
     assert y.left.value == 1
     assert "α = 1.00" in str(pf.quality(answers))

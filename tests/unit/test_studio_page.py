@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,31 @@ def test_who_is_recognised_is_hidden_after_asking(browser, plain):
     w.close()
 
 
+def test_hundredths_of_a_degree_do_not_fill_a_lane(browser, wrist):
+    """Where B has no temperature, A's stands on a scale of a degree at the least."""
+    w = Window(browser)
+
+    def without(route: Any) -> None:
+        sent = (answer := route.fetch()).json()
+        sent["streams"] = [s for s in sent["streams"] if s["name"] != "temp"]
+        route.fulfill(response=answer, json=sent)
+
+    w.page.route("**/api/recording/*/right", without)
+    w.open(wrist.page("cy"))
+    label, share = w.page.evaluate(
+        """() => { const named = c => c.getAttribute('aria-label').startsWith('Skin temperature of A');
+        const c = [...document.querySelectorAll('#lanes canvas')].find(named), rows = [];
+        const {data} = c.getContext('2d').getImageData(0, 0, c.width, c.height);
+        for (let y = 0; y < c.height; y++) for (let x = c.width >> 2; x < c.width; x++) { const i = 4 * (y * c.width + x);
+          if (Math.abs(data[i] - data[i + 2]) > 90) { rows.push(y); break; } }
+        return [c.getAttribute('aria-label'), (rows.at(-1) - rows[0]) / c.height]; }"""
+    )
+    low, high = (float(x) for x in re.findall(r"\d+\.\d+", label))
+    assert high - low < 0.5
+    assert 0 < share < (high - low) + 0.15
+    w.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_is_wide_enough_and_colours_can_be_told(browser, wrist, scheme):
     w = Window(browser, viewport={"width": 390, "height": 780}, has_touch=True, color_scheme=scheme).open(
@@ -362,6 +388,21 @@ def test_a_phone_is_wide_enough_and_colours_can_be_told(browser, wrist, scheme):
     says(page, "count", "^1 of")
     page.click("#undo")
     says(page, "count", "^0 of")
+    w.close()
+
+
+def test_the_head_of_a_page_in_a_file_fits_a_phone(browser, tmp_path):
+    study, _ = invented.study(tmp_path, "noise", 10, ["ann"])
+    (file,) = offline.write_pages(study, ["ann"], tmp_path / "page.html")
+    w = Window(browser, viewport={"width": 360, "height": 780}, offline=True).open(file.as_uri())
+    boxes = w.page.evaluate(
+        """() => [...document.querySelectorAll('header .brand, #count, header .tools button')].map(e => e.getBoundingClientRect())
+        .filter(r => r.width).map(r => [r.left, r.right, r.height])"""
+    )
+    assert len(boxes) >= 5
+    assert all(a[1] <= b[0] for a, b in pairwise(sorted(boxes)))
+    assert max(b[1] for b in boxes) <= 360
+    assert max(b[2] for b in boxes) < 50  # one line each
     w.close()
 
 
