@@ -104,9 +104,6 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger(name).addFilter(_worth_telling)  # DeepSpeed sets its level anew when it is imported
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch|accelerate")
-    warnings.filterwarnings(
-        "ignore", message="`past_key_values` is deprecated"
-    )  # its new name is younger than what we allow
     try:
         with _stoppable():
             return main(*args) or 0
