@@ -179,7 +179,7 @@ class Rounds:
         right = line = None
         log: list[dict[str, float]] = []
         if a.privacy is not None:
-            self._private(train, a.privacy, common)
+            log = self._private(train, a.privacy, common)
         elif a.method == "dpo":
             log = dpo_.train(o.model, o.backbone, o.layout, train, a.dpo, **common)
         else:
@@ -202,7 +202,7 @@ class Rounds:
             judged.write_log(common["folder"] / "log.jsonl", log)
         return right, line
 
-    def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> None:
+    def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> list[dict[str, float]]:
         a, o = self.asked, self.opened
         plan = self.plan = spec.plan(n=len(dpo_.units(train, spec.unit)), steps=a.dpo.steps)
         raters = plan.unit == "rater"
@@ -211,9 +211,10 @@ class Rounds:
         source = "raters" if raters else self.source
         with budget.Entry(self.run, source, who, plan, spec.cap, self.main) as entry:
             self.accelerator.wait_for_everyone()  # nobody computes a gradient before the ledger has the charge
-            dpo_.train_private(o.model, o.backbone, o.layout, train, a.dpo, plan, **common)
+            log = dpo_.train_private(o.model, o.backbone, o.layout, train, a.dpo, plan, **common)
             if self.main:
                 self.claim = entry.close()
+        return log
 
     # --- afterwards -------------------------------------------------------------------------------------------------------
     def compare(self, before: Samples, after: Samples) -> None:

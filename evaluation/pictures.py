@@ -296,6 +296,36 @@ def by_person(score: np.ndarray, member: np.ndarray) -> str:
     return _svg(figure)
 
 
+def by_step(
+    lines: Mapping[str, Sequence[tuple[float, float]]], ylabel: str, *, smooth: bool = False, log: bool = False,
+    limits: tuple[float | None, float | None] = (None, None),
+) -> str:  # fmt: skip
+    """(step, value) of one or more quantities; several get a legend. smooth: many points are pale, with a running mean over a
+    tenth of them; log: a logarithmic axis of what is above 0; limits: of the y axis, None: what the values ask for."""
+    figure, axes = _figure(PHONE, 2.3 + 0.2 * (len(lines) > 1))
+    axis, told = axes[0][0], len(lines) > 1
+    for i, (name, points) in enumerate(lines.items()):
+        x, y = np.array([p for p in points if not log or p[1] > 0], dtype=np.float64).reshape(-1, 2).T
+        width, colour = max(1, len(y) // 10), COLOURS[i % 7]
+        if smooth and width > 1:
+            axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
+            y = np.array([y[max(0, k - width) : k + width + 1].mean() for k in range(len(y))])
+        mark = MARKS[i % 7] if len(y) <= 15 else ""
+        axis.plot(
+            x, y, marker=mark, color=colour, linestyle=LINES[i % 4], linewidth=1.8, markersize=4, label=name, clip_on=False
+        )  # fmt: skip
+    if log:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(lambda v, _: f"{v:g}" if f"{v:e}"[0] in "25" else "")
+    axis.set(xlabel="step", ylabel=_folded(ylabel, 30), ylim=limits)
+    axis.set_xlim(left=0)
+    axis.grid(axis="y", color="0.9")
+    if told:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _svg(figure)
+
+
 def forest(results: Sequence[Result]) -> str:
     """AUCs one below the other with their intervals, from nothing (0.5) to everything (1); attackers who hold other
     recordings of a person are hollow, in the same row."""

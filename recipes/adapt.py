@@ -16,6 +16,7 @@ from mien.core import config, console, runs, verbs
 from mien.core.results import Report, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort
+from mien.evaluation.report import training as pages
 from mien.generation.adapted import Writing
 from mien.generation.tokens import Written
 from mien.privacy.plan import PrivacySpec
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
             cap = recipe.privacy and recipe.privacy.cap
             with budget.Entry(run, source, split.train, plan, cap, main) as entry:
                 everyone()  # nobody computes a gradient before the ledger has the charge
-                training.fit(
+                log = training.fit(
                     model, losses, lambda rows: subject.batch(rows, device), len(subject), recipe.train, seed=recipe.seed,
                     folder=run.private, accelerator=accelerator, private=private,
                     label=f"adapting on {console.count(len(subject), 'window')} of {console.count(len(subject.persons), 'person')}",
@@ -99,12 +100,15 @@ def main(argv: list[str] | None = None) -> int:
                     guarantee = entry.close()
                     subject.save(model, run.release / "adapter", guarantee, bound)
                     entry.write()
-                    Report(
+                    report = Report(
                         verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
                         data_fingerprint=inputs["cohort"], guarantee=guarantee, consent=left_out,
                         environment=environment(recipe.seed), caveats=(*beside.caveats(), *splits.warnings(split)), restrictions=bound,
-                    ).write(run.release / "report.json")  # fmt: skip
+                    )  # fmt: skip
+                    pages.adapted(run, report, log, recipe, cohort, split, plan, len(subject))
+                    report.write(run.release / "report.json")
     console.say(f"adapter: {run.release / 'adapter'}")
+    console.say(f"report: {run.release / 'report.html'}, and with the losses {run.private / 'report.html'}")
     return 0
 
 
