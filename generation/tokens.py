@@ -122,14 +122,11 @@ class Documents:
         documents.condition, documents.seed = condition or Condition(), seed
         if documents.condition.soft:
             documents._pack = pack
-        bar = None if quiet else console.Bar("encoding recordings", len(cohort))
         people: dict[str, int] = {}
-        for r in cohort:
-            documents._recording(change(r), stride_s, keep, people)
-            if bar:
+        with console.progress("encoding recordings", len(cohort), quiet=quiet) as bar:
+            for r in cohort:
+                documents._recording(change(r), stride_s, keep, people)
                 bar.step()
-        if bar:
-            bar.close()
         documents._map()
         if len(documents) == 0:
             raise MienError(

@@ -39,6 +39,7 @@ class Training:
     note: str = ""
 
 
+MOST_NAMES = 4  # that share a reason for not having been measured, before they are folded away
 TITLES = {
     "adapt": "Adapter",
     "pretrain": "Base",
@@ -73,7 +74,9 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}summary{cursor:pointer}
 @media(max-width:40rem){body{font-size:15px}th,td{padding:.4rem .3rem}thead th{font-size:.75rem}
 tr.beside th{padding-left:.8rem}tbody th{overflow-wrap:anywhere;min-width:7rem}.versus td{white-space:normal}
 .versus span{display:block}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}figure{padding:.4rem}}
-@media print{figure{break-inside:avoid}details{display:none}}
+.names{display:inline}.names summary{display:inline}.names summary::before{content:"▸ "}
+.names[open] summary::before{content:"▾ "}.names[open] summary::after{content:": "}
+@media print{figure{break-inside:avoid}details{display:none}.names{display:inline}}
 """
 
 
@@ -213,7 +216,10 @@ def _page(
         parts += ["<h2>Recordings</h2>", *_figures(pictures[first:])]
     for title, lines in (
         ("What was not measured", [x for r in every for x in r.not_measured]),
-        ("What this number of persons can support", [x for r in every for x in r.caveats if "random windows" not in x]),
+        (
+            "What this number of persons can support" if training is None else "What to bear in mind",
+            [x for r in every for x in r.caveats if "random windows" not in x],
+        ),
     ):
         if lines:
             parts += [f"<h2>{title}</h2><ul>", *(f"<li>{e(x)}</li>" for x in dict.fromkeys(lines)), "</ul>"]
@@ -278,8 +284,16 @@ def _table(results: Sequence[Result]) -> str:
     reasons: dict[str, list[str]] = {}
     for r in absent:
         reasons.setdefault(r.note or value(r), []).append(_name(r))
-    listed = "".join(f"<li><b>{e(', '.join(names))}</b> – {e(why)}</li>" for why, names in reasons.items())
+    listed = "".join(f"<li>{_folded(names)} – {e(why)}</li>" for why, names in reasons.items())
     return (table if measured else "") + (f"<ul class='soft'>{listed}</ul>" if listed else "")
+
+
+def _folded(names: Sequence[str]) -> str:
+    """Names in bold; many of them behind their number."""
+    told = html.escape(", ".join(names))
+    if len(names) <= MOST_NAMES:
+        return f"<b>{told}</b>"
+    return f"<details class='names'><summary><b>{len(names)} measures</b></summary>{told}</details>"
 
 
 def _side(versus: Sequence[Versus]) -> str:

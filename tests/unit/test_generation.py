@@ -378,6 +378,20 @@ def test_offset_leaves_text_tokens_out():
     assert all(lay.grammar.accepts(r[r != PAD]) for r in rows)
 
 
+def test_an_interrupted_encoding_says_where_it_stopped(cohort, capsys):
+    seen = []
+
+    def stop(r):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(r)
+        return r
+
+    with pytest.raises(KeyboardInterrupt):
+        Documents.encode(cohort, layout(), stride_s=2.0, change=stop)
+    assert f"encoding recordings: stopped at 2/{len(cohort)}" in capsys.readouterr().out
+
+
 # --- documents ------------------------------------------------------------------------------------------
 def test_documents_of_a_cohort(home, cohort):
     lay = layout()

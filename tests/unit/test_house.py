@@ -94,6 +94,12 @@ def test_core_and_cli_do_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
 
 
+@pytest.mark.parametrize("file", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_bars_are_closed_by_whoever_opens_them(file):
+    """`console.progress` says where a bar was stopped; a bare Bar stays open when its loop is interrupted."""
+    assert "console.Bar(" not in file.read_text()
+
+
 UNSAFE = [
     r"pickle\.loads?\(",
     r"torch\.load\((?!\w+, map_location=\"cpu\", weights_only=True\))",

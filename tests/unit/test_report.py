@@ -274,6 +274,14 @@ def test_long_names_leave_a_picture_its_room(name):
     assert "<svg" in text
 
 
+def test_many_measures_with_one_reason_are_folded_away():
+    rates = [Result(metric=f"a{i}.tpr", value=None, note="not resolvable: 5 persons") for i in range(20)]
+    few = [Result(metric=f"b{i}.tpr", value=None, note="not run: no shadow models") for i in range(3)]
+    page = html.release_html(report(results=(*rates, *few)))
+    assert "<summary><b>20 measures</b></summary>a0.tpr, a1.tpr" in page
+    assert "<b>b0.tpr, b1.tpr, b2.tpr</b> – not run: no shadow models" in page
+
+
 # --- runs that train ------------------------------------------------------------------------------------------------------
 def adapted(folder: Path, made: Cohort, log: list[dict], plan, windows: int = 40) -> tuple[str, str]:
     """The two pages of an adapt run, release/ first."""
