@@ -29,9 +29,9 @@ from .judged import Learned, Samples, result
 
 
 class Asked(Section):
-    """preferences: JSONL of `mien feedback … export=pairs.jsonl` about the adapter's samples; without it `simulate` says what
-    simulated experts are asked; method: dpo; reward: a reward model alone; ppo: a reward model, and the adapter towards it; of
-    each its settings; rounds: of sampling, asking and learning; lora: of the adapter beside; privacy: of raters or recorded
+    """preferences: JSONL of `mien feedback … export=pairs.jsonl` about the adapter's samples; simulate: without it, what
+    simulated experts are asked; method: dpo, reward (a reward model alone) or ppo (one, and the adapter towards it); dpo, reward,
+    ppo: settings of each; rounds: of sampling, asking and learning; lora: of the adapter beside; privacy: of raters or recorded
     persons, for dpo; weigh: reliable raters count more, without privacy; minimum_alpha: raters who agree less are not learned
     from; held_out: share of answers kept to judge by; bounds: what must hold afterwards."""
 

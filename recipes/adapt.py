@@ -23,9 +23,9 @@ from mien.privacy.plan import PrivacySpec
 
 
 class Adapt(Written):
-    """backbone: the frozen base; represent: learn to represent recordings, not to write them; autoencoder: or do so without
-    any base, trained whole; privacy: what to guarantee (left out: a plain run, ε = ∞); protections: others beside it; the
-    rest as in `generation/tokens.Written`."""
+    """backbone: the frozen base; represent: learn to represent recordings, not to write them; autoencoder: the same without
+    any base, trained whole; split: who trains and who is held out; lora: the adapter; train: how long and how fast; privacy: what
+    to guarantee (left out: a plain run, ε = ∞); protections: others, in training; the rest as in `generation/tokens.Written`."""
 
     backbone: config.Plugin | None = None
     represent: Represent | None = None

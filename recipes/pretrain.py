@@ -18,7 +18,7 @@ from mien.generation.tokens import Documents, Written
 
 class Pretrain(Written):
     """cohort: a *simulated* data set; shape: of the model that writes; represent: the shape of towers, to make those instead;
-    the rest as in adapt."""
+    train: how long and how fast; the rest as in adapt."""
 
     shape: tiny.Shape = tiny.Shape()
     represent: behaviour.Shape | None = None

@@ -146,6 +146,27 @@ def test_every_recipe_opens_with_its_command():
         config.load(file, getattr(module, verb.capitalize()))
 
 
+VERBS = ("adapt", "align", "attack", "baseline", "evaluate", "feedback", "generate", "pretrain")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_says_what_every_key_is_for(verb, capsys, monkeypatch):
+    from importlib import import_module
+
+    from mien.core import config
+
+    monkeypatch.setenv("COLUMNS", "80")
+    module = import_module(f"mien.recipes.{verb}")
+    model = getattr(module, verb.capitalize())
+    assert {k for k, words in config.described(model).items() if words} >= set(config.keys(model))
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for key in config.keys(model):
+        assert any(re.match(rf"  {key}  +\S", line) for line in lines), key
+
+
 def test_readme_tree_names_every_folder():
     text = (ROOT / "README.md").read_text()
     for folder in [*FOLDERS, "launch", "tests", "benchmarks", "docs"]:
