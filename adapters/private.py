@@ -53,6 +53,7 @@ class PrivateSteps:
         """Run the start-up checks; then go on after the last step that was begun, whether or not it was kept."""
         import torch
 
+        console.waiting(f"checking that no {self.plan.unit}'s loss depends on another's")
         guards.still(self.model)
         with self.accelerator.autocast():
             guards.check(self.model, self.losses, self.probes(), self.flat, self.gradients)

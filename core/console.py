@@ -31,6 +31,11 @@ def _show(text: str) -> None:
         print(text, flush=True)
 
 
+def waiting(text: str) -> None:
+    """One line on what takes some seconds from now, before any bar: for whoever watches, and no remark that `heard` hears."""
+    _show(f"  {text} …")
+
+
 @contextmanager
 def heard() -> Iterator[list[str]]:
     """What `say` says meanwhile (without progress), also when it is silenced."""

@@ -8,13 +8,15 @@ import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.intervals import Interval
 from ..core.records import Events, Signal, Stream, Text
 from ..core.results import Result
+
+if TYPE_CHECKING:
+    from ..core.intervals import Interval  # imports scipy.stats, for which adapt need not wait
 
 # Okabe & Ito's palette, told apart with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -58,6 +58,14 @@ def test_adapter_folder(chain):
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors", "layout.json"}
 
 
+def test_what_takes_seconds_before_the_first_bar_is_said(chain):
+    lab = copy_of(chain, "waits", "pretrain")
+    out = lab.run("adapt", "adapt.yaml").stdout
+    bar = out.index("encoding recordings")
+    for line in ("starting torch …", "reading the cohort motion …", "loading the base tiny …"):
+        assert -1 < out.find(line) < bar, line
+
+
 def test_synthetic_cohort_is_valid_and_in_units(chain):
     cohort = Cohort.read(chain.only("generate") / "release" / "cohort")
     (valid,) = results_of(chain, "generate")
