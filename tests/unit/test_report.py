@@ -324,6 +324,14 @@ def test_what_is_released_of_training_does_not_depend_on_losses_norms_or_draws(t
         assert "script" not in found.tags
 
 
+def test_an_id_that_is_an_ordinary_word_costs_the_page_and_not_the_training(tmp_path, cohort, monkeypatch, capsys):
+    monkeypatch.setattr(Cohort, "column", lambda self, name: ["Adapter"])
+    with pytest.raises(FileNotFoundError):
+        adapted(tmp_path, cohort, [], None)
+    assert (tmp_path / "private" / "report.html").exists()
+    assert "it was not written" in capsys.readouterr().err
+
+
 def test_the_page_names_the_next_command(tmp_path, cohort):
     page, _ = adapted(tmp_path, cohort, [], None)
     assert "mien generate recipes/watch/generate.yaml study=toy adapter=adapt-toy" in page
