@@ -303,9 +303,12 @@ def by_step(
     limits: tuple[float | None, float | None] = (None, None),
 ) -> str:  # fmt: skip
     """(step, value) of one or more quantities; several get a legend. smooth: many points are pale, with a running mean over a
-    tenth of them; log: a logarithmic axis of what is above 0; limits: of the y axis, None: what the values ask for."""
+    tenth of them; log: a logarithmic axis of what is above 0, where it spans enough for two marks;
+    limits: of the y axis, None: what the values ask for."""
     figure, axes = _figure(PHONE, 2.3 + 0.2 * (len(lines) > 1))
     axis, told = axes[0][0], len(lines) > 1
+    above = [v for points in lines.values() for _, v in points if v > 0]
+    log = log and max(above, default=1.0) > 4 * min(above, default=1.0)
     for i, (name, points) in enumerate(lines.items()):
         x, y = np.array([p for p in points if not log or p[1] > 0], dtype=np.float64).reshape(-1, 2).T
         width, colour = max(1, len(y) // 10), COLOURS[i % 7]

@@ -171,7 +171,7 @@ def _clipped(log: Log, plan: Any) -> list[html.Picture]:
             )
         )
     if len(norm := _points(log, "median_norm")) > 1:
-        lines = {f"median over drawn {whom}s": norm, "clip norm": _points(log, "clip_norm")}
+        lines = {f"median of {whom}s": norm, "clip norm": _points(log, "clip_norm")}
         deviation = plan.gradient_noise / plan.expected_batch
         out.append(
             html.Picture(
