@@ -194,8 +194,14 @@ def _spent(plan: Any) -> html.Picture:
 
 
 def _points(log: Log, key: str) -> list[tuple[float, float]]:
-    rows = [(float(r.get("step", i + 1)), r.get(key)) for i, r in enumerate(log)]
-    return [(at, float(v)) for at, v in rows if v is not None and np.isfinite(v)]
+    """(step, value) of what was logged and is a number; trainers that began to count again go on where the one before ended."""
+    out, before, last = [], 0.0, 0.0
+    for i, row in enumerate(log):
+        step, value = float(row.get("step", i + 1)), row.get(key)
+        before, last = before + (last if step <= last else 0.0), step
+        if value is not None and np.isfinite(value):
+            out.append((before + step, float(value)))
+    return out
 
 
 def _of(cohort: Cohort) -> dict[str, str]:

@@ -338,6 +338,13 @@ def test_the_page_names_the_next_command(tmp_path, cohort):
     assert training._command("generate", "watch", adapter="adapt-watch") == "mien generate recipes/watch/generate.yaml"
 
 
+def test_steps_of_several_trainers_follow_one_another():
+    log = [{"step": s, "loss": float(i)} for i, s in enumerate((5, 10, 5, 10, 4))]
+    assert [at for at, _ in training._points(log, "loss")] == [5, 10, 15, 20, 24]
+    gaps = [{"step": 1, "loss": None}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": 1.0}]
+    assert training._points(gaps, "loss") == [(3.0, 1.0)]
+
+
 def test_epsilon_by_step_rises_to_the_plans():
     plan = PrivacySpec(epsilon=4, batch=4).plan(n=40, steps=50)
     steps, spent = zip(*plan.spent(), strict=True)
