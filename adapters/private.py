@@ -36,6 +36,7 @@ class PrivateSteps:
         self.start = 0
         self.not_finite = 0
         self._loss, self._drawn, self._steps_logged = 0.0, 0, 0
+        self._clipped, self._normed = 0, 0
 
     def state(self) -> dict[str, Any]:
         return {"plan": self.plan.fingerprint, "clip_norm": self.clip_norm, "not_finite": self.not_finite}
@@ -52,6 +53,7 @@ class PrivateSteps:
         """Run the start-up checks; then go on after the last step that was begun, whether or not it was kept."""
         import torch
 
+        console.waiting(f"checking that no {self.plan.unit}'s loss depends on another's")
         guards.still(self.model)
         with self.accelerator.autocast():
             guards.check(self.model, self.losses, self.probes(), self.flat, self.gradients)
@@ -111,6 +113,8 @@ class PrivateSteps:
         total = world.add_up(total)
         self._update(total, lr)
         self.not_finite += self.sum.not_finite
+        self._normed += len(self.sum.norms)
+        self._clipped += len(self.sum.norms) - self.sum.below
         self._drawn += len(batch)
         self._steps_logged += 1
 
@@ -172,13 +176,15 @@ class PrivateSteps:
     def log(self, step: int) -> dict[str, float]:
         import torch
 
-        sums = world.add_up(torch.tensor([self._loss], dtype=torch.float64, device=self.flat.vector.device))
+        mine = [self._loss, self._clipped, self._normed]
+        sums = world.add_up(torch.tensor(mine, dtype=torch.float64, device=self.flat.vector.device))
         row = {
             "loss": float(sums[0]) / max(1, self._drawn), "persons": self._drawn / max(1, self._steps_logged),
             "not_finite": self.not_finite, "clip_norm": self.clip_norm,
+            "clipped": float(sums[1] / sums[2]) if sums[2] else None,
             "median_norm": float(np.median(self.sum.norms)) if self.sum.norms else None,
         }  # fmt: skip
-        self._loss, self._drawn, self._steps_logged = 0.0, 0, 0
+        self._loss, self._drawn, self._steps_logged, self._clipped, self._normed = 0.0, 0, 0, 0, 0
         return row
 
     def finish(self) -> None:

@@ -244,6 +244,7 @@ def open_binder(section: Plugin) -> Binder:
             f"backbone {section.name!r} has no towers to represent recordings with; represent: takes a binder (behaviour,"
             " clap, dinov2_minilm, ge2e, imagebind, open_clip, patchtst)"
         )
+    console.waiting(f"loading the base {section.name}")
     return module.load(config)
 
 

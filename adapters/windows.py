@@ -86,37 +86,35 @@ def encode(
     codes: dict[str, list[float]] = {t: [] for t in tasks}
     persons: dict[str, int] = {}
     person, recording, session, start = [], [], [], []
-    bar = None if quiet else console.Bar("reading windows", len(cohort))
-    for original in cohort:
-        r = change(original)
-        said = {t: _code(r.labels.get(t), t, classes) for t, classes in tasks.items()}
-        before = len(made)
-        if tasks and all(np.isnan(v) for v in said.values()):
-            made.skipped["recording without a label"] += 1
-        else:
-            for w in recording_windows(r, seconds, stride_s):
-                if not keep(w):
-                    continue
-                parts, why = cut(r, w, valid)
-                parts = {s: turns[s](p) if s in turns else p for s, p in parts.items()}
-                made_of = {m: _prepared(binder.towers[m], parts, ss) for m, ss in takes.items()}
-                arrays = {m: a for m, a in made_of.items() if a is not None}
-                if not arrays:
-                    made.skipped[why or "none of the chosen streams"] += 1
-                    continue
-                made.arrays.append(arrays)
-                person.append(persons.setdefault(r.person, len(persons)))
-                recording.append(len(made.recordings))
-                session.append(r.session)
-                start.append(r.start_s + w.start_s)
-                for t in tasks:
-                    codes[t].append(said[t])
-        if len(made) > before:
-            made.recordings.append(r.id)
-        if bar:
+    with console.progress("reading windows", len(cohort), quiet=quiet) as bar:
+        for original in cohort:
+            r = change(original)
+            said = {t: _code(r.labels.get(t), t, classes) for t, classes in tasks.items()}
+            before = len(made)
+            if tasks and all(np.isnan(v) for v in said.values()):
+                made.skipped["recording without a label"] += 1
+            else:
+                for w in recording_windows(r, seconds, stride_s):
+                    if not keep(w):
+                        continue
+                    parts, why = cut(r, w, valid)
+                    parts = {s: turns[s](p) if s in turns else p for s, p in parts.items()}
+                    made_of = {m: _prepared(binder.towers[m], parts, ss) for m, ss in takes.items()}
+                    arrays = {m: a for m, a in made_of.items() if a is not None}
+                    if not arrays:
+                        made.skipped[why or "none of the chosen streams"] += 1
+                        continue
+                    made.arrays.append(arrays)
+                    person.append(persons.setdefault(r.person, len(persons)))
+                    recording.append(len(made.recordings))
+                    session.append(r.session)
+                    start.append(r.start_s + w.start_s)
+                    for t in tasks:
+                        codes[t].append(said[t])
+            if len(made) > before:
+                made.recordings.append(r.id)
             bar.step()
-    if bar:
-        bar.close()
+    if not quiet:
         sources.tell(made.skipped)
     if not made.arrays:
         raise MienError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ def accelerator(threads: int | None = None, trackers: Sequence[str] = ()) -> Any
     accelerate falls back to one process, or to plain DDP, silently where it finds no GPU; several models would then
     be trained, or a model that should be sharded would not be. MienError when the world is not what was promised.
     """
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+        console.waiting("starting torch")
     import torch
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs

@@ -16,7 +16,7 @@ from ..core.config import Section
 from ..core.errors import MienError
 from ..core.intervals import Interval, over_persons
 from ..core.records import Recording
-from ..core.results import Baseline, Result
+from ..core.results import Baseline, Report, Result
 from ..generation import sample
 from ..generation.layout import Layout
 from ..generation.vocabulary import PAD
@@ -249,9 +249,10 @@ def passed(found: Mapping[str, Result], bounds: Bounds) -> list[str]:
     return out
 
 
-def told(study: str, results: Sequence[Result], bounds: Bounds | None, release: Path) -> int:
-    """Print the results; bounds: None where no adapter was moved, so that there is nothing to hold.
-    3 where a bound is passed, which is then said, else 0."""
+def told(study: str, bounds: Bounds | None, release: Path) -> int:
+    """Print the results of the run whose `release/` this is; bounds: None where no adapter was moved, so that there is nothing
+    to hold. 3 where a bound is passed, which is then said, else 0."""
+    results = Report.read(release / "report.json").results
     console.table(
         f"alignment of {study}", ["measure", "value", "95 %", "beside"],
         [
@@ -265,6 +266,7 @@ def told(study: str, results: Sequence[Result], bounds: Bounds | None, release: 
     for line in wrong:
         console.fail(f"bound passed: {line}")
     console.say(f"made: {', '.join(str(p) for p in sorted(release.iterdir()) if p.is_dir())}")
+    console.say(f"report: {release / 'report.html'}")
     return 3 if wrong else 0
 
 

@@ -29,9 +29,9 @@ from .judged import Learned, Samples, result
 
 
 class Asked(Section):
-    """preferences: JSONL of `mien feedback … export=pairs.jsonl` about the adapter's samples; without it `simulate` says what
-    simulated experts are asked; method: dpo; reward: a reward model alone; ppo: a reward model, and the adapter towards it; of
-    each its settings; rounds: of sampling, asking and learning; lora: of the adapter beside; privacy: of raters or recorded
+    """preferences: JSONL of `mien feedback … export=pairs.jsonl` about the adapter's samples; simulate: without it, what
+    simulated experts are asked; method: dpo, reward (a reward model alone) or ppo (one, and the adapter towards it); dpo, reward,
+    ppo: settings of each; rounds: of sampling, asking and learning; lora: of the adapter beside; privacy: of raters or recorded
     persons, for dpo; weigh: reliable raters count more, without privacy; minimum_alpha: raters who agree less are not learned
     from; held_out: share of answers kept to judge by; bounds: what must hold afterwards."""
 
@@ -184,7 +184,7 @@ class Rounds:
         right = line = None
         log: list[dict[str, float]] = []
         if a.privacy is not None:
-            self._private(train, a.privacy, common)
+            log = self._private(train, a.privacy, common)
         elif a.method == "dpo" and a.dpo.fresh:
             assert data.held_out is not None
             linear = decoded.Decoded.learn(train, o.layout, a.reward.l2)
@@ -230,7 +230,7 @@ class Rounds:
             log += dpo_.train(o.model, o.backbone, o.layout, data, a, **common)
         return log
 
-    def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> None:
+    def _private(self, train: pairs.Pairs, spec: PrivacySpec, common: dict[str, Any]) -> list[dict[str, float]]:
         a, o = self.asked, self.opened
         plan = self.plan = spec.plan(n=len(dpo_.units(train, spec.unit)), steps=a.dpo.steps)
         raters = plan.unit == "rater"
@@ -239,9 +239,10 @@ class Rounds:
         source = "raters" if raters else self.source
         with budget.Entry(self.run, source, who, plan, spec.cap, self.main) as entry:
             self.accelerator.wait_for_everyone()  # nobody computes a gradient before the ledger has the charge
-            dpo_.train_private(o.model, o.backbone, o.layout, train, a.dpo, plan, **common)
+            log = dpo_.train_private(o.model, o.backbone, o.layout, train, a.dpo, plan, **common)
             if self.main:
                 self.claim = entry.close()
+        return log
 
     # --- afterwards -------------------------------------------------------------------------------------------------------
     def compare(self, before: Samples, after: Samples) -> None:

@@ -98,7 +98,7 @@ class Release:
         for name in names:
             value = getattr(self, name)
             if value is None or len(value) == 0:
-                raise MienError(f"this attack needs {name!r}, which this release lacks; record the attack as not run")
+                raise MienError(f"this attack needs {name!r}, which this release lacks")
 
     def signals(self) -> Signals:
         """The candidates' windows as signals without losses, for pooling."""

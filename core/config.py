@@ -7,6 +7,7 @@ A recipe may `extends:` one other file (one hop): one beside it, or one that shi
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import types
 import typing
@@ -223,11 +224,11 @@ def _section_such_as(model: type[BaseModel], path: Sequence[str], given: Any) ->
 
 def _keys_at(model: Any, path: Sequence[str]) -> list[str]:
     for part in path:
-        for candidate in _models(model):
+        for candidate in models(model):
             if part in candidate.model_fields:
                 model = candidate.model_fields[part].annotation
                 break
-    return [k for m in _models(model) for k in keys(m)]
+    return [k for m in models(model) for k in keys(m)]
 
 
 def keys(model: type[BaseModel]) -> list[str]:
@@ -235,11 +236,29 @@ def keys(model: type[BaseModel]) -> list[str]:
     return [f.alias or k for k, f in model.model_fields.items()]
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def described(model: type[BaseModel]) -> dict[str, str]:
+    """key -> what the docstrings of `model` and of the classes it is made of say of it. They are written as `key: words; key,
+    key: words`, and are read so."""
+    out: dict[str, str] = {}
+    name = "|".join(sorted(map(re.escape, keys(model)), key=len, reverse=True))
+    head = re.compile(rf"(?:^|(?<=[;.,:] )|(?<=; or )|(?<= that one ))((?:{name})(?:, (?:{name}))*): ")
+    for kind in model.__mro__:
+        doc = " ".join((kind.__dict__.get("__doc__") or "").split())
+        found = list(head.finditer(doc))
+        for here, following in itertools.zip_longest(found, found[1:]):
+            words = doc[here.end() : following.start() if following else len(doc)]
+            words = re.sub(r"[;.] (the rest\b|or$|of that one$|For one call:).*", "", words.strip()).rstrip(";., ")
+            for key in here[1].split(", "):
+                out.setdefault(key, words)
+    return out
+
+
+def models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a key of this type may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, list, tuple, dict):
-        return [m for a in typing.get_args(annotation) for m in _models(a)]
+        return [m for a in typing.get_args(annotation) for m in models(a)]
     return []
 
 

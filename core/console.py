@@ -31,6 +31,11 @@ def _show(text: str) -> None:
         print(text, flush=True)
 
 
+def waiting(text: str) -> None:
+    """One line on what takes some seconds from now, before any bar: for whoever watches, and no remark that `heard` hears."""
+    _show(f"  {text} …")
+
+
 @contextmanager
 def heard() -> Iterator[list[str]]:
     """What `say` says meanwhile (without progress), also when it is silenced."""
@@ -65,13 +70,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 class Bar:
-    """One progress bar: `bar.step(n, note)`. On a terminal a live bar, elsewhere a line now and then."""
+    """One progress bar: `bar.step(n, note)`. On a terminal a live bar, elsewhere a line now and then. Opened by `progress`,
+    which closes it however its block ends."""
 
-    def __init__(self, label: str, total: int, start: int = 0):
+    def __init__(self, label: str, total: int, start: int = 0, quiet: bool = False):
+        self._hidden = quiet or _quiet
         self.label, self.total, self.done = label, max(1, total), start
         self._first, self._start, self._last = start, time.monotonic(), time.monotonic()
         self._live: Any = None
-        if not _quiet and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        if not self._hidden and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
             self._live = Progress(
@@ -85,7 +92,7 @@ class Bar:
         self.done += n
         if self._live is not None:
             self._live.update(self._task, completed=self.done, note=note)
-        elif not _quiet and time.monotonic() - self._last >= 15 and self.done < self.total:
+        elif not self._hidden and time.monotonic() - self._last >= 15 and self.done < self.total:
             self._last = time.monotonic()
             _show(f"  {self.label}: {self.done}/{self.total}, {self.eta()} left {note}".rstrip())
 
@@ -97,14 +104,14 @@ class Bar:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        elif not _quiet and self.done > self._first:
+        elif not self._hidden and self.done > self._first:
             at = "stopped at " if stopped else ""
             _show(f"  {self.label}: {at}{self.done}/{self.total} in {duration(time.monotonic() - self._start)}")
 
 
 @contextmanager
-def progress(label: str, total: int, start: int = 0) -> Iterator[Bar]:
-    bar = Bar(label, total, start)
+def progress(label: str, total: int, start: int = 0, quiet: bool = False) -> Iterator[Bar]:
+    bar = Bar(label, total, start, quiet)
     try:
         yield bar
     except BaseException:

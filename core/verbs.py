@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,10 +46,39 @@ class Recipe(config.Section):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with `parse_intermixed_args` counts `key=value …` among what is required; none is."""
+    """argparse with `parse_intermixed_args` counts `key=value …` among what is required; none is. about: what stands below
+    the options, asked for when it is shown."""
+
+    about: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        self.epilog = self.about() if self.about else self.epilog
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         super().error(message.replace(", key=value", "") if "required" in message else message)
+
+
+class _Help(argparse.HelpFormatter):
+    """Folds paragraphs, and leaves alone what has lines of its own."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def told(model: type[config.Section], width: int = 79) -> str:
+    """The keys of a recipe in at most `width` columns: what the docstrings say of each, and the keys inside a section."""
+    said, lines = config.described(model), []
+    names = config.keys(model)
+    edge = max(map(len, names)) + 4
+    for name, field in zip(names, model.model_fields.values(), strict=True):
+        inside = [k for m in config.models(field.annotation) for k in config.keys(m)]
+        text = said.get(name, "")
+        if inside and inside != ["name"]:
+            text = f"{text}: {', '.join(inside)}".removeprefix(": ")
+        start = f"  {name:<{edge - 2}}"
+        lines.append(textwrap.fill(start + text, width, subsequent_indent=" " * edge, break_on_hyphens=False))
+    return "\n".join(lines)
 
 
 def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) -> tuple[R, bool]:
@@ -57,7 +87,10 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
     parser = Parser(
         prog=f"mien {verb}",
         description=what,
-        epilog=f"example: {example} seed=1    (keys: {', '.join(model.model_fields)})",
+        formatter_class=_Help,
+    )
+    parser.about = lambda: (
+        f"keys (key=value; inside a section, section.key=value):\n{told(model)}\n\nexample: {example} seed=1"
     )
     parser.add_argument("recipe", help="a YAML recipe; the shipped ones are found from any folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single keys, dots go into sections")
@@ -104,9 +137,6 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
         logging.getLogger(name).addFilter(_worth_telling)  # DeepSpeed sets its level anew when it is imported
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch|accelerate")
-    warnings.filterwarnings(
-        "ignore", message="`past_key_values` is deprecated"
-    )  # its new name is younger than what we allow
     try:
         with _stoppable():
             return main(*args) or 0

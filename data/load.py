@@ -18,6 +18,7 @@ def open_cohort(section: Plugin, purpose: str) -> tuple[Cohort, dict[str, int]]:
     MienError for sharing what its licence or agreement does not let anybody pass on, whatever the persons agreed to.
     """
     module, config = plugins.resolve("data/datasets", section, f"cohort {section.name}")
+    console.waiting(f"reading the cohort {section.name}")
     cohort = module.load(config)
     kept_back = {"no-redistribution", "credentialed"} & set(cohort.card.restrictions)
     if purpose == "sharing" and kept_back:

@@ -8,13 +8,15 @@ import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.intervals import Interval
 from ..core.records import Events, Signal, Stream, Text
 from ..core.results import Result
+
+if TYPE_CHECKING:
+    from ..core.intervals import Interval  # imports scipy.stats, for which adapt need not wait
 
 # Okabe & Ito's palette, told apart with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -293,6 +295,39 @@ def by_person(score: np.ndarray, member: np.ndarray) -> str:
         )  # fmt: skip
     axis.set(xlabel="persons, by score", ylabel="score (higher = member)")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _svg(figure)
+
+
+def by_step(
+    lines: Mapping[str, Sequence[tuple[float, float]]], ylabel: str, *, smooth: bool = False, log: bool = False,
+    limits: tuple[float | None, float | None] = (None, None),
+) -> str:  # fmt: skip
+    """(step, value) of one or more quantities; several get a legend. smooth: many points are pale, with a running mean over a
+    tenth of them; log: a logarithmic axis of what is above 0, where it spans enough for two marks;
+    limits: of the y axis, None: what the values ask for."""
+    figure, axes = _figure(PHONE, 2.3 + 0.2 * (len(lines) > 1))
+    axis, told = axes[0][0], len(lines) > 1
+    above = [v for points in lines.values() for _, v in points if v > 0]
+    log = log and max(above, default=1.0) > 4 * min(above, default=1.0)
+    for i, (name, points) in enumerate(lines.items()):
+        x, y = np.array([p for p in points if not log or p[1] > 0], dtype=np.float64).reshape(-1, 2).T
+        width, colour = max(1, len(y) // 10), COLOURS[i % 7]
+        if smooth and width > 1:
+            axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
+            y = np.array([y[max(0, k - width) : k + width + 1].mean() for k in range(len(y))])
+        mark = MARKS[i % 7] if len(y) <= 15 else ""
+        axis.plot(
+            x, y, marker=mark, color=colour, linestyle=LINES[i % 4], linewidth=1.8, markersize=4, label=name, clip_on=False
+        )  # fmt: skip
+    if log:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(lambda v, _: f"{v:g}" if f"{v:e}"[0] in "25" else "")
+    axis.set(xlabel="step", ylabel=_folded(ylabel, 30), ylim=limits)
+    axis.set_xlim(left=0)
+    axis.grid(axis="y", color="0.9")
+    if told:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _svg(figure)
 
 

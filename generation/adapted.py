@@ -13,7 +13,7 @@ from ..adapters import autoencoder, lora
 from ..adapters.autoencoder import Autoencoder
 from ..backbones import tiny
 from ..backbones.causal_lm import CausalBackbone, pooled
-from ..core import config, plugins, runs
+from ..core import config, console, plugins, runs
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording, Window
@@ -140,6 +140,7 @@ def open_base(section: Plugin, layout: Layout, shown: bool = False) -> CausalBac
     MienError when it was pretrained on other tokens, takes no soft tokens, or would have parts adapted that see none.
     """
     module, config = plugins.resolve("backbones", section, f"backbone {section.name}")
+    console.waiting(f"loading the base {section.name}")
     backbone = module.load(config, layout.vocabulary.size)
     known = getattr(backbone.model.config, "behaviour_vocabulary", None)
     if backbone.speaks_behaviour and known is not None and known != layout.vocabulary.digest:

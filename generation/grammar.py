@@ -18,6 +18,7 @@ from ..core.errors import MienError
 from .machine import ANY_OWN, OWN, Machine
 from .vocabulary import BOS, EOS, FIRST_CODEC, LABEL_0, MADE, PAD, RELATION_0, RELATIONS, STREAM_0, UNLABELLED
 
+CACHES = ("cache", "past_key_values")  # what transformers calls a key/value cache: since 5.24, and before
 MASKED = -1e4  # finite, so that entropies of masked logits stay finite; exp(-1e4) is 0 in any float
 DEAD = 0  # the state nothing leaves: an invalid prefix
 START = 1
@@ -282,6 +283,14 @@ def constrain(model: Any, grammar: Grammar, offset: int, never: Sequence[int] = 
     return model
 
 
+def cache_name(model: Any) -> str:
+    """What `model.forward` calls its key/value cache: `cache`, or `past_key_values` in a transformers before 5.24. Through a
+    PEFT wrapper, whose own signature does not say."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in CACHES if name in known), CACHES[-1])
+
+
 def refuse_fused(model: Any) -> None:
     """MienError when the model's forward was replaced by one that takes its loss without logits (Liger kernels and the
     like patch the instance): the grammar's mask would be passed by, and training would see another distribution."""
@@ -309,7 +318,7 @@ def _constrained(kind: type) -> type:
         if out.logits is None:
             raise MienError("the model returned no logits to mask: a fused loss is on; switch it off")
         if grammar_state is None:
-            cache = kwargs.get("past_key_values")
+            cache = next((c for c in map(kwargs.get, CACHES) if c is not None), None)
             if cache is not None and cache.get_seq_length() > input_ids.shape[1]:
                 raise MienError("with a key/value cache, pass `grammar_state`: the state before these input ids")
             grammar_state = torch.full_like(input_ids[:, 0], START)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def roomy() -> Any:
-    """A fresh cache for a model's `past_key_values`, of any number of layers; what it returns is what `DynamicCache` returns."""
+    """A fresh cache for a model, of any number of layers; what it returns is what `DynamicCache` returns."""
     from transformers.cache_utils import Cache, DynamicLayer
 
     class Room(DynamicLayer):

@@ -14,7 +14,7 @@ from ..adapters.autoencoder import Autoencoder
 from ..core.config import Section
 from ..core.errors import MienError
 from ..core.records import Recording
-from .grammar import MASKED, START
+from .grammar import MASKED, START, cache_name
 from .layout import Layout
 from .machine import OWN
 from .stitch import join
@@ -86,7 +86,7 @@ def documents(
     first = np.array([width - len(p) for p in prompts] * (2 if guidance else 1))
     out = np.full((n, width + layout.body + 1), PAD, dtype=np.int32)
     out[:, :width] = head
-    cache = roomy()
+    cache = {cache_name(model): roomy()}
     there = np.arange(width) >= first[:, None]
     before: dict[str, Any] = {}  # what only the first call takes
     if shown is not None:
@@ -105,8 +105,7 @@ def documents(
         for t in range(width, out.shape[1]):
             extra = {"attention_mask": mask, "position_ids": place} if ragged else {}
             made = model(
-                input_ids=fed, past_key_values=cache, use_cache=True, grammar_state=state, logits_to_keep=1, **extra,
-                **before,
+                input_ids=fed, use_cache=True, grammar_state=state, logits_to_keep=1, **cache, **extra, **before,
             )  # fmt: skip
             before = {}
             state = made.grammar_state

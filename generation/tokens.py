@@ -47,10 +47,10 @@ class Condition(Section):
 
 
 class Written(verbs.Recipe):
-    """How recordings are written as tokens. cohort: a data set; task: the label to condition on; seconds, stride_s:
-    windows; streams: which (default all); codecs: parts with their `streams`; codec: for the signals they do not name;
-    contexts: what else to condition on; condition: documents that open with a given recording; valid: the share of a
-    signal's samples that a window needs."""
+    """How recordings are written as tokens. cohort: the data set, by its name and own keys; task: the label to condition on;
+    seconds: of a window; stride_s: from the start of one window to the next; streams: which (default all); codec: how signals
+    are written; codecs: how single streams are, each with its `streams`; contexts: what else to condition on; condition:
+    documents that open with a given recording; valid: the share of a signal's samples that a window needs."""
 
     cohort: Plugin
     task: str
@@ -123,14 +123,12 @@ class Documents:
         documents.condition, documents.seed = condition or Condition(), seed
         if documents.condition.soft:
             documents._pack = pack
-        bar = None if quiet else console.Bar("encoding recordings", len(cohort))
         people: dict[str, int] = {}
-        for r in cohort:
-            documents._recording(change(r), stride_s, keep, people)
-            if bar:
+        with console.progress("encoding recordings", len(cohort), quiet=quiet) as bar:
+            for r in cohort:
+                documents._recording(change(r), stride_s, keep, people)
                 bar.step()
-        if bar:
-            bar.close()
+        if not quiet:
             sources.tell(documents.skipped)
         documents._map()
         if len(documents) == 0:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import sys
+from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -206,6 +207,12 @@ class PrivacyPlan(Section):
                 units_per_person=self.units_per_person,
             ),
         )
+
+    def spent(self, places: int = 12) -> list[tuple[int, float]]:
+        """(steps, ε for the unit after so many) from the first step to the last: it follows from the plan alone."""
+        at = sorted({1, *(max(1, self.steps * k // places) for k in range(1, places + 1))})
+        one = Event(sample_rate=self.sample_rate, noise_multiplier=self.noise_multiplier, steps=1)
+        return [(s, epsilon((replace(one, steps=s),), self.delta)) for s in at]
 
     def guarantee(self, taken: int | None = None, **ledger: Any) -> Guarantee:
         """What may be said after `taken` steps (default: the whole plan)."""

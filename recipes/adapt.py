@@ -16,15 +16,16 @@ from mien.core import config, console, runs, verbs
 from mien.core.results import Report, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort
+from mien.evaluation.report import training as pages
 from mien.generation import adapted
 from mien.generation.tokens import Written
 from mien.privacy.plan import PrivacySpec
 
 
 class Adapt(Written):
-    """backbone: the frozen base; represent: learn to represent recordings, not to write them; autoencoder: or do so without
-    any base, trained whole; privacy: what to guarantee (left out: a plain run, ε = ∞); protections: others beside it; the
-    rest as in `generation/tokens.Written`."""
+    """backbone: the frozen base; represent: learn to represent recordings, not to write them; autoencoder: the same without
+    any base, trained whole; split: who trains and who is held out; lora: the adapter; train: how long and how fast; privacy: what
+    to guarantee (left out: a plain run, ε = ∞); protections: others, in training; the rest as in `generation/tokens.Written`."""
 
     backbone: config.Plugin | None = None
     represent: Represent | None = None
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             cap = recipe.privacy and recipe.privacy.cap
             with budget.Entry(run, source, split.train, plan, cap, main) as entry:
                 everyone()  # nobody computes a gradient before the ledger has the charge
-                training.fit(
+                log = training.fit(
                     model, losses, lambda rows: subject.batch(rows, device), len(subject), recipe.train, seed=recipe.seed,
                     folder=run.private, accelerator=accelerator, private=private,
                     label=f"adapting on {console.count(len(subject), 'window')} of {console.count(len(subject.persons), 'person')}",
@@ -101,12 +102,15 @@ def main(argv: list[str] | None = None) -> int:
                     guarantee = entry.close()
                     subject.save(model, run.release / "adapter", guarantee, bound)
                     entry.write()
-                    Report(
+                    report = Report(
                         verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
                         data_fingerprint=inputs["cohort"], guarantee=guarantee, consent=left_out,
                         environment=environment(recipe.seed), caveats=(*beside.caveats(), *splits.warnings(split)), restrictions=bound,
-                    ).write(run.release / "report.json")  # fmt: skip
+                    )  # fmt: skip
+                    pages.adapted(run, report, log, recipe, cohort, split, plan, len(subject))
+                    report.write(run.release / "report.json")
     console.say(f"adapter: {run.release / 'adapter'}")
+    console.say(f"report: {run.release / 'report.html'}, and with the losses {run.private / 'report.html'}")
     return 0
 
 

@@ -16,6 +16,7 @@ from mien.core.results import Report, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort, require_consent
 from mien.evaluation import kept
+from mien.evaluation.report import training as pages
 from mien.generation import likelihood
 from mien.generation.adapted import open_adapted
 from mien.generation.tokens import Documents
@@ -76,11 +77,10 @@ def main(argv: list[str] | None = None) -> int:
                 )  # fmt: skip
                 if moves:
                     lora.write_notes(run.release / "adapter", base, how, report.guarantee, adapter.restrictions)
+                pages.aligned(run, report, todo.plan, cohort)
                 report.write(run.release / "report.json")
-    if not main:
-        return 0
     bounds = None if recipe.method == "reward" else recipe.bounds  # it moves no adapter
-    return judged.told(recipe.study, Report.read(run.release / "report.json").results, bounds, run.release)
+    return judged.told(recipe.study, bounds, run.release) if main else 0
 
 
 class Audit:

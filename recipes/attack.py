@@ -24,8 +24,8 @@ from mien.generation.shadows import Shadows
 
 class Attack(audit.Asked, verbs.Recipe):
     """adapter: an adapt run; synthetic: a generate run made from it (or null); shadows: how many shadow models, instead
-    of the profile's; reference: a cohort of other persons, which attacks on a release compare with; dimension: that all vectors
-    are attacked in, of a representation or an autoencoder; the rest: Asked."""
+    of the profile's; reference: a cohort of other persons, which attacks on a release compare with; batch: windows at once;
+    dimension: in which vectors are attacked, of a representation or an autoencoder; the rest: Asked."""
 
     adapter: str
     synthetic: str | None = None

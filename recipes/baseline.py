@@ -21,11 +21,11 @@ MAIN, RIVALS = "random forest", ("majority", "mean", "attributes only", "metadat
 
 
 class Baseline(verbs.Recipe):
-    """cohort … valid: as in adapt; task: of classes, or a number such as phq8; folds: groups of persons (default: each
-    person alone); split: one given split in place of folds; average: metrics over all windows, or the mean over persons;
-    scale: person (each person's statistics by their own mean and deviation, labels unseen) or none; trees, seeds: of
-    forests, and how often chance is drawn anew; match: attributes in which tested persons of different classes must agree,
-    for a second table of them alone; private: logistic regressions with a guarantee for each person (of classes)."""
+    """cohort, seconds, stride_s, streams, valid: as in adapt; task: of classes, or a number such as phq8; folds: groups of
+    persons (default: each person alone); split: one given split in place of folds; average: metrics over all windows, or the
+    mean over persons; scale: person (each person's statistics by their own mean and deviation, labels unseen) or none; trees,
+    seeds: of forests, and how often chance is drawn anew; match: attributes in which tested persons of different classes must
+    agree, for a second table of them alone; private: logistic regressions with a guarantee for each person (of classes)."""
 
     cohort: config.Plugin
     task: str

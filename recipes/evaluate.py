@@ -20,9 +20,9 @@ from mien.generation.adapted import written
 
 
 class Evaluate(verbs.Recipe):
-    """synthetic: a generate run; or represented: an adapt run of a representation, its macro-F1 as average over persons or
-    windows, attacked in so many dimensions, explain: what carried it, transfer: its worth elsewhere, personal: persons' own
-    adapters; match: what persons of different classes must agree in, whose utility is told again; attack: a run on the same
+    """synthetic: a generate run; or represented: an adapt run of a representation; of that one average: of macro-F1, over persons
+    or windows; dimension: in which it is attacked; explain: what carried it; transfer: its worth elsewhere; personal: persons'
+    own adapters; match: what persons of different classes must agree in, whose utility is told again; attack: a run on the same
     adapter; utility, fidelity: metrics; leakage: the attack's, on the picture; beside: other runs, side by side."""
 
     synthetic: str | None = None

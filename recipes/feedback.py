@@ -22,7 +22,7 @@ from mien.generation.layout import Layout
 class Feedback(verbs.Recipe):
     """synthetic: a generate run; raters: pseudonyms; pairs: for each of them; choose: which, at random or by D-optimal design;
     checks: pairs to add, some shown again and some controls; private: no plain trainer may use the answers; simulate: experts
-    answer instead of persons. For one call: host, port, names (of a proxy in front); links: raters who need a new one;
+    answer instead of persons. For one call: host, port: where the page is; names: of a proxy in front; links: raters who need new ones;
     export: page.html or pairs.jsonl; import: what such a page saved, or preferences."""
 
     synthetic: str

@@ -11,13 +11,14 @@ from mien.core.errors import MienError
 from mien.core.records import Cohort
 from mien.core.results import Report, environment
 from mien.data.load import open_cohort, simulated
+from mien.evaluation.report import training as pages
 from mien.generation.grammar import constrain
 from mien.generation.tokens import Documents, Written
 
 
 class Pretrain(Written):
     """cohort: a *simulated* data set; shape: of the model that writes; represent: the shape of towers, to make those instead;
-    the rest as in adapt."""
+    train: how long and how fast; the rest as in adapt."""
 
     shape: tiny.Shape = tiny.Shape()
     represent: behaviour.Shape | None = None
@@ -68,19 +69,22 @@ def main(argv: list[str] | None = None) -> int:
     with run:
         if not run.reused:
             made = Pretraining(recipe, cohort) if recipe.represent else Speaking(recipe, cohort)
-            training.fit(
+            log = training.fit(
                 made.trained, made.losses, lambda rows: made.batch(rows, accelerator.device), len(made), recipe.train,
                 seed=recipe.seed, folder=run.private, accelerator=accelerator, label="pretraining the base",
             )  # fmt: skip
             if accelerator.is_main_process:
                 with runs.whole_folder(run.release / "base") as part:
                     made.save(part)
-                Report(
+                report = Report(
                     verb="pretrain", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
                     data_fingerprint=run.inputs["cohort"], guarantee="none needed: simulated recordings only",
                     environment=environment(recipe.seed),
-                ).write(run.release / "report.json")  # fmt: skip
+                )  # fmt: skip
+                pages.pretrained(run, report, log, recipe, cohort, len(made))
+                report.write(run.release / "report.json")
     console.say(f"base: {run.release / 'base'}")
+    console.say(f"report: {run.release / 'report.html'}")
     return 0
 
 

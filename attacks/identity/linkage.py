@@ -151,9 +151,7 @@ def score(release: WindowTable, gallery: WindowTable, member: Mapping[str, bool]
         raise MienError("no statistic is present in both the release and the gallery; check their streams")
     parts = _deal(gallery.recording, who, config)
     if not (parts >= 0).any():
-        raise MienError(
-            "no gallery person has two recordings, so no recording can be held out; record the attack as not run"
-        )
+        raise MienError("no gallery person has two recordings, so no recording can be held out")
 
     mass, right, named, hit = np.zeros((len(release), len(people))), [], [], []
     used = [f for f in range(config.folds) if (parts == f).any()]

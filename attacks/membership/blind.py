@@ -106,7 +106,7 @@ def _people(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
         raise MienError(
             f"the blind attack needs two persons on each side to leave one out, and has"
             f" {int(member.sum())} members and"
-            f" {int((~member).sum())} non-members; record it as not run"
+            f" {int((~member).sum())} non-members"
         )
     return people, member
 

@@ -105,7 +105,7 @@ def _rows(name: str, table: WindowTable, scale, config: Config) -> tuple[np.ndar
         return np.ones(len(table), dtype=bool), scale(table.X), np.asarray(table.label).astype(str)
     keep = np.isfinite(table.X[:, config.secret])
     if not keep.any():
-        raise MienError(f"inference: no window of the {name} has column {config.secret}; record the attack as not run")
+        raise MienError(f"inference: no window of the {name} has column {config.secret}")
     return keep, scale(table.X[keep]), table.X[keep, config.secret]
 
 

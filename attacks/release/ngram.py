@@ -41,7 +41,7 @@ def score(release: Release, config: Config) -> np.ndarray:
     else:
         others = [list(made) for made, _ in shadows]
         if not others:
-            raise MienError("no shadow release has tokens to compare with; record the attack as not run")
+            raise MienError("no shadow release has tokens to compare with")
     candidates = release.candidate_tokens
     corpora = [list(release.synthetic_tokens), *others]
     vocabulary = len(np.unique(np.concatenate([t for corpus in (*corpora, candidates) for t in corpus])))

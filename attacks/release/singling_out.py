@@ -38,7 +38,7 @@ def run(release: Release, config: Config, *, blind: Interval | None = None) -> l
     member = release.signals().member[first]
     size = int(min(member.sum(), (~member).sum())) - 1
     if size < 1:
-        raise MienError("singling out needs two members and two held-out persons; record the attack as not run")
+        raise MienError("singling out needs two members and two held-out persons")
     columns, centre, half = boxes(made, config, rng)
     anywhere = rng.uniform(made.min(0)[columns], made.max(0)[columns])
     hit, chance = (fits(x, who, len(people), columns, c, half) for c in (centre, anywhere))

@@ -29,7 +29,25 @@ class Picture:
     players: str = ""
 
 
-TITLES = {"evaluate": "Synthetic cohort", "attack": "Attacks", "baseline": "Baselines"}
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the page of a run that trains says beside its pictures. used: what it learned from, and how, name -> words;
+    following: (what for, command) of what comes next; note: what stands in the place of pictures that are not shown."""
+
+    used: Mapping[str, str]
+    following: Sequence[tuple[str, str]] = ()
+    note: str = ""
+
+
+MOST_NAMES = 4  # that share a reason for not having been measured, before they are folded away
+TITLES = {
+    "adapt": "Adapter",
+    "pretrain": "Base",
+    "align": "Aligned adapter",
+    "evaluate": "Synthetic cohort",
+    "attack": "Attacks",
+    "baseline": "Baselines",
+}
 _STYLE = """
 :root{--ink:#1b1f24;--soft:#59636e;--line:#d5dae0;--paper:#fff;--band:#f4f6f8;--mark:#0b5cad;--warn:#8a4b00;
 --warnband:#fff4e0;--stop:#a40e26;--stopband:#ffecef}
@@ -50,12 +68,15 @@ small{color:var(--soft);display:block;font-weight:400}figure{margin:1.2rem 0;pad
 border:1px solid var(--line);border-radius:.5rem}
 figure>div{overflow-x:auto}figure svg{width:100%;height:auto;display:block;max-width:34rem;margin:0 auto}
 figcaption{color:#59636e;font-size:.9rem;margin-top:.5rem}li{margin:.35em 0}pre{overflow-x:auto;background:var(--band);
-padding:.8rem;border-radius:.5rem;font-size:.85rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}
+padding:.8rem;border-radius:.5rem;font-size:.85rem}
+.command{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3em 0}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}summary{cursor:pointer}
 @media(max-width:40rem){body{font-size:15px}th,td{padding:.4rem .3rem}thead th{font-size:.75rem}
 tr.beside th{padding-left:.8rem}tbody th{overflow-wrap:anywhere;min-width:7rem}.versus td{white-space:normal}
 .versus span{display:block}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}figure{padding:.4rem}}
-@media print{figure{break-inside:avoid}details{display:none}}
+.names{display:inline}.names summary{display:inline}.names summary::before{content:"▸ "}
+.names[open] summary::before{content:"▾ "}.names[open] summary::after{content:": "}
+@media print{figure{break-inside:avoid}details{display:none}.names{display:inline}}
 """
 
 
@@ -68,10 +89,11 @@ def release_html(
     pictures: Sequence[Picture] = (),
     sections: Sequence[tuple[str, Report]] = (),
     versus: Sequence[Versus] = (),
+    training: Training | None = None,
 ) -> str:
     """The report that may leave the house. sections: further reports (the attack's, say) shown under a heading;
-    versus: releases to set side by side, this one first."""
-    return _page(report, pictures, sections, versus, private=False)
+    versus: releases to set side by side, this one first; training: of a run that trains."""
+    return _page(report, pictures, sections, versus, training, private=False)
 
 
 def private_html(
@@ -79,9 +101,10 @@ def private_html(
     pictures: Sequence[Picture] = (),
     sections: Sequence[tuple[str, Report]] = (),
     versus: Sequence[Versus] = (),
+    training: Training | None = None,
 ) -> str:
-    """The same with pictures of real recordings; for the run's private half."""
-    return _page(report, pictures, sections, versus, private=True)
+    """The same with pictures of real recordings, or of what was computed from them; for the run's private half."""
+    return _page(report, pictures, sections, versus, training, private=True)
 
 
 def assert_leak_free(page: str, forbidden: Mapping[str, Iterable[str]]) -> None:
@@ -135,6 +158,7 @@ def _page(
     pictures: Sequence[Picture],
     sections: Sequence[tuple[str, Report]],
     versus: Sequence[Versus],
+    training: Training | None,
     private: bool,
 ) -> str:
     e = html.escape
@@ -144,14 +168,23 @@ def _page(
         f"<p>{e(report.summary)}</p>",
     ]
     if private:
+        holds = (
+            "contains recordings of real people"
+            if training is None
+            else "computed from what real people recorded or said"
+        )
         parts.append(
-            "<div class='banner stop'><b>Private: contains recordings of real people.</b> Do not share, print or"
-            " upload this page.</div>"
+            f"<div class='banner stop'><b>Private: {holds}.</b> Do not share, print or upload this page.</div>"
         )
     if "∞" in report.guarantee:
+        leaks = (
+            "was measured below, by attacks of limited strength"
+            if training is None
+            else "is for <code>mien attack</code> to find out"
+        )
         parts.append(
             "<div class='banner'><b>No privacy guarantee (ε = ∞).</b> This adapter was trained without differential"
-            " privacy. What it leaks was measured below, by attacks of limited strength; nothing bounds it.</div>"
+            f" privacy. What it leaks {leaks}; nothing bounds it.</div>"
         )
     else:
         parts.append(f"<p>Guarantee: {e(report.guarantee)}</p>")
@@ -166,14 +199,27 @@ def _page(
         parts.append(f"<div class='banner stop'><b>Warning.</b> {e(caveat)}</div>")
     if versus:
         parts += ["<h2>Side by side</h2>", _side(versus)]
-    parts += ["<h2>Results</h2>", *_figures(pictures[:2]), _table(report.results)]
+    first = 2 if training is None else len(pictures)
+    if training is not None:
+        note = [f"<p class='soft'>{e(training.note)}</p>"] if training.note else []
+        parts += ["<h2>Training</h2>", *_figures(pictures), *note] if pictures or note else []
+        parts += ["<h2>Results</h2>", _table(report.results)] if report.results else []
+        parts += ["<h2>What was used</h2>", _facts(training.used)]
+        if training.following:
+            steps = (f"<li>{e(why)}<pre class='command'>{e(command)}</pre></li>" for why, command in training.following)
+            parts += ["<h2>What comes next</h2><ol>", *steps, "</ol>"]
+    else:
+        parts += ["<h2>Results</h2>", *_figures(pictures[:2]), _table(report.results)]
     for title, other in sections:
         parts += [f"<h2>{e(title)}</h2>", _table(other.results)]
-    if pictures[2:]:
-        parts += ["<h2>Recordings</h2>", *_figures(pictures[2:])]
+    if pictures[first:]:
+        parts += ["<h2>Recordings</h2>", *_figures(pictures[first:])]
     for title, lines in (
         ("What was not measured", [x for r in every for x in r.not_measured]),
-        ("What this number of persons can support", [x for r in every for x in r.caveats if "random windows" not in x]),
+        (
+            "What this number of persons can support" if training is None else "What to bear in mind",
+            [x for r in every for x in r.caveats if "random windows" not in x],
+        ),
     ):
         if lines:
             parts += [f"<h2>{title}</h2><ul>", *(f"<li>{e(x)}</li>" for x in dict.fromkeys(lines)), "</ul>"]
@@ -185,11 +231,7 @@ def _page(
         "Left out for lack of consent": left_out,
         **{str(k): str(v) for k, v in report.environment.items()},
     }
-    parts += [
-        "<h2>Where this comes from</h2><dl>",
-        *(f"<dt>{e(k)}</dt><dd>{e(v)}</dd>" for k, v in facts.items()),
-        "</dl>",
-    ]
+    parts += ["<h2>Where this comes from</h2>", _facts(facts)]
     recipe = yaml.safe_dump(report.config, sort_keys=False, allow_unicode=True)
     parts.append(f"<details><summary>The recipe, resolved</summary><pre>{e(recipe)}</pre></details>")
     title = f"{report.study}: {report.verb}" + (" (private)" if private else "")
@@ -200,6 +242,11 @@ def _page(
         + "\n".join(parts)
         + "</main></body></html>\n"
     )
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    e = html.escape
+    return "<dl>" + "".join(f"<dt>{e(k)}</dt><dd>{e(v)}</dd>" for k, v in facts.items()) + "</dl>"
 
 
 def _figures(pictures: Sequence[Picture]) -> list[str]:
@@ -237,8 +284,16 @@ def _table(results: Sequence[Result]) -> str:
     reasons: dict[str, list[str]] = {}
     for r in absent:
         reasons.setdefault(r.note or value(r), []).append(_name(r))
-    listed = "".join(f"<li><b>{e(', '.join(names))}</b> – {e(why)}</li>" for why, names in reasons.items())
+    listed = "".join(f"<li>{_folded(names)} – {e(why)}</li>" for why, names in reasons.items())
     return (table if measured else "") + (f"<ul class='soft'>{listed}</ul>" if listed else "")
+
+
+def _folded(names: Sequence[str]) -> str:
+    """Names in bold; many of them behind their number."""
+    told = html.escape(", ".join(names))
+    if len(names) <= MOST_NAMES:
+        return f"<b>{told}</b>"
+    return f"<details class='names'><summary><b>{len(names)} measures</b></summary>{told}</details>"
 
 
 def _side(versus: Sequence[Versus]) -> str:

@@ -69,6 +69,10 @@ def test_a_round_of_simulated_feedback_and_dpo(toy):
     assert any("post-processing" in c for c in report["caveats"])
     adapter = json.loads((run / "release" / "adapter" / "adapter_config.json").read_text())
     assert adapter["r"] == 4 + 2
+    page, inside = ((run / half / "report.html").read_text() for half in ("release", "private"))
+    assert "win rate against before" in page
+    assert "Training loss" not in page
+    assert "Training loss" in inside
     toy.run("generate", "generate_toy.yaml")  # the aligned adapter goes on like any other
     assert list((toy.folder / "runs").glob("generate-toy_align-*/release/cohort"))
 

@@ -69,6 +69,12 @@ def test_what_a_private_run_says(done):
     assert kinds[-2:] == ["reserve", "settle"]
     # nothing data-dependent in the released half
     assert report.results == ()
+    page, inside = ((run / half / "report.html").read_text() for half in ("release", "private"))
+    assert "Privacy spent" in page
+    assert "Training loss" not in page
+    assert all(x in inside for x in ("Training loss", "whose gradient was clipped", "Privacy spent"))
+    rows = [json.loads(line) for line in (run / "private" / "log.jsonl").read_text().splitlines()]
+    assert all(0 <= r["clipped"] <= 1 for r in rows if r["clipped"] is not None)
     # and no secret anywhere: neither randomness nor the split's seed leaves the private half
     seed = json.loads((run / "private" / "splits.json").read_text())["seed"]
     released = "".join(p.read_text(errors="ignore") for p in (run / "release").rglob("*") if p.is_file())

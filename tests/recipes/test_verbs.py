@@ -58,6 +58,14 @@ def test_adapter_folder(chain):
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors", "layout.json"}
 
 
+def test_what_takes_seconds_before_the_first_bar_is_said(chain):
+    lab = copy_of(chain, "waits", "pretrain")
+    out = lab.run("adapt", "adapt.yaml").stdout
+    bar = out.index("encoding recordings")
+    for line in ("starting torch …", "reading the cohort motion …", "loading the base tiny …"):
+        assert -1 < out.find(line) < bar, line
+
+
 def test_synthetic_cohort_is_valid_and_in_units(chain):
     cohort = Cohort.read(chain.only("generate") / "release" / "cohort")
     (valid,) = results_of(chain, "generate")
@@ -84,20 +92,23 @@ class Links(HTMLParser):
                 self.bad.append(f"{tag} {name}={value}")
 
 
-@pytest.mark.parametrize("verb", ["attack", "evaluate"])
+@pytest.mark.parametrize("verb", ["pretrain", "adapt", "attack", "evaluate"])
 def test_release_reports_are_self_contained_and_leak_nobody(chain, verb):
     page = (chain.only(verb) / "release" / "report.html").read_text()
     parser = Links()
     parser.feed(page)
     assert parser.bad == []
     assert "viewport" in page
-    assert "ε = ∞" in page
+    assert "ε = ∞" in page or verb == "pretrain"  # of simulated recordings
+    assert ("Training loss" in page) == (verb == "pretrain")
     splits = json.loads((chain.only("adapt") / "private" / "splits.json").read_text())
     for person in splits["train"] + splits["holdout"]:
         for file in (chain.only(verb) / "release").rglob("*"):
             if file.suffix in (".html", ".json"):
                 assert not re.search(rf"\b{re.escape(person)}\b", file.read_text())
-    assert (chain.only("evaluate") / "private" / "report.html").exists()
+    for one in ("adapt", "evaluate"):
+        assert (chain.only(one) / "private" / "report.html").exists()
+    assert "Training loss" in (chain.only("adapt") / "private" / "report.html").read_text()
 
 
 def test_main_numbers_stand_beside_their_baselines(chain):

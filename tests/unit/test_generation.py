@@ -18,7 +18,7 @@ from mien.core.errors import MienError
 from mien.core.records import CohortCard, Events, Recording, Signal, StreamSpec, Text
 from mien.generation import sample
 from mien.generation.codecs import transform
-from mien.generation.grammar import DEAD, MASKED, START, Grammar, constrain
+from mien.generation.grammar import CACHES, DEAD, MASKED, START, Grammar, cache_name, constrain
 from mien.generation.layout import Layout
 from mien.generation.machine import OWN
 from mien.generation.tokens import Documents
@@ -314,6 +314,7 @@ def test_likelihoods_are_normalised_over_valid_tokens(masked):
     assert model(input_ids=ids, labels=ids).loss < plain(input_ids=ids, labels=ids).loss
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the deprecated name is part of what is asked
 def test_cache_and_full_forward_agree(masked):
     lay, model = masked
     ids = torch.tensor(np.stack(lay.encode([window(np.random.default_rng(1))], ["rest"]))).long()
@@ -322,12 +323,40 @@ def test_cache_and_full_forward_agree(masked):
 
     cache, state, parts = DynamicCache(), torch.tensor([START]), []
     for t in range(ids.shape[1]):
-        out = model(input_ids=ids[:, t : t + 1], past_key_values=cache, grammar_state=state, use_cache=True)
+        out = model(input_ids=ids[:, t : t + 1], **{cache_name(model): cache}, grammar_state=state, use_cache=True)
         state = out.grammar_state
         parts.append(out.logits)
     assert torch.allclose(torch.cat(parts, 1), full, atol=1e-4)
-    with pytest.raises(MienError, match="grammar_state"):
-        model(input_ids=ids[:, :1], past_key_values=cache)
+    names = ["past_key_values"] if cache_name(model) == "past_key_values" else CACHES  # of old, the new name is unknown
+    for name in names:
+        with pytest.raises(MienError, match="grammar_state"):
+            model(input_ids=ids[:, :1], **{name: cache})
+
+
+class Old(torch.nn.Module):
+    def forward(self, input_ids=None, past_key_values=None, **kwargs): ...
+
+
+class New(torch.nn.Module):
+    def forward(self, input_ids=None, cache=None, **kwargs): ...
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.get_base_model = lambda: base
+
+    def forward(self, *args, **kwargs): ...
+
+
+def test_a_cache_goes_by_the_name_that_the_models_forward_gives_it():
+    assert [cache_name(m) for m in (Old(), New(), Wrapped(Old()), Wrapped(New()))] == [*CACHES[::-1], *CACHES[::-1]]
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_sampling_uses_nothing_deprecated(masked):
+    lay, model = masked
+    sample.documents(model, lay, (lambda ids: ids + 0), [lay.prompt("rest")], temperature=1.0, seed=0)
 
 
 def test_random_weights_sample_only_valid_documents(masked):
@@ -360,6 +389,20 @@ def test_offset_leaves_text_tokens_out():
         model, lay, (lambda ids: ids + 50), [lay.prompt(v) for v in ["rest"] * 4], temperature=1.0, seed=0
     )
     assert all(lay.grammar.accepts(r[r != PAD]) for r in rows)
+
+
+def test_an_interrupted_encoding_says_where_it_stopped(cohort, capsys):
+    seen = []
+
+    def stop(r):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(r)
+        return r
+
+    with pytest.raises(KeyboardInterrupt):
+        Documents.encode(cohort, layout(), stride_s=2.0, change=stop)
+    assert f"encoding recordings: stopped at 2/{len(cohort)}" in capsys.readouterr().out
 
 
 # --- documents ------------------------------------------------------------------------------------------

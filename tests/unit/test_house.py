@@ -94,6 +94,12 @@ def test_core_and_cli_do_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
 
 
+@pytest.mark.parametrize("file", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_bars_are_closed_by_whoever_opens_them(file):
+    """`console.progress` says where a bar was stopped; a bare Bar stays open when its loop is interrupted."""
+    assert "console.Bar(" not in file.read_text()
+
+
 UNSAFE = [
     r"pickle\.loads?\(",
     r"torch\.load\((?!\w+, map_location=\"cpu\", weights_only=True\))",
@@ -138,6 +144,27 @@ def test_every_recipe_opens_with_its_command():
         assert any(f"mien {verb} {path}" in x for x in head), f"{file}: no command in its head"
         module = import_module(f"mien.recipes.{verb}")
         config.load(file, getattr(module, verb.capitalize()))
+
+
+VERBS = ("adapt", "align", "attack", "baseline", "evaluate", "feedback", "generate", "pretrain")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_says_what_every_key_is_for(verb, capsys, monkeypatch):
+    from importlib import import_module
+
+    from mien.core import config
+
+    monkeypatch.setenv("COLUMNS", "80")
+    module = import_module(f"mien.recipes.{verb}")
+    model = getattr(module, verb.capitalize())
+    assert {k for k, words in config.described(model).items() if words} >= set(config.keys(model))
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for key in config.keys(model):
+        assert any(re.match(rf"  {key}  +\S", line) for line in lines), key
 
 
 def test_readme_tree_names_every_folder():

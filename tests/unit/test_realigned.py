@@ -127,8 +127,10 @@ def test_bounds(bounds, change, wrong):
 def test_persons_answers_have_no_win_rate_and_a_reward_model_nothing_to_hold(tmp_path):
     some = [result("valid sequences", Interval(value=1.0, low=None, high=None, n_persons=2))]
     assert judged.passed({r.metric: r for r in some}, Bounds()) == []
-    assert judged.told("s", [], Bounds(), tmp_path) == 3  # nothing was measured, and something was asked for
-    assert judged.told("s", [], None, tmp_path) == 0
+    empty = Report(verb="align", run="r", study="s", config={}, data_fingerprint="", guarantee=PLAIN, environment={})
+    empty.write(tmp_path / "report.json")
+    assert judged.told("s", Bounds(), tmp_path) == 3  # nothing was measured, and something was asked for
+    assert judged.told("s", None, tmp_path) == 0
 
 
 def answer(i: int, **more) -> Preference:

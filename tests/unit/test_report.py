@@ -6,16 +6,18 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mien.core.errors import MienError
-from mien.core.records import Signal
+from mien.core.records import Cohort, Signal
 from mien.core.results import Baseline, Report, Result, environment
 from mien.core.verbs import PLAIN, protection, public
 from mien.evaluation import frontier, pictures
-from mien.evaluation.report import html
+from mien.evaluation.report import html, training
+from mien.privacy.plan import PrivacySpec
 
 from ..conftest import recordings
 
@@ -270,3 +272,82 @@ def test_long_names_leave_a_picture_its_room(name):
     text = pictures.whiskers(r, name)
     assert pictures._folded(name, 24).replace("\n", " ").replace(". ", ".") == name
     assert "<svg" in text
+
+
+def test_many_measures_with_one_reason_are_folded_away():
+    rates = [Result(metric=f"a{i}.tpr", value=None, note="not resolvable: 5 persons") for i in range(20)]
+    few = [Result(metric=f"b{i}.tpr", value=None, note="not run: no shadow models") for i in range(3)]
+    page = html.release_html(report(results=(*rates, *few)))
+    assert "<summary><b>20 measures</b></summary>a0.tpr, a1.tpr" in page
+    assert "<b>b0.tpr, b1.tpr, b2.tpr</b> – not run: no shadow models" in page
+
+
+# --- runs that train ------------------------------------------------------------------------------------------------------
+def adapted(folder: Path, made: Cohort, log: list[dict], plan, windows: int = 40) -> tuple[str, str]:
+    """The two pages of an adapt run, release/ first."""
+    for half in ("release", "private"):
+        (folder / half).mkdir(parents=True, exist_ok=True)
+    run = SimpleNamespace(release=folder / "release", private=folder / "private", name="adapt-toy-1")
+    recipe = SimpleNamespace(
+        backbone=SimpleNamespace(name="tiny", options={}), represent=None, train=SimpleNamespace(max_steps=20, lr=1e-3, batch=8)
+    )  # fmt: skip
+    split = SimpleNamespace(train=("a", "b"), holdout=("c",))
+    said = report(
+        verb="adapt", results=(), guarantee=PLAIN if plan is None else plan.guarantee().sentence(), not_measured=()
+    )
+    training.adapted(run, said, log, recipe, made, split, plan, windows)
+    return (folder / "release" / "report.html").read_text(), (folder / "private" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_is_released_of_training_does_not_depend_on_losses_norms_or_draws(tmp_path, cohort, private):
+    plan = PrivacySpec(epsilon=8, batch=4, n=20).plan(n=19, steps=20) if private else None
+    rows = [
+        {"step": s, "loss": 4.5 / s, "clipped": 0.25, "median_norm": 0.1 * s, "clip_norm": 1.0, "persons": 3.7}
+        for s in (5, 10, 15, 20)
+    ]
+    other = [{**r, "loss": 2 * r["loss"], "clipped": 0.75, "median_norm": 2.0, "persons": 4.1} for r in rows]
+    page, inside = adapted(tmp_path / "one", cohort, rows, plan)
+    released, within = adapted(tmp_path / "two", cohort, other, plan, windows=41)
+    assert page == released
+    assert inside != within
+    assert "Training loss" in inside
+    assert "Private:" in inside
+    assert page.count("<svg") == (1 if private else 0)
+    assert ("whose gradient was clipped" in inside) == private
+    if private:  # who trained is told by the public constant alone
+        assert "20 persons, the public constant" in page
+        assert "Persons in training" not in page
+    for text in (page, inside):
+        found = Page(text)
+        assert found.outside == []
+        assert "script" not in found.tags
+
+
+def test_an_id_that_is_an_ordinary_word_costs_the_page_and_not_the_training(tmp_path, cohort, monkeypatch, capsys):
+    monkeypatch.setattr(Cohort, "column", lambda self, name: ["Adapter"])
+    with pytest.raises(FileNotFoundError):
+        adapted(tmp_path, cohort, [], None)
+    assert (tmp_path / "private" / "report.html").exists()
+    assert "it was not written" in capsys.readouterr().err
+
+
+def test_the_page_names_the_next_command(tmp_path, cohort):
+    page, _ = adapted(tmp_path, cohort, [], None)
+    assert "mien generate recipes/watch/generate.yaml study=toy adapter=adapt-toy" in page
+    assert training._command("generate", "watch", adapter="adapt-watch") == "mien generate recipes/watch/generate.yaml"
+
+
+def test_steps_of_several_trainers_follow_one_another():
+    log = [{"step": s, "loss": float(i)} for i, s in enumerate((5, 10, 5, 10, 4))]
+    assert [at for at, _ in training._points(log, "loss")] == [5, 10, 15, 20, 24]
+    gaps = [{"step": 1, "loss": None}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": 1.0}]
+    assert training._points(gaps, "loss") == [(3.0, 1.0)]
+
+
+def test_epsilon_by_step_rises_to_the_plans():
+    plan = PrivacySpec(epsilon=4, batch=4).plan(n=40, steps=50)
+    steps, spent = zip(*plan.spent(), strict=True)
+    assert (steps[0], steps[-1]) == (1, 50)
+    assert list(spent) == sorted(spent)
+    assert spent[-1] == plan.guarantee().epsilon
