@@ -144,7 +144,7 @@ class Representing:
             cohort, self.base, self.chosen, self.classes, seconds=r.seconds, stride_s=r.stride_s, valid=r.valid, keep=keep,
             change=change, quiet=quiet,
         )  # fmt: skip
-        gone = [m for m, there in zip(self.windows.modalities, self.windows.present.any(0), strict=True) if not there]
+        gone = [m for i, m in enumerate(self.windows.modalities) if not self.windows.present[:, i].any()]
         if gone:  # under privacy too: what trains no tensor of its tower could not begin
             streams = ", ".join(repr(s) for s, m in self.chosen.items() if m == gone[0])
             raise MienError(f"stream {streams} is in no window of the training persons; leave it out of `streams`")
