@@ -93,7 +93,7 @@ def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report
     """What this call asks for: take a file, let simulated experts answer, write a file, or else open the studio."""
     if recipe.taken:
         counts = offline.take(study, Path(recipe.taken))
-        console.say("taken: " + (", ".join(f"{n} {kind}" for kind, n in counts.items()) or "nothing"))
+        console.say("taken: " + (", ".join(console.count(n, kind) for kind, n in counts.items()) or "nothing"))
     if recipe.simulate is not None:
         console.say(f"simulated experts gave {calls.simulate(study, recipe.simulate, recipe.raters)} answers")
     if recipe.export and recipe.export.endswith(".html"):
