@@ -74,9 +74,7 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}summary{cursor:pointer}
 @media(max-width:40rem){body{font-size:15px}th,td{padding:.4rem .3rem}thead th{font-size:.75rem}
 tr.beside th{padding-left:.8rem}tbody th{overflow-wrap:anywhere;min-width:7rem}.versus td{white-space:normal}
 .versus span{display:block}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}figure{padding:.4rem}}
-.names{display:inline}.names summary{display:inline}.names summary::before{content:"▸ "}
-.names[open] summary::before{content:"▾ "}.names[open] summary::after{content:": "}
-@media print{figure{break-inside:avoid}details{display:none}.names{display:inline}}
+@media print{figure{break-inside:avoid}details:not(.names){display:none}}
 """
 
 
@@ -284,16 +282,16 @@ def _table(results: Sequence[Result]) -> str:
     reasons: dict[str, list[str]] = {}
     for r in absent:
         reasons.setdefault(r.note or value(r), []).append(_name(r))
-    listed = "".join(f"<li>{_folded(names)} – {e(why)}</li>" for why, names in reasons.items())
+    listed = "".join(f"<li>{_folded(names, why)}</li>" for why, names in reasons.items())
     return (table if measured else "") + (f"<ul class='soft'>{listed}</ul>" if listed else "")
 
 
-def _folded(names: Sequence[str]) -> str:
-    """Names in bold; many of them behind their number."""
-    told = html.escape(", ".join(names))
+def _folded(names: Sequence[str], why: str) -> str:
+    """Names and what they share; many names behind their number."""
+    told, why = html.escape(", ".join(names)), html.escape(why)
     if len(names) <= MOST_NAMES:
-        return f"<b>{told}</b>"
-    return f"<details class='names'><summary><b>{len(names)} measures</b></summary>{told}</details>"
+        return f"<b>{told}</b> – {why}"
+    return f"<details class='names'><summary><b>{len(names)} measures</b> – {why}</summary>{told}</details>"
 
 
 def _side(versus: Sequence[Versus]) -> str:

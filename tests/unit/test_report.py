@@ -278,7 +278,7 @@ def test_many_measures_with_one_reason_are_folded_away():
     rates = [Result(metric=f"a{i}.tpr", value=None, note="not resolvable: 5 persons") for i in range(20)]
     few = [Result(metric=f"b{i}.tpr", value=None, note="not run: no shadow models") for i in range(3)]
     page = html.release_html(report(results=(*rates, *few)))
-    assert "<summary><b>20 measures</b></summary>a0.tpr, a1.tpr" in page
+    assert "<summary><b>20 measures</b> – not resolvable: 5 persons</summary>a0.tpr, a1.tpr" in page
     assert "<b>b0.tpr, b1.tpr, b2.tpr</b> – not run: no shadow models" in page
 
 
