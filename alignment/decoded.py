@@ -158,10 +158,8 @@ class Decoded:
                 ids, there = input_ids.cpu().numpy(), attention_mask.cpu().numpy().astype(bool)
                 local = np.where(ids >= offset, ids - offset, ids + OWN).astype(np.int32)
                 out = np.zeros(ids.shape, dtype=np.float32)
-                for row, mask, found in zip(
-                    out, there, read([d[m] for d, m in zip(local, there, strict=True)]), strict=True
-                ):
-                    row[mask] = found
+                for i, found in enumerate(read([d[m] for d, m in zip(local, there, strict=True)])):
+                    out[i, there[i]] = found
                 return SimpleNamespace(hidden_states=(torch.as_tensor(out, device=input_ids.device)[..., None],))
 
         class Reads(torch.nn.Module):

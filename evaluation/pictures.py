@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
+SIDE_BY_SIDE = 4  # streams beside one another at most
+LINES_AT_MOST = 6  # channels of a stream as lines; more are rows of a heat map
 PHONE = 3.25  # inches: what a 360 px screen leaves a figure; drawn at this width, 9 pt stay 9 pt there
 
 
@@ -61,27 +63,28 @@ def _svg(figure: Any) -> str:
 
 
 def examples(windows: Sequence[Mapping[str, Stream]], titles: Sequence[str]) -> str:
-    """Windows one below the other, streams side by side, in physical units; one scale per stream."""
+    """Windows one below the other, streams side by side (of many streams the other way round), in physical units; one scale per
+    stream."""
     streams = list(dict.fromkeys(n for w in windows for n in w))
+    turned = len(streams) > SIDE_BY_SIDE
+    rows, columns = (len(streams), len(windows)) if turned else (len(windows), len(streams))
     figure, axes = _figure(
-        max(2, len(streams)) * PHONE / 2,
-        1.1 * len(windows) + 0.5,
-        len(windows),
-        len(streams),
-        sharex="col",
-        sharey="col",
-    )
-    for row, (window, title) in enumerate(zip(windows, titles, strict=True)):
-        for column, name in enumerate(streams):
-            _draw(axes[row][column], window.get(name))
-            if column == 0:
-                axes[row][column].set_title(title, loc="left", fontweight="bold")
-            elif row == 0:
-                axes[row][column].set_title(" ", loc="left")
-            if row == len(windows) - 1:
-                axes[row][column].set_xlabel("seconds")
-            if name in window and row == 0:
-                axes[row][column].set_ylabel(_named(name, window[name]))
+        max(2, columns) * PHONE / 2, 1.1 * rows + 0.5, rows, columns, sharex="all" if turned else "col",
+        sharey="row" if turned else "col",
+    )  # fmt: skip
+    for i, (window, title) in enumerate(zip(windows, titles, strict=True)):
+        for j, name in enumerate(streams):
+            row, column = (j, i) if turned else (i, j)
+            axis, first = axes[row][column], column == 0 if turned else row == 0
+            _draw(axis, window.get(name), _limits(windows, name))
+            if j == 0:
+                axis.set_title(title, loc="left", fontweight="bold")
+            elif not turned and row == 0:
+                axis.set_title(" ", loc="left")
+            if row == rows - 1:
+                axis.set_xlabel("seconds")
+            if first and (known := next((w[name] for w in windows if name in w), None)) is not None:
+                axis.set_ylabel(_folded(_named(name, known), 16))
     _legend(figure, axes)
     return _svg(figure)
 
@@ -128,7 +131,7 @@ def real_beside_synthetic(
     figure, axes = _figure(PHONE, 1.1 * len(titles) + 0.5, len(titles), 2, sharex=True, sharey=True)
     for row, title in enumerate(titles):
         for column, (kind, windows) in enumerate((("real", real), ("synthetic", synthetic))):
-            _draw(axes[row][column], windows[row].get(stream))
+            _draw(axes[row][column], windows[row].get(stream), _limits([*real, *synthetic], stream))
             axes[row][column].set_title(f"{title}\n{kind}" if column == 0 else kind, loc="left")
             if row == len(titles) - 1:
                 axes[row][column].set_xlabel("seconds")
@@ -142,7 +145,14 @@ def _named(name: str, stream: Stream) -> str:
     return f"{name} ({stream.unit})" if isinstance(stream, Signal) else name
 
 
-def _draw(axis: Any, signal: Stream | None) -> None:
+def _limits(windows: Sequence[Mapping[str, Stream]], name: str) -> tuple[float, float]:
+    """What a heat map's colours reach from and to, over all windows that have the stream."""
+    values = [w[name].values for w in windows if isinstance(w.get(name), Signal)]
+    known = np.concatenate([v[np.isfinite(v)] for v in values]) if values else np.empty(0)
+    return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+
+
+def _draw(axis: Any, signal: Stream | None, limits: tuple[float, float]) -> None:
     if signal is None:
         axis.text(0.5, 0.5, "absent", transform=axis.transAxes, ha="center", va="center")
         return
@@ -164,15 +174,24 @@ def _draw(axis: Any, signal: Stream | None) -> None:
         axis.fill_between(t[: blocks.size : step], blocks.min(1), blocks.max(1), color=COLOURS[0], linewidth=0)
         axis.locator_params(nbins=3)
         return
+    if len(signal.channels) > LINES_AT_MOST:
+        n = len(signal.channels)
+        axis.imshow(
+            signal.values.T, aspect="auto", extent=(0, signal.seconds, n - 0.5, -0.5), vmin=limits[0], vmax=limits[1],
+            cmap="viridis", interpolation="nearest",
+        )  # fmt: skip
+        named = range(0, n, -(-n // 3))  # no more than have room
+        axis.set_yticks(named, [signal.channels[c] for c in named])
+        return
     for c, name in enumerate(signal.channels):
         axis.plot(t, signal.values[:, c], color=COLOURS[c % 7], linestyle=LINES[c % 4], linewidth=1.2, label=name)
     axis.locator_params(nbins=3)
 
 
 def _legend(figure: Any, axes: Any) -> None:
-    """The channels of every panel in the first row that has more than one, each name once."""
+    """The channels of every panel that has more than one, each name once."""
     named: dict[str, Any] = {}
-    for axis in axes[0]:
+    for axis in axes.flat:
         handles, labels = axis.get_legend_handles_labels()
         if len(labels) > 1:
             named |= dict(zip(labels, handles, strict=True))

@@ -17,6 +17,7 @@ from .vocabulary import STREAM_0, STREAMS
 SEGMENTS = 8
 ORDERS = (0.5, 1.0, 2.0, float("inf"))  # of the Rényi entropies kept per token
 _STEP = 0.02  # of the adapter's scale, for the slope
+LOGITS = 2**27  # numbers in one batch's logits at most, half a GB; what is made of them takes some six times as much
 
 
 def measure(
@@ -69,9 +70,14 @@ def measure(
 def batches(
     backbone: CausalBackbone, documents: Documents, size: int, device: Any
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """(rows, batch) over all documents, in order."""
-    for first in range(0, len(documents), size):
-        rows = np.arange(first, min(first + size, len(documents)))
+    """(rows, batch) over all documents, in order: `size` of them, or as many as have LOGITS logits, but at least one."""
+    lengths = np.array([len(documents[i]) for i in range(len(documents))], np.int64)
+    vocabulary, first = backbone.model.get_output_embeddings().weight.shape[0], 0
+    while first < len(documents):
+        longest = np.maximum.accumulate(lengths[first : first + size])
+        fits = int((np.arange(1, len(longest) + 1) * longest * vocabulary <= LOGITS).sum())
+        rows = np.arange(first, first + max(1, fits))
+        first = int(rows[-1]) + 1
         yield rows, backbone.batch(
             [documents[i] for i in rows.tolist()], prompt=documents.layout.prompt_length, persons=documents.person[rows],
             device=device,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ...core import runs
-from ...core.records import Cohort
+from ...core.records import Cohort, Stream
 from ...core.results import Report
 from ...core.scores import Scores
 from ...core.verbs import protection
@@ -131,24 +131,24 @@ def evaluation(
         )
     labels = data.tables.synthetic.label
     names = [c for c in data.tables.classes if c in set(labels)]
-    synthetic = [dict(data.windows.synthetic[int(np.flatnonzero(labels == c)[0])]) for c in names]
+    synthetic = [_fullest(data.windows.synthetic, labels == c) for c in names]
     shown.append(
         html.Picture(
             title="Synthetic recordings",
             svg=pictures.examples(synthetic, names),
-            caption="The first synthetic window of each class, in physical units. Without a guarantee a sample may still"
-            " resemble a training recording.",
+            caption="The first synthetic window of each class that lacks the fewest streams, in physical units. Without a guarantee"
+            " a sample may still resemble a training recording.",
         )
     )
     for stream in (n for n, spec in data.windows.card.streams.items() if spec.rate_hz >= pictures.SOUND_HZ):
         if any(stream in w for w in synthetic):
             svg, players = pictures.sounds(synthetic, names, stream)
-            what = "Spectrograms of the first synthetic window of each class, and their sound."
+            what = "Spectrograms of the same windows, and their sound."
             shown.append(html.Picture(title=f"Synthetic sound: {stream}", svg=svg, caption=what, players=players))
     sections = [("Attacks", attack)] if attack else []
     versus = [(protection(e.report.guarantee), e.report, e.attack) for e in every] if beside else []
     page = html.release_html(report, shown, sections, versus)
-    real = [dict(data.windows.train[int(np.flatnonzero(data.tables.train.label == c)[0])]) for c in names]
+    real = [_fullest(data.windows.train, data.tables.train.label == c) for c in names]
     for stream in data.windows.card.streams:
         shown.append(
             html.Picture(
@@ -159,6 +159,11 @@ def evaluation(
         )
     runs.write_text(run.private / "report.html", html.private_html(report, shown, sections, versus))
     _release(run, page, cohort)
+
+
+def _fullest(windows: Sequence[Mapping[str, Stream]], which: np.ndarray) -> dict[str, Stream]:
+    """The first of `which` that has the most streams."""
+    return dict(max((windows[i] for i in np.flatnonzero(which).tolist()), key=len))
 
 
 def represented(

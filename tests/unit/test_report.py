@@ -16,7 +16,7 @@ from mien.core.records import Cohort, Signal
 from mien.core.results import Baseline, Report, Result, environment
 from mien.core.verbs import PLAIN, protection, public
 from mien.evaluation import frontier, pictures
-from mien.evaluation.report import html, training
+from mien.evaluation.report import html, pages, training
 from mien.privacy.plan import PrivacySpec
 
 from ..conftest import recordings
@@ -125,6 +125,31 @@ def test_leaks_are_found_however_they_are_escaped_or_folded(one, how):
     shown = {"html": std.escape(one), "svg": std.escape(one, quote=False), "folded": one.replace(" ", "\n   ")}[how]
     with pytest.raises(MienError, match="a person's id"):
         html.assert_leak_free(f"<p>{shown}</p>", {"person": [one]})
+
+
+def test_many_streams_stand_below_one_another_and_many_channels_are_a_heat_map():
+    (one,) = [dict(r.streams) for r in recordings(2, seconds=4)][:1]
+    face = Signal(
+        values=np.arange(120.0).reshape(10, 12), rate_hz=5, channels=tuple(f"AU{i}" for i in range(12)), unit="au"
+    )
+    width = {}
+    for n in (2, 9):
+        svg = pictures.examples([{f"s{i}": one["acc"] for i in range(n)}] * 2, ["a", "b"])
+        width[n] = int(svg.split("min-width:")[1].split("px")[0])
+    assert width[9] == width[2]  # or a phone would have to scroll through nine
+    lines, heat = (
+        pictures.examples([{"acc": one["acc"]}] * 2, ["a", "b"]),
+        pictures.examples([{"f": face}] * 2, ["a", "b"]),
+    )
+    assert "<image" in heat
+    assert "AU11" not in heat  # no legend of twelve lines
+    assert "<image" not in lines
+    assert "<image" in pictures.real_beside_synthetic([{}, {"f": face}], [{"f": face}, {}], ["a", "b"], "f")
+
+
+def test_the_example_of_a_class_lacks_the_fewest_streams():
+    windows = [{"a": 0}, {"a": 1, "b": 1}, {"a": 2, "b": 2}, {"a": 3, "b": 3, "c": 3}]
+    assert pages._fullest(windows, np.array([True, True, True, False])) == windows[1]  # pyright: ignore[reportArgumentType]
 
 
 def test_class_names_are_drawn_as_they_are():
