@@ -174,7 +174,7 @@ def test_pairs_are_crossed_block_by_block_towards_the_reward(made):
     layout, docs, data = made
     reward = decoded.Decoded.learn(data, layout, 1.0)
     some = [*docs["calm"], *docs["stress"]]
-    pairs = crossed.pairs(reward, some, 60, 1.5, 0)
+    pairs = crossed.pairs(reward, some, 60, 3.0, 0)
     assert 50 <= len(pairs) <= 60  # a pair may be of one document
     assert all(layout.grammar.accepts(d.tolist()) for d in (*pairs.chosen, *pairs.rejected))
     own = {b.tobytes() for d in some for b in crossed.split(d, layout).values()}
@@ -190,9 +190,9 @@ def test_pairs_are_crossed_block_by_block_towards_the_reward(made):
         assert (up.sum(1).mean() - mine.sum(1).mean()) / spread > 0.5
         assert (mine.sum(1).mean() - down.sum(1).mean()) / spread > 0.5
         # a block's own samples are drawn by its own share: exponential weights, by hand
-        w = np.exp(1.5 * mine[:, 0] / spread)
+        w = np.exp(3.0 * mine[:, 0] / spread)
         assert up[:, 0].mean() == pytest.approx(w @ mine[:, 0] / w.sum(), abs=0.5 * mine[:, 0].std())
-    again = crossed.pairs(reward, some, 60, 1.5, 0)
+    again = crossed.pairs(reward, some, 60, 3.0, 0)
     assert all(np.array_equal(a, b) for a, b in zip(pairs.chosen, again.chosen, strict=True))
     with pytest.raises(MienError, match="worth the same"):
         crossed.pairs(reward, [docs["calm"][0]] * 4, 8, 1.5, 0)
