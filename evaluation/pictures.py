@@ -165,6 +165,10 @@ def _draw(axis: Any, signal: Stream | None, limits: tuple[float, float]) -> None
             axis.plot([first], [code], MARKS[code % 7], color=COLOURS[code % 7], markersize=3)
         axis.set_yticks(range(len(rows)), rows, fontsize="x-small")
         axis.set_ylim(-0.7, len(rows) - 0.3)
+        if isinstance(signal, Text):  # how it begins, above the times
+            axis.set_ylim(-0.7, 2.5 * len(rows) - 0.3)
+            words = textwrap.wrap(" ".join(signal.text), 24, max_lines=3, placeholder=" …")
+            axis.text(0.02, 0.98, "\n".join(words), transform=axis.transAxes, ha="left", va="top")
         axis.set_xlim(0, signal.seconds)
         return
     t = np.arange(len(signal.values)) / signal.rate_hz
@@ -196,7 +200,9 @@ def _legend(figure: Any, axes: Any) -> None:
         if len(labels) > 1:
             named |= dict(zip(labels, handles, strict=True))
     if named:
-        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(len(named), 8), frameon=False)
+        room = figure.get_figwidth() / (0.5 + 0.08 * max(map(len, named)))  # inches of a line and its name
+        ncols = max(1, min(len(named), 8, int(room)))
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=ncols, frameon=False)
 
 
 def roc_loglog(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], n_nonmembers: int) -> str:

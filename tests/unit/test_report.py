@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mien.core.errors import MienError
-from mien.core.records import Cohort, Signal
+from mien.core.records import Cohort, Signal, Text
 from mien.core.results import Baseline, Report, Result, environment
 from mien.core.verbs import PLAIN, protection, public
 from mien.evaluation import frontier, pictures
@@ -145,6 +145,11 @@ def test_many_streams_stand_below_one_another_and_many_channels_are_a_heat_map()
     assert "AU11" not in heat  # no legend of twelve lines
     assert "<image" not in lines
     assert "<image" in pictures.real_beside_synthetic([{}, {"f": face}], [{"f": face}, {}], ["a", "b"], "f")
+    said = Text(
+        text=("so the meeting was dreadful and so was the bus",), times_s=np.array([0.5]), ends_s=np.array([3.0]),
+        speakers=("participant",), seconds=4.0,
+    )  # fmt: skip
+    assert "so the meeting" in pictures.examples([{"said": said}], ["a"])
 
 
 def test_the_example_of_a_class_lacks_the_fewest_streams():
