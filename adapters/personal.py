@@ -8,25 +8,29 @@ adapter's ε says nothing of what a person's own adapter tells of that person.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import hmac
 import json
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from ..core.config import Section
+from ..core import console, runs
+from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.paths import runs_home
 from ..core.runs import whole_folder, write_text
+from ..data.load import open_cohort
 from .representation import Representer
 from .represented import vectors
 from .windows import Windows
@@ -108,14 +112,30 @@ def predicted(
     task: str,
     options: Personalise,
     seed: int = 0,
+    keep: tuple[str, Collection[str]] | None = None,
 ) -> np.ndarray:
     """float64[tail, classes]: a person's windows at `tail` by an adapter of their own that learnt those at `shots`. It is taken
-    off again, and nothing of it is kept."""
+    off again. keep: (fingerprint of the shared adapter's run, persons): theirs stay in the store, in place of what was there."""
     alone = made.heads_alone()
     try:
-        return probabilities(fit(alone, windows, shots, options, seed), windows, tail, task)
+        mine = fit(alone, windows, shots, options, seed)
+        person = windows.persons[int(windows.person[shots[0]])]
+        if keep is not None and person in keep[1]:
+            save(mine, person, keep[0])
+        return probabilities(mine, windows, tail, task)
     finally:
         drop(made)
+
+
+def predicting(config: Any, source: Path) -> Callable[..., np.ndarray]:
+    """`predicted`, for `evaluation/personalised.of`; with `keep` it keeps the adapters of persons who consent to training. source:
+    the adapt run's folder."""
+    if config is None or not config.keep:
+        return predicted
+    cohort, left_out = open_cohort(Plugin(**runs.asked(source)["config"]["cohort"]), "training")
+    if left_out:
+        console.say("  personal adapters of persons who do not allow training are not kept")
+    return partial(predicted, keep=(runs.fingerprint(source), frozenset(cohort.persons)))
 
 
 def probabilities(made: Representer, windows: Windows, rows: np.ndarray, task: str) -> np.ndarray:
@@ -185,11 +205,25 @@ def load(made: Representer, person: str, adapter: str) -> Representer:
 def forget(person: str) -> int:
     """Delete everything personal of somebody, of every shared adapter; how many adapters that were. What a killed `save` left
     half-written goes too."""
+    if not store().is_dir():
+        return 0
     name, gone = _name(person), 0
     for folder in store().glob(f"*/*{name}*"):
         shutil.rmtree(folder)
         gone += folder.name == name
     return gone
+
+
+def forget_command(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mien data forget",
+        description="Delete the personal adapters of one person, which `personal: {keep: true}` of `mien evaluate` keeps beside the"
+        " runs. What shared adapters learnt from them is another matter: `mien data touches`.",
+    )
+    parser.add_argument("person", help="the pseudonymous id, as the cohort writes it")
+    gone = forget(parser.parse_args(argv).person)
+    console.say(f"{console.count(gone, 'personal adapter')} deleted from {store()}")
+    return 0
 
 
 def refuse_to_share(folder: Path) -> None:

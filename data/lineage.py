@@ -86,4 +86,5 @@ def touches_command(argv: list[str]) -> int:
     console.table(f"runs that the withdrawal of {args.person} touches", ["run", "cohort", "why", "status"], shown)
     if len({cohort for _, cohort, _ in rows}) > 1:
         console.say("an id is a person of one cohort: these may be several persons")
+    console.say(f"personal adapters, if any were kept, go with `mien data forget {args.person}`")
     return 0

@@ -25,7 +25,8 @@ class Personal(Section):
     """k: labelled windows per class of each person, the first in time; tail: strict (after everything learnt from) or class (per
     class, where conditions come in blocks); apart: judged on other recordings than those learnt from; untimed: nobody wrote down
     when recordings were made, so they are taken one after the other by their ids; rank, steps, lr: of a person's own LoRA;
-    persons: at most so many held-out ones, drawn."""
+    persons: at most so many held-out ones, drawn; keep: each person's own LoRA (of the last k) stays in a local store beside the
+    runs, of those who consent to training, until `mien data forget`."""
 
     k: tuple[int, ...] = (1, 5)
     tail: Tail = "strict"
@@ -35,6 +36,7 @@ class Personal(Section):
     steps: int = Field(default=60, ge=1)
     lr: float = Field(default=5e-3, gt=0)
     persons: int | None = Field(default=None, ge=3)
+    keep: bool = False
 
 
 def of(

@@ -104,7 +104,7 @@ def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
             o = opened(source, "evaluation")
             there = transferred.of(o, elsewhere, recipe.transfer, recipe.seed)
             there.results += personalised.of(
-                o, personal.predicted, personal.probabilities, recipe.personal, recipe.seed
+                o, personal.predicting(recipe.personal, source), personal.probabilities, recipe.personal, recipe.seed
             )
             found = explained.of(o, attacked.each_recognised, recipe.explain, recipe.seed)
             results = represented.of(o, recipe.average, recipe.match, recipe.seed) + attacked.of(o, recipe.dimension)

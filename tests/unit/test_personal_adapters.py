@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from mien import cli
 from mien.adapters import personal, represented
 from mien.adapters.personal import Personalise
 from mien.core.errors import MienError
@@ -67,6 +68,29 @@ def test_what_is_kept_comes_back_and_is_forgotten(fitted):
     assert personal.forget("p01") == 1
     assert not list(place.parent.iterdir())
     assert personal.forget("p01") == 0
+
+
+def test_an_adapter_that_was_judged_is_kept_where_its_person_agreed_and_one_command_forgets_it(fitted, capsys):
+    made, windows, rows, _ = fitted
+    one = windows.persons[int(windows.person[rows[0]])]
+    for agreed, kept in (((), 0), ((one,), 1)):
+        personal.predicted(made, windows, rows, rows[:1], "activity", OPTIONS, keep=("d" * 64, agreed))
+        assert len(list(personal.store().glob("*/*"))) == kept
+    assert personal.NAME not in made.model.peft_config
+    alone = personal.probabilities(personal.fit(made, windows, rows, OPTIONS), windows, rows[:1], "activity")
+    personal.drop(made)
+    back = personal.probabilities(personal.load(made, one, "d" * 64), windows, rows[:1], "activity")
+    assert back == pytest.approx(alone, abs=1e-6)
+    personal.drop(made)
+    assert cli.main(["data", "forget", one]) == 0
+    assert "1 personal adapter deleted" in capsys.readouterr().out
+    assert not list(personal.store().glob("*/*"))
+
+
+def test_forgetting_makes_no_store(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIEN_RUNS", str(tmp_path / "none"))
+    assert personal.forget("p01") == 0
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_file_that_lacks_layers_is_not_taken_for_whole(fitted):
