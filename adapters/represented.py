@@ -253,7 +253,8 @@ class Opened:
     """A finished representation run with the windows of *all* its cohort's persons, for later verbs.
 
     Z: float32[n, width], the adapted representation; frozen: the same without what it learnt (`made.beside`); table: window
-    statistics of the same n windows; y: int64[n] classes of `task`, in `classes`; train: bool[n], of persons the adapter
+    statistics of the same n windows; y: int64[n] classes of `task`, in `classes`, or float64[n] numbers
+    (classes: ()); train: bool[n], of persons the adapter
     learned from; loss: float64[n], of the heads; slices: modality -> its columns; session: str[n]; windows: what the towers
     were given; streams: stream -> its modality; alone, without: modality -> float32[n, width], from that modality alone and
     from all others, where modalities share their columns (else None).
@@ -294,7 +295,7 @@ class Opened:
 
 
 def opened(folder: Path, purpose: str) -> Opened:
-    """MienError when the run is of a model that writes, its base has changed, or its task is no classification."""
+    """MienError when the run is of a model that writes, its base has changed, or its task is of one class."""
     import torch
 
     asked = runs.asked(folder)
@@ -308,8 +309,8 @@ def opened(folder: Path, purpose: str) -> Opened:
     split = Splits.read(folder / "private" / "splits.json")
     task = config["task"]
     classes = tuple(map(str, cohort.card.tasks.get(task, ())))
-    if len(classes) < 2:
-        raise MienError(f"task: {task!r} has no classes in cohort {cohort.card.name!r}; there is nothing to probe for")
+    if len(classes) == 1:
+        raise MienError(f"task: {task!r} has one class in cohort {cohort.card.name!r}; there is nothing to probe for")
     if config.get("autoencoder"):
         made, raw = autoencoder.restore(adapter)
         binder, known = made.binder, made.classes
@@ -337,7 +338,7 @@ def opened(folder: Path, purpose: str) -> Opened:
         Z, bare, loss = vectors(late, features), frozen(late, features), _losses(late, features)
     return Opened(
         made=made, config=config, cohort=cohort, left_out=left_out, split=split, task=task, classes=classes, Z=Z, frozen=bare,
-        table=table, y=windows.labels[task].astype(np.int64), train=np.isin(table.person, split.train), loss=loss,
+        table=table, y=windows.labels[task].astype(np.int64 if classes else float), train=np.isin(table.person, split.train), loss=loss,
         session=windows.session, windows=windows, streams=raw["streams"], **_in_parts(made, windows),
     )  # fmt: skip
 

@@ -46,6 +46,10 @@ def of(o: Any, leak: Each, config: Explain | None, seed: int = 0) -> Findings | 
     persons of two recordings. None where nothing is asked for (config None)."""
     if config is None:
         return None
+    if not o.classes:
+        raise MienError(
+            f"explain: {o.task!r} is a number, and what carries it is told of classes alone; leave `explain` away"
+        )
     test = np.flatnonzero(~o.train)
     twice = [p for p in np.unique(o.table.person[test]) if len(set(o.table.recording[o.table.person == p])) > 1]
     test = test[np.isin(o.table.person[test], twice)]

@@ -158,11 +158,11 @@ def _on(X: np.ndarray) -> held_out.Learner:
 def by_stream(
     parts: Mapping[str, np.ndarray], table: WindowTable, y: np.ndarray, classes: Sequence[str]
 ) -> Represented:
-    """Stream by stream, NaN where one is missing."""
+    """Stream by stream, NaN where one is missing. y: int[n] of classes, or numbers where there are none."""
     return Represented(
         X={m: np.where(np.abs(x).sum(1, keepdims=True) > 0, x, np.nan).astype(np.float64) for m, x in parts.items()}, person=table.person,
-        recording=table.recording, time_s=table.meta[:, -1], seconds=0.0, classes={TASK: tuple(classes)},
-        labels={TASK: np.array([classes[c] for c in y], dtype=object)},
+        recording=table.recording, time_s=table.meta[:, -1], seconds=0.0, classes={TASK: tuple(classes)} if classes else {},
+        labels={TASK: np.array([classes[c] for c in y], dtype=object) if classes else np.asarray(y, np.float64)},
     )  # fmt: skip
 
 

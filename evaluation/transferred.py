@@ -22,8 +22,8 @@ from ..core.errors import MienError
 from ..core.records import Cohort
 from ..core.results import Result
 from ..data.load import open_cohort
-from . import transfer
-from .represented import ADAPTED, BAR, by_stream
+from . import represented, transfer
+from .represented import ADAPTED, BAR, GROUPS, by_stream
 from .transfer import Predicted, Probe, Represented
 
 SAME = "classical features (same probe)"
@@ -74,6 +74,18 @@ def inputs(config: Transfer | None) -> dict[str, str]:
     }
 
 
+def own(o: Any, average: str, match: Any, seed: int = 0) -> list[Result]:
+    """What the run's own task is worth: `represented.of`; of a number the metrics and the bar of `of`'s protocols, by probes that
+    learn on the run's training persons. MienError for `average` and `match`, which are of classes."""
+    if o.classes:
+        return represented.of(o, average, match, seed)  # pyright: ignore[reportArgumentType]
+    if match is not None or average != "window":
+        raise MienError(f"{o.task!r} is a number: match and average are of classes; leave them out")
+    every = _sides(o, o.cohort, {o.task: _labels(o.cohort, o.table.recording, o.task)}, GROUPS, o.made.beside)
+    sides = {name: data.rows(~o.train) for name, data in every.items()}
+    return _own(o, every, sides, o.task, 500, ADAPTED)
+
+
 def of(o: Any, elsewhere: Callable[..., Any], config: Transfer | None, seed: int = 0) -> Transferred:
     """o: an opened run (`adapters/represented.Opened`); elsewhere: another cohort through its adapter
     (`adapters/represented.elsewhere`). MienError naming the key of the recipe: a label that is not there or was adapted to, a
@@ -106,7 +118,7 @@ def of(o: Any, elsewhere: Callable[..., Any], config: Transfer | None, seed: int
     steps = len(heads) + len(tasks) - 1 + len(config.across_cohorts) + len(tasks) * len(config.k_shot) + len(streams)
     with console.progress("transfer", steps) as bar:
         for task in heads:
-            found.results += _own(o, every, sides, task, config.draws)
+            found.results += _own(o, every, sides, task, config.draws, f"adapted to {task} too")
             bar.step()
         for task in config.across_tasks:
             found.results += _judged(
@@ -171,9 +183,9 @@ def _there(
 
 
 def _own(
-    o: Any, every: Mapping[str, Represented], sides: Mapping[str, Represented], task: str, draws: int
+    o: Any, every: Mapping[str, Represented], sides: Mapping[str, Represented], task: str, draws: int, name: str
 ) -> list[Result]:
-    """A label of another of the run's heads: probes learn on the run's training persons, as for its task."""
+    """A label of one of the run's heads: probes learn on the run's training persons, as for its task."""
     probe = Probe(kind="ordinal") if o.made.kinds[task].kind == "ordinal" else _probe(sides[ADAPTED], task)
 
     def judged(name: str, probe: Probe) -> Predicted:
@@ -182,7 +194,7 @@ def _own(
         )
 
     return _compared(
-        f"adapted to {task} too", {n: judged(n, probe) for n in sides}, {BAR: judged(SAME, Probe(kind="forest"))},
+        name, {n: judged(n, probe) for n in sides}, {BAR: judged(SAME, Probe(kind="forest"))},
         every[ADAPTED].rows(o.train), sides[ADAPTED], task, draws,
     )  # fmt: skip
 

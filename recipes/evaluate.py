@@ -13,7 +13,7 @@ from mien.core.records import Cohort
 from mien.core.results import Report
 from mien.data import matching, splits
 from mien.data.load import open_cohort
-from mien.evaluation import explain, explained, personalised, reports, represented, transferred
+from mien.evaluation import explain, explained, personalised, reports, transferred
 from mien.evaluation.protocols import gather, measured
 from mien.evaluation.report import html, pages
 from mien.generation.adapted import written
@@ -107,7 +107,7 @@ def of_representation(recipe: Evaluate, fresh: bool) -> runs.Run:
                 o, personal.predicting(recipe.personal, source), personal.probabilities, recipe.personal, recipe.seed
             )
             found = explained.of(o, attacked.each_recognised, recipe.explain, recipe.seed)
-            results = represented.of(o, recipe.average, recipe.match, recipe.seed) + attacked.of(o, recipe.dimension)
+            results = transferred.own(o, recipe.average, recipe.match, recipe.seed) + attacked.of(o, recipe.dimension)
             results += () if found is None else explain.write(found, run.private, run.release)
             adapted, *reports_of = (Report.read(p / "release" / "report.json") for p in (source, *others))
             report = reports.of_representation(run, recipe, inputs, [*results, *there.results], adapted, o, there)

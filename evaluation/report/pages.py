@@ -218,7 +218,7 @@ def represented(
             )  # fmt: skip
     for r in report.results:
         if r.value is not None and (
-            named := re.match(r"((?:across \w+|k-shot), .*|adapted to .*): (macro-F1|CCC)$", r.metric)
+            named := re.match(r"((?:across \w+|k-shot), .*|adapted(?: to .*)?): (macro-F1|CCC)$", r.metric)
         ):
             say = "On persons that neither the adapter nor the probe has seen; 95 % intervals over persons."
             shown.append(html.Picture(title=r.metric, svg=pictures.whiskers(r, named[2]), caption=say))

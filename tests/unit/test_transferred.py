@@ -77,6 +77,26 @@ def test_nothing_asked_nothing_said():
     assert (found.results, found.cohorts, transferred.inputs(None)) == ([], [], {})
 
 
+def test_a_run_whose_only_task_is_a_number_is_judged_by_it(monkeypatch):
+    o = world()
+    level = np.array([labels["level"] for _, _, labels, _ in o.cohort.rows])
+    vars(o).update(task="level", classes=(), y=level)
+    o.made.kinds = {"level": SimpleNamespace(kind="continuous")}
+    found = {r.metric: r for r in transferred.own(o, "window", None)}
+    assert found["adapted: CCC"].value > 0.6
+    assert [b.name for b in found["adapted: MAE"].baselines] == ["frozen base", SAME, "classical (forest)", "mean"]
+    assert found["adapted: adapted − frozen base, MAE"].low > 0
+    elsewhere = named(transferred.of(o, None, QUICK.model_copy(update={"multimodal": True, "k_shot": (4,)})))
+    assert elsewhere["k-shot, level, k = 4: CCC"].value > 0.6
+    assert "multimodal, level: all modalities − best single: MAE" in elsewhere
+    for average, match in (("person", None), ("window", object())):
+        with pytest.raises(MienError, match="'level' is a number: match and average are of classes"):
+            transferred.own(o, average, match)
+    asked = []
+    monkeypatch.setattr(transferred.represented, "of", lambda *a: asked.append(a) or ["classes"])
+    assert transferred.own(world(), "person", None, 3) == ["classes"]
+
+
 def test_another_label_is_probed_on_persons_nobody_trained_on():
     found = named(transferred.of(world(), None, QUICK.model_copy(update={"across_tasks": ("moving", "level")})))
     for task, metric in (("moving", "macro-F1"), ("level", "CCC")):
