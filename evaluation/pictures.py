@@ -7,7 +7,7 @@ import html
 import io
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
+HOURS = 2 * 3600  # seconds, from which on time is told in hours
 SIDE_BY_SIDE = 4  # streams beside one another at most
 LINES_AT_MOST = 6  # channels of a stream as lines; more are rows of a heat map
 PHONE = 3.25  # inches: what a 360 px screen leaves a figure; drawn at this width, 9 pt stay 9 pt there
@@ -82,7 +83,7 @@ def examples(windows: Sequence[Mapping[str, Stream]], titles: Sequence[str]) -> 
             elif not turned and row == 0:
                 axis.set_title(" ", loc="left")
             if row == rows - 1:
-                axis.set_xlabel("seconds")
+                _clock(axis, window.values())
             if first and (known := next((w[name] for w in windows if name in w), None)) is not None:
                 axis.set_ylabel(_folded(_named(name, known), 16))
     _legend(figure, axes)
@@ -134,11 +135,19 @@ def real_beside_synthetic(
             _draw(axes[row][column], windows[row].get(stream), _limits([*real, *synthetic], stream))
             axes[row][column].set_title(f"{title}\n{kind}" if column == 0 else kind, loc="left")
             if row == len(titles) - 1:
-                axes[row][column].set_xlabel("seconds")
+                _clock(axes[row][column], [w[stream] for w in (*real, *synthetic) if stream in w])
         if stream in real[row]:
             axes[row][0].set_ylabel(_named(stream, real[row][stream]))
     _legend(figure, axes)
     return _svg(figure)
+
+
+def _clock(axis: Any, streams: Iterable[Stream]) -> None:
+    """The axis of time, in seconds, or in hours where some stream is hours long."""
+    longest = max((s.seconds for s in streams), default=0.0)
+    axis.set_xlabel("hours" if longest >= HOURS else "seconds")
+    if longest >= HOURS:
+        axis.set_xticks(np.linspace(0, longest, 4), [f"{v / 3600:.3g}" for v in np.linspace(0, longest, 4)])
 
 
 def _named(name: str, stream: Stream) -> str:
@@ -188,7 +197,10 @@ def _draw(axis: Any, signal: Stream | None, limits: tuple[float, float]) -> None
         axis.set_yticks(named, [signal.channels[c] for c in named])
         return
     for c, name in enumerate(signal.channels):
-        axis.plot(t, signal.values[:, c], color=COLOURS[c % 7], linestyle=LINES[c % 4], linewidth=1.2, label=name)
+        mark = MARKS[c % 7] if len(t) == 1 else ""  # one sample makes no line
+        axis.plot(
+            t, signal.values[:, c], marker=mark, color=COLOURS[c % 7], linestyle=LINES[c % 4], linewidth=1.2, label=name
+        )  # fmt: skip
     axis.locator_params(nbins=3)
 
 

@@ -127,7 +127,7 @@ def test_leaks_are_found_however_they_are_escaped_or_folded(one, how):
         html.assert_leak_free(f"<p>{shown}</p>", {"person": [one]})
 
 
-def test_many_streams_stand_below_one_another_and_many_channels_are_a_heat_map():
+def test_many_streams_stand_below_one_another_and_many_channels_are_a_heat_map(monkeypatch):
     (one,) = [dict(r.streams) for r in recordings(2, seconds=4)][:1]
     face = Signal(
         values=np.arange(120.0).reshape(10, 12), rate_hz=5, channels=tuple(f"AU{i}" for i in range(12)), unit="au"
@@ -150,6 +150,14 @@ def test_many_streams_stand_below_one_another_and_many_channels_are_a_heat_map()
         speakers=("participant",), seconds=4.0,
     )  # fmt: skip
     assert "so the meeting" in pictures.examples([{"said": said}], ["a"])
+    steps = Signal(values=np.array([[4000.0]]), rate_hz=1 / 86400, channels=("steps",), unit="1/day")
+    day = pictures.examples([{"steps": steps}], ["a"])
+    assert ">hours<" in day
+    assert ">24<" in day
+    monkeypatch.setattr(pictures, "MARKS", ("",) * 7)
+    assert day.count("<use") == 1 + pictures.examples([{"steps": steps}], ["a"]).count(
+        "<use"
+    )  # one sample makes no line
 
 
 def test_the_example_of_a_class_lacks_the_fewest_streams():
