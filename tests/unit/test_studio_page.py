@@ -44,7 +44,7 @@ def says(page: Any, name: str, pattern: str) -> None:
     a string, which the page's own policy forbids.)"""
     from playwright.sync_api import expect
 
-    expect(page.locator(f"#{name}")).to_have_text(re.compile(pattern), timeout=15_000)
+    expect(page.locator(f"#{name}")).to_have_text(re.compile(pattern), timeout=60_000)
     page.wait_for_selector("#rate:not([aria-busy=true])", state="attached")  # and what it says of is shown
 
 
@@ -53,7 +53,7 @@ class Window:
 
     def __init__(self, browser: Any, **context: Any):
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **context})
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(60_000)
         self.page, self.trouble = self.context.new_page(), []
         self.page.on("console", lambda m: self.trouble.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda e: self.trouble.append(str(e)))
