@@ -18,7 +18,7 @@ from ..core import console
 from ..core.errors import MienError
 from ..privacy import noise, sampling
 from ..privacy.flat import Flat, Slot
-from ..privacy.gradients import factors
+from ..privacy.gradients import Rows, factors
 from ..privacy.plan import PrivacyPlan
 from .optimizer import Adam
 from .training import Train, draw, hash_seed, rate
@@ -165,13 +165,11 @@ class Stack:
         def embed(ids: Any) -> Any:
             return _lookup().apply(base(ids).detach(), place[ids], self.tensors[slot.name], self, slot, scale)
 
-        def head(x: Any) -> Any:
-            out, rows = base(x), _product().apply(x, self.tensors[slot.name], self, slot)
-            if base.bias is not None:
-                rows = rows + base.bias[index]
-            return out.index_copy(-1, index, rows.to(out.dtype))
+        def rows(x: Any) -> Any:
+            out = _product().apply(x, self.tensors[slot.name], self, slot)
+            return out if base.bias is None else out + base.bias[index]
 
-        return embed if embedding else head
+        return embed if embedding else Rows(base, index, rows)
 
     # -- gradients -------------------------------------------------------------------------------------------------------
 

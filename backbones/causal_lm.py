@@ -106,6 +106,9 @@ class CausalBackbone:
 
     def token_losses(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """Negative log-likelihood in nats of every predicted token: float32[B, T-1], and its 0/1 mask."""
+        counted = self._counted(batch)
+        if constrained(model):
+            return model(**self.inputs(batch), scored=counted).nll, counted
         return self._token_losses(model(**self.inputs(batch)).logits, batch)
 
     def losses_and_states(self, model: Any, batch: Batch) -> tuple[Any, Any]:
@@ -125,14 +128,18 @@ class CausalBackbone:
         return {"input_ids": batch.ids, "attention_mask": batch.mask}
 
     @staticmethod
-    def _token_losses(logits: Any, batch: Batch) -> tuple[Any, Any]:
+    def _counted(batch: Batch) -> Any:
+        counted = batch.mask[:, 1:].clone()
+        counted[:, : batch.prompt - 1] = 0
+        return counted
+
+    def _token_losses(self, logits: Any, batch: Batch) -> tuple[Any, Any]:
         import torch
 
         nll = torch.nn.functional.cross_entropy(
             logits[:, :-1].transpose(1, 2).float(), batch.ids[:, 1:], reduction="none"
         )
-        counted = batch.mask[:, 1:].clone()
-        counted[:, : batch.prompt - 1] = 0
+        counted = self._counted(batch)
         return nll * counted, counted
 
     def losses(self, model: Any, batch: Batch) -> Any:
@@ -142,6 +149,14 @@ class CausalBackbone:
         """
         nll, counted = self.token_losses(model, batch)
         return nll.sum(1) / counted.sum(1).clamp(min=1)
+
+
+def constrained(model: Any) -> bool:
+    """Whether a model, or what PEFT, DDP or DeepSpeed has wrapped around it, obeys a grammar (generation/grammar.py)."""
+    while hasattr(model, "module"):
+        model = model.module
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return getattr(type(model), "_mien_constrained", False)
 
 
 def pooled(hidden: Any, mask: Any) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..core.errors import MienError
 from .machine import ANY_OWN, OWN, Machine
+from .narrow import head_of, nll, without
 from .vocabulary import BOS, EOS, FIRST_CODEC, LABEL_0, MADE, PAD, RELATION_0, RELATIONS, STREAM_0, UNLABELLED
 
 CACHES = ("cache", "past_key_values")  # what transformers calls a key/value cache: since 5.24, and before
@@ -236,6 +237,19 @@ class Bound:
         if self.words is not None and len(never):
             self.words[list(never)] = False
 
+    @cached_property
+    def choices(self) -> tuple[np.ndarray, list[np.ndarray]]:
+        """(int64[nodes], one of the sets per node; the sets of the model's ids that may follow, each int64 and sorted)."""
+        words = np.empty(0, np.int64) if self.words is None else np.flatnonzero(self.words.cpu().numpy())
+        found: dict[bytes, int] = {}
+        kinds, sets = np.zeros(len(self.grammar.next), np.int64), []
+        for node, row in enumerate(self.grammar.next != DEAD):
+            kinds[node] = found.setdefault(np.packbits(row).tobytes(), len(sets))
+            if kinds[node] == len(sets):
+                said = np.flatnonzero(row[:-1]) + self.offset
+                sets.append(np.concatenate([words, said]) if row[-1] else said)
+        return kinds, sets
+
     def scan(self, input_ids: Any, state: Any) -> Any:
         """The state after each token, int64[B, T], on the ids' device. On the CPU in numpy: the loop over time takes
         a dozen tiny operations a step, which a GPU's or torch's launch cost would make the slowest part of all."""
@@ -270,7 +284,7 @@ def constrain(model: Any, grammar: Grammar, offset: int, never: Sequence[int] = 
     """Give a Hugging Face model with a language head a `forward` that masks its logits by the grammar. Returns the model.
 
     offset: id of the first behaviour token in the model's vocabulary; never: own ids that text may not use. Inside
-    `forward` the state of each position follows from `input_ids`; with a key/value cache only the newest ids are there, so
+    `forward` the state of each position follows from `input_ids` (`scored=`: likelihoods alone, see `_scored`); with a key/value cache only the newest ids are there, so
     `grammar_state` (the state before them, int64[B]) must be given; `generate()` does that by itself. Calling again
     replaces the grammar. MienError for a fused loss that never makes logits.
     """
@@ -308,11 +322,15 @@ def refuse_fused(model: Any) -> None:
 def _constrained(kind: type) -> type:
     import torch
 
-    def forward(self: Any, input_ids: Any = None, labels: Any = None, grammar_state: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any, input_ids: Any = None, labels: Any = None, grammar_state: Any = None, scored: Any = None, **kwargs: Any
+    ) -> Any:  # fmt: skip
         if input_ids is None:
             raise MienError(
                 "a grammar-constrained model needs `input_ids`; embeddings alone do not show the grammar's state"
             )
+        if scored is not None:
+            return _scored(self, super(made, self).forward, input_ids, scored, kwargs)
         keep = kwargs.get("logits_to_keep", 0)
         out = super(made, self).forward(input_ids=input_ids, **kwargs)
         if out.logits is None:
@@ -344,9 +362,10 @@ def _constrained(kind: type) -> type:
     # transformers and TRL read signatures to decide what to pass on
     own = inspect.signature(kind.forward)
     state = inspect.Parameter("grammar_state", inspect.Parameter.KEYWORD_ONLY, default=None)
+    score = inspect.Parameter("scored", inspect.Parameter.KEYWORD_ONLY, default=None)
     known = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     rest = [p for p in own.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
-    forward.__signature__ = own.replace(parameters=[*known, state, *rest])  # type: ignore[attr-defined]
+    forward.__signature__ = own.replace(parameters=[*known, state, score, *rest])  # type: ignore[attr-defined]
 
     # The class keeps its name, so a saved config still names the public architecture.
     made = type(kind.__name__, (kind,), {
@@ -357,3 +376,33 @@ def _constrained(kind: type) -> type:
         "__qualname__": kind.__qualname__,
     })  # fmt: skip
     return made
+
+
+def _scored(model: Any, forward: Any, input_ids: Any, scored: Any, kwargs: dict[str, Any]) -> Any:
+    """The model's output with `nll`, float32[B, T - 1], in nats: of every token after the first that `scored` (0/1, the same
+    shape) marks, and 0 elsewhere. `logits` is None: where the output layer allows it, most of them are never made. (`nll` is no field
+    of the output's: what takes it apart and puts it together again, as torch's own data parallelism may, loses it; nothing here wraps
+    a model so.)"""
+    import torch
+
+    bound, head = model._grammar, head_of(model)
+    states = bound.scan(input_ids, torch.full_like(input_ids[:, 0], START))
+    if head is None:
+        out = forward(input_ids=input_ids, **kwargs)
+        logits = bound.mask(out.logits, states)[:, :-1].transpose(1, 2).float()
+        found = torch.nn.functional.cross_entropy(logits, input_ids[:, 1:], reduction="none") * scored
+    else:
+        mask = kwargs.get("attention_mask")
+        if mask is not None and mask.ndim == 2 and bool((mask[:, 1:] <= mask[:, :-1]).all()):
+            # nothing sees what comes after it, and attention without a mask computes only half
+            kwargs["attention_mask"] = None
+        with without(head):
+            out = forward(input_ids=input_ids, **kwargs)
+        wanted = scored.bool()
+        kinds, columns = bound.choices
+        node = node_of(states[:, :-1][wanted]).cpu().numpy()
+        ids = input_ids[:, 1:][wanted].cpu().numpy()
+        each = nll(head, out.logits[:, :-1], wanted, ids, kinds[node], columns, MASKED)
+        found = torch.zeros(scored.shape, dtype=torch.float32, device=scored.device).masked_scatter(wanted, each)
+    out.logits, out.nll = None, found
+    return out

@@ -42,8 +42,11 @@ def measure(
     model.eval()
     with torch.inference_mode(), console.progress("likelihoods, adapter on and off", n) as bar:
         for rows, made in batches(backbone, documents, batch, model.device):
-            logits = model(**backbone.inputs(made)).logits
-            nll, counted = backbone._token_losses(logits, made)
+            if tokens is None:
+                nll, counted = backbone.token_losses(model, made)
+            else:
+                logits = model(**backbone.inputs(made)).logits
+                nll, counted = backbone._token_losses(logits, made)
             with model.disable_adapter():
                 base, _ = backbone.token_losses(model, made)
             length = counted.sum(1)

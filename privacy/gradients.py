@@ -134,18 +134,17 @@ class PersonGradients:
                 return out
             return _TAKE.apply(out, at, self._anchor, self, self._rows(name, ids), slot, scale)
 
-        def head(x: Any) -> Any:
-            out = base(x)
+        def rows(x: Any) -> Any:
             delta = module.trainable_tokens_delta[adapter].detach()
             if self._slots is None:
-                rows = _F().linear(x, delta.to(x.dtype))
+                out = _F().linear(x, delta.to(x.dtype))
             else:
-                rows = _LINEAR.apply(x, delta, None, self._anchor, self, self._rows(name, x), slot, None)
-            if getattr(base, "bias", None) is not None:
-                rows = rows + base.bias[index]
-            return out.index_copy(-1, index, rows.to(out.dtype))
+                out = _LINEAR.apply(x, delta, None, self._anchor, self, self._rows(name, x), slot, None)
+            return out if getattr(base, "bias", None) is None else out + base.bias[index]
 
-        return embed if isinstance(base, torch.nn.Embedding) else head
+        if isinstance(base, torch.nn.Embedding):
+            return embed
+        return Rows(base, index, rows)
 
     def _adapter_of(self, module: Any) -> str | None:
         deltas = module.trainable_tokens_delta
@@ -275,6 +274,18 @@ class ClippedSum:
                 self.total.addcmul_(gradients[i].double(), torch.repeat_interleave(scale[i], sizes))
             else:
                 self.total.add_(gradients[i], alpha=flat[i])
+
+
+class Rows:
+    """The forward of an output layer some of whose logits others give. base: the layer; index: their ids, in the order in which
+    others: [..., d] -> [..., rows] gives them. Whoever needs few logits asks these alone (generation/narrow.py)."""
+
+    def __init__(self, base: Any, index: Any, others: Callable[[Any], Any]):
+        self.base, self.others, self._index, self.index = base, others, index, index.cpu().numpy()
+
+    def __call__(self, x: Any) -> Any:
+        out = self.base(x)
+        return out.index_copy(-1, self._index, self.others(x).to(out.dtype))
 
 
 def _token_layers(model: Any) -> list[tuple[str, Any]]:
