@@ -284,8 +284,9 @@ def constrain(model: Any, grammar: Grammar, offset: int, never: Sequence[int] = 
     """Give a Hugging Face model with a language head a `forward` that masks its logits by the grammar. Returns the model.
 
     offset: id of the first behaviour token in the model's vocabulary; never: own ids that text may not use. Inside
-    `forward` the state of each position follows from `input_ids` (`scored=`: likelihoods alone, see `_scored`); with a key/value cache only the newest ids are there, so
-    `grammar_state` (the state before them, int64[B]) must be given; `generate()` does that by itself. Calling again
+    `forward` the state of each position follows from `input_ids` (`scored=`: likelihoods alone, see `_scored`). With a
+    key/value cache only the newest ids are there, so `grammar_state` (the state before them, int64[B]) must be given;
+    `generate()` does that by itself. Calling again
     replaces the grammar. MienError for a fused loss that never makes logits.
     """
     kind = type(model)
