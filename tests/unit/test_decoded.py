@@ -196,3 +196,13 @@ def test_pairs_are_crossed_block_by_block_towards_the_reward(made):
     assert all(np.array_equal(a, b) for a, b in zip(pairs.chosen, again.chosen, strict=True))
     with pytest.raises(MienError, match="worth the same"):
         crossed.pairs(reward, [docs["calm"][0]] * 4, 8, 1.5, 0)
+
+
+@pytest.mark.parametrize("z", [[0.0, 0.0, 0.0], [-1.0, 0.2, 0.9, 0.0], [3.0, -3.0]])
+def test_both_sides_are_drawn_as_alone_and_are_the_same_as_often_as_can_be(z):
+    z, n = np.array(z), 40_000
+    up, down = crossed._draw(z, n, np.random.default_rng(0))
+    wanted = [np.exp(s * z) / np.exp(s * z).sum() for s in (1, -1)]
+    for drawn, p in zip((up, down), wanted, strict=True):
+        assert np.allclose(np.bincount(drawn, minlength=len(z)) / n, p, atol=0.01)
+    assert np.mean(up == down) == pytest.approx(np.minimum(*wanted).sum(), abs=0.01)
