@@ -164,3 +164,17 @@ model = PeftModel.from_pretrained(base, "this folder")
 ```
 """,
     )
+
+
+def switch(model: Any, names: Sequence[str]) -> None:
+    """Let exactly these adapters act: their updates are added. What is trainable stays as it is (PEFT's own set_adapter refuses two
+    adapters where one has token rows, and makes what it activates trainable)."""
+    for _, layer in layers(model):
+        layer._active_adapter = list(names)
+
+
+def layers(model: Any) -> list[tuple[str, Any]]:
+    """The LoRA layers of a `PeftModel`, by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)]

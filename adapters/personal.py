@@ -203,26 +203,31 @@ def load(made: Representer, person: str, adapter: str) -> Representer:
 
 
 def forget(person: str) -> int:
-    """Delete everything personal of somebody, of every shared adapter; how many adapters that were. What a killed `save` left
-    half-written goes too."""
+    """Delete everything personal of somebody: adapters of every shared one, and whole runs of what one's own adapter made; how many
+    that were. What a killed `save` left half-written goes too."""
     if not store().is_dir():
         return 0
-    name, gone = _name(person), 0
+    name, gone = pseudonym(person), 0
     for folder in store().glob(f"*/*{name}*"):
         shutil.rmtree(folder)
         gone += folder.name == name
+    for mark in runs_home().glob(f"*/private/{MARK}"):  # recordings that one's own adapter made (generation/own.py)
+        if json.loads(mark.read_text()).get("who") == name:
+            shutil.rmtree(mark.parent.parent)
+            gone += 1
     return gone
 
 
 def forget_command(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="mien data forget",
-        description="Delete the personal adapters of one person, which `personal: {keep: true}` of `mien evaluate` keeps beside the"
-        " runs. What shared adapters learnt from them is another matter: `mien data touches`.",
+        description="Delete what is one person's alone: the adapters that `personal: {keep: true}` of `mien evaluate` keeps beside the"
+        " runs, and the runs of `mien generate personal.person=…`. What shared adapters learnt from them is another matter: `mien data"
+        " touches`.",
     )
     parser.add_argument("person", help="the pseudonymous id, as the cohort writes it")
     gone = forget(parser.parse_args(argv).person)
-    console.say(f"{console.count(gone, 'personal adapter')} deleted from {store()}")
+    console.say(f"{console.count(gone, 'personal adapter')} deleted, with the recordings they made, from {runs_home()}")
     return 0
 
 
@@ -247,10 +252,10 @@ def _both(model: Any) -> None:
 
 
 def _place(person: str, adapter: str) -> Path:
-    return store() / adapter[:16] / _name(person)
+    return store() / adapter[:16] / pseudonym(person)
 
 
-def _name(person: str) -> str:
+def pseudonym(person: str) -> str:
     """A person's folder: their id under a key of this store, so that its names tell nobody who is there."""
     home = store()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from ..adapters import lora
 from ..backbones.causal_lm import CausalBackbone
 from ..core.config import Section
 from ..core.errors import MienError
@@ -65,7 +66,7 @@ def ready(model: Any) -> Any:
     """Both adapters act, and only the new one trains. Whoever lets PEFT or TRL touch the adapters calls this after."""
     for name, p in model.named_parameters():
         p.requires_grad_(f".{ALIGNED}." in name)
-    _switch(model, (PRIVATE, ALIGNED))
+    lora.switch(model, (PRIVATE, ALIGNED))
     return model
 
 
@@ -73,28 +74,16 @@ def ready(model: Any) -> Any:
 def reference(model: Any) -> Iterator[Any]:
     """Inside, the model is its private adapter alone; what trains stays as it is."""
     before = active(model)
-    _switch(model, (PRIVATE,))
+    lora.switch(model, (PRIVATE,))
     try:
         yield model
     finally:
-        _switch(model, before)
+        lora.switch(model, before)
 
 
 def active(model: Any) -> tuple[str, ...]:
     """The adapters whose updates are added now."""
-    return tuple(_layers(model)[0][1].active_adapters)
-
-
-def _switch(model: Any, names: Sequence[str]) -> None:
-    # PEFT's own set_adapter refuses two adapters where one has token rows, and makes what it activates trainable
-    for _, layer in _layers(model):
-        layer._active_adapter = list(names)
-
-
-def _layers(model: Any) -> list[tuple[str, Any]]:
-    from peft.tuners.lora import LoraLayer
-
-    return [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)]
+    return tuple(lora.layers(model)[0][1].active_adapters)
 
 
 def export(model: Any, folder: Path, backbone: CausalBackbone) -> None:
@@ -108,7 +97,7 @@ def export(model: Any, folder: Path, backbone: CausalBackbone) -> None:
 
     one = get_peft_model_state_dict(model, adapter_name=PRIVATE, save_embedding_layers=False)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in one.items()}
-    for name, layer in _layers(model):
+    for name, layer in lora.layers(model):
         down = torch.cat([layer.lora_A[a].weight.detach() for a in (PRIVATE, ALIGNED)], 0)
         up = torch.cat([layer.scaling[a] * layer.lora_B[a].weight.detach() for a in (PRIVATE, ALIGNED)], 1)
         tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = (t.cpu().contiguous() for t in (down, up))

@@ -13,7 +13,7 @@ from mien.core.records import Cohort, CohortCard, Recording
 from mien.core.results import Report, Result, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort, require_consent
-from mien.generation import sample
+from mien.generation import own, sample
 from mien.generation.adapted import open_adapted
 from mien.generation.given import UNPROTECTED, From, Opened, opened
 from mien.generation.vocabulary import PAD
@@ -22,11 +22,12 @@ from mien.generation.vocabulary import PAD
 class Generate(verbs.Recipe):
     """adapter: an adapt run (its folder, its name, or adapt-<study> for the newest); sampling: how much and how; given:
     make something from recordings (translate, extend, vary): unprotected and kept in the private half, unless they are
-    shown as soft tokens with `protect`."""
+    shown as soft tokens with `protect`; personal: by an adapter of one person's own, who stays in the private half."""
 
     adapter: str
     sampling: sample.Sampling = sample.Sampling()
     given: From | None = None
+    personal: own.Own | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,8 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     console.say(f"adapter: {source.name}")
     split = splits.Splits.read(source / "private" / "splits.json")
     adapter = Report.read(source / "release" / "report.json")
-    bound, hidden = adapter.restrictions, bool(recipe.given and not recipe.given.protect)
+    bound, hidden = adapter.restrictions, bool(recipe.personal or (recipe.given and not recipe.given.protect))
     asked = runs.asked(source)["config"]
+    own.possible(recipe.personal, asked, recipe.given is not None)
     require_consent(config.Plugin(**asked["cohort"]), split.train, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
     cohort = open_cohort(config.Plugin(**asked["cohort"]), "generation")[0] if recipe.given else None
@@ -62,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
                 runs.write_text(run.private / "given.csv", f"made,from,person\n{start.told}")
             else:
                 prompts = [layout.prompt(label, sampling.contexts) for label in sampling.labels(layout.classes)]
-                start = Opened(prompts=prompts, guarantee=adapter.guarantee)
+                start = Opened(prompts=prompts, guarantee=own.GUARANTEE if recipe.personal else adapter.guarantee)
+                if recipe.personal:
+                    own.fit(adapted, recipe.personal, run, recipe.seed)
             prompts, shown = start.prompts, start.shown
             rows, size = [], sampling.batch
             with console.progress("sampling synthetic recordings", len(prompts)) as bar:
@@ -78,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             keep(run, recipe, source, place, made, len(rows), sum(valid), split, bound, start.guarantee, **told)
     console.say(f"synthetic cohort: {place}")
     if hidden:
-        console.say(UNPROTECTED)
+        console.say(own.GUARANTEE if recipe.personal else UNPROTECTED)
     return 0
 
 
@@ -104,7 +108,7 @@ def keep(
     shutil.rmtree(place, ignore_errors=True)
     Cohort.store(made, place, card=card)
     Report(
-        verb="generate", run=run.name, study=recipe.study, config=verbs.public(recipe.model_dump(mode="json")),
+        verb="generate", run=run.name, study=recipe.study, config=verbs.public(own.public(recipe.model_dump(mode="json"))),
         inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=card.guarantee,
         restrictions=card.restrictions, environment=environment(recipe.seed), caveats=splits.warnings(split),
         results=(Result(metric="valid sequences", value=valid / n, unit="recording", note=f"{valid} of {n} sampled"),),
