@@ -219,6 +219,24 @@ def test_words_mean_the_same_number_in_train_and_test():
         replace(data, windows=replace(data.windows, codec=data.windows.codec[:-1]))
 
 
+def test_long_synthetic_recordings_are_cut_into_windows_like_the_real_ones():
+    """Else a metric is handed a whole recording for each of its windows, and tells the generator's length as its fault."""
+    real = Cohort.build(recordings(6, 4, seconds=4.0), card=CARD)
+    long = [replace(r, id=f"s{i}", person=f"s{i}") for i, r in enumerate(recordings(6, 2, seed=1, seconds=13.0))]
+    split = Splits(kind="person", train=("p00", "p01", "p02"), validation=(), holdout=("p03", "p04", "p05"), seed=0)
+    data = gather(
+        real, Cohort.build(long, card=CARD), split, seconds=4.0, stride_s=4.0, task="activity",
+        through=lambda streams, label: dict(streams), valid_sequences=1.0,
+    )  # fmt: skip
+    made = data.windows.synthetic
+    assert len(made) == 3 * len(long)
+    assert all(w["acc"].values.shape == (80, 3) and w["eda"].values.shape == (16, 1) for w in made)
+    assert np.array_equal(made[1]["acc"].values, long[0].streams["acc"].values[80:160])
+    assert len(np.unique(data.tables.synthetic.X, axis=0)) == len(made)
+    assert value(validity.measure(data, validity.Config()), "valid recordings").value == 1.0
+    assert value(spectra.measure(data, spectra.Config()), "log-spectrum distance acc").value is not None
+
+
 def test_spectra_are_zero_for_the_same_and_grow_with_noise():
     real = windows(0)
     assert spectra._distance(*[spectra.spectrum(real, "acc", 1e-4)] * 2) == 0
