@@ -48,6 +48,7 @@ from .vocabulary import (
 )
 
 _BY_KIND = {"events": "events", "text": "text"}  # what speaks for streams that no part names, beside signals
+_LOCAL = "…/"  # before the name of a folder of the machine that wrote a layout, which is published
 _SOUND_HZ, _HEARD_HZ = 4000, 50  # one channel this fast is sound, and nothing of it is heard below the second
 
 
@@ -372,9 +373,9 @@ class Layout:
                     "codec": p.codec,
                     "version": plugins.load("generation/codecs", p.codec).VERSION,
                     "streams": list(p.streams),
-                    "options": p.options,
+                    "options": _published(p, coder),
                 }
-                for p in self.parts
+                for p, coder in zip(self.parts, self.coders, strict=True)
             ],
             "contexts": {n: c.model_dump(mode="json") for n, c in self.contexts.items()},
             "conditioned": self.conditioned,
@@ -384,7 +385,10 @@ class Layout:
         write_text(path, json.dumps(self.to_json(), indent=1))
 
     @staticmethod
-    def read(path: Path) -> Layout:
+    def read(path: Path, codecs: Sequence[Mapping[str, Any]] = ()) -> Layout:
+        """The layout that `write` wrote. codecs: as in the recipe that it follows from, for a codec whose model or tokenizer
+        is a folder: a layout is published, and says the folder's name alone. MienError for another version, other weights, or
+        a folder that `codecs` does not name."""
         try:
             raw = json.loads(Path(path).read_text())
         except FileNotFoundError:
@@ -403,8 +407,34 @@ class Layout:
             task=raw["task"],
             classes=tuple(raw["classes"]),
             parts=tuple(
-                Part(codec=p["codec"], streams=tuple(p["streams"]), options=p["options"]) for p in raw["parts"]
+                Part(codec=p["codec"], streams=tuple(p["streams"]), options=_placed(p, codecs, path))
+                for p in raw["parts"]
             ),
             contexts={n: Context(**c) for n, c in raw["contexts"].items()},
             conditioned=raw["conditioned"],
         )
+
+
+def _published(part: Part, coder: Any) -> dict[str, Any]:
+    """A part's options as everybody may read them: a local folder by its name, and the weights that were used by their sha256."""
+    options, place = dict(part.options), getattr(plugins.load("generation/codecs", part.codec), "PLACE", None)
+    if place is not None and options[place] is not None and Path(options[place]).expanduser().is_dir():
+        options[place] = _LOCAL + Path(options[place]).expanduser().resolve().name
+    if hasattr(coder, "digest"):
+        options["sha256"] = coder.digest
+    return options
+
+
+def _placed(part: Mapping[str, Any], codecs: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
+    """The options of a part of the layout in `path`, a local folder being where `codecs` says."""
+    options, place = dict(part["options"]), getattr(plugins.load("generation/codecs", part["codec"]), "PLACE", None)
+    if place is None or not str(options[place]).startswith(_LOCAL):
+        return options
+    stream = part["streams"][0]
+    for section in codecs:
+        if section["name"] == part["codec"] and stream in (section.get("streams") or [stream]) and section.get(place):
+            return {**options, place: section[place]}
+    raise MienError(
+        f"{path}: the {place} of stream {stream!r} is a local folder, {options[place][len(_LOCAL) :]!r}, and where it lies is not"
+        f" published: Layout.read(path, codecs=[{{'name': {part['codec']!r}, 'streams': [{stream!r}], {place!r}: …}}])"
+    )

@@ -16,7 +16,7 @@ from mien.core.records import Cohort, Recording
 from mien.data.load import open_cohort
 from mien.data.vitals import roles
 from mien.generation import sample
-from mien.generation.layout import Layout
+from mien.generation.adapted import layout_of
 
 
 class Feedback(verbs.Recipe):
@@ -86,7 +86,7 @@ def real(recipe: Feedback, adapter: str) -> dict[str, Recording]:
     origin = runs.by_hash(adapter)
     asked = runs.asked(origin)["config"]
     cohort, _ = open_cohort(config.Plugin(**asked["cohort"]), "alignment")
-    return source.real_windows(cohort, Layout.read(origin / "release" / "adapter" / "layout.json"), asked["valid"])
+    return source.real_windows(cohort, layout_of(origin), asked["valid"])
 
 
 def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report: calls.Then) -> None:
@@ -100,7 +100,7 @@ def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report
         for file in offline.write_pages(study, recipe.raters, Path(recipe.export)):
             console.say(f"one rater's page, with the recordings in it: {file}")
     elif recipe.export and recipe.export.endswith(".jsonl"):
-        layout = Layout.read(runs.by_hash(study.store.model) / "release" / "adapter" / "layout.json")
+        layout = layout_of(runs.by_hash(study.store.model))
         folder = runs.find(recipe.synthetic, "generate")
         calls.write_pairs(study, Path(recipe.export), layout, sample.kept(folder / "private"))
     elif recipe.export:
