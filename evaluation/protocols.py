@@ -90,7 +90,8 @@ def gather(
     """Real windows of both sides of the split, the synthetic ones, and the real ones through the codec.
 
     through(streams, label): one window written as tokens and read back; valid: the share of samples a window needs.
-    Real windows with gaps or without the label are left out; synthetic ones stay, whatever they lack. MienError when no held-out person has a window left.
+    Real windows with gaps or without the label are left out; synthetic ones stay, whatever they lack. MienError when no
+    held-out person has a window left.
     """
     card, wanted = synthetic.card, set(synthetic.card.streams)
     sides: dict[str | None, list] = {"train": [], "holdout": []}
