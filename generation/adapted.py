@@ -62,6 +62,7 @@ class Writing:
             valid=r.valid, seed=r.seed, pack=self.base.pack,
         )  # fmt: skip
         self.documents.require_every_class()
+        self.base.require_room(int(self.documents.lengths.max()) + self.base.soft * (r.condition.soft > 0))
 
     def __len__(self) -> int:
         return len(self.documents)
