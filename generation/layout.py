@@ -27,8 +27,9 @@ from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.records import CohortCard, Stream, StreamSpec
 from ..core.runs import write_text
-from .grammar import Grammar
+from .grammar import MOST, Grammar
 from .machine import OWN
+from .units import beyond
 from .vocabulary import (
     BOS,
     CONTEXT_0,
@@ -186,6 +187,14 @@ class Layout:
             conditioned=conditioned,
         )
         _ = layout.coders, layout.context_spans  # fails now, not at the first window
+        for p, coder in zip(layout.parts, layout.coders, strict=True):
+            machine = coder.machine
+            full = max((limit for limit, _ in machine.gates.values()), default=0)
+            if full + max((min(int(np.max(a)), full) for a in machine.add.values()), default=0) > MOST:
+                raise MienError(
+                    f"stream {p.streams[0]!r}: windows of {seconds:g} s are longer than the {p.codec} codec can add up (to {MOST});"
+                    " take shorter ones"
+                )
         return layout
 
     # --- what follows from it ------------------------------------------------------------------------------
@@ -277,10 +286,19 @@ class Layout:
         out: list[list[np.ndarray]] = [[] for _ in windows]
         for i, (part, coder) in enumerate(zip(self.parts, self.coders, strict=True)):
             base = self.vocabulary.starts[part.codec]
-            rows = [k for k, w in enumerate(windows) if part.streams[0] in w]
+            rows, mine = [], []
+            for k, w in enumerate(windows):
+                there = {n: w[n] for n in part.streams if n in w}
+                for n in [n for n, s in there.items() if beyond(s, self.streams[n])]:
+                    del there[n]
+                    if refused is not None:
+                        unit = self.streams[n].unit
+                        refused[f"nearly no value of {n} within its range: is it in another unit than {unit}?"] += 1
+                if part.streams[0] in there:
+                    rows.append(k)
+                    mine.append(there)
             if not rows:
                 continue
-            mine = [{n: windows[k][n] for n in part.streams if n in windows[k]} for k in rows]
             for k, block in zip(rows, coder.encode(mine), strict=True):
                 if isinstance(block, str):
                     if refused is not None:
