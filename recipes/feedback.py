@@ -12,7 +12,7 @@ from mien.alignment.store import Store
 from mien.alignment.studio import calls, offline, plan, server, source
 from mien.core import config, console, runs, verbs
 from mien.core.errors import MienError
-from mien.core.records import Cohort, Recording
+from mien.core.records import Recording
 from mien.data.load import open_cohort
 from mien.data.vitals import roles
 from mien.generation import sample
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     if fresh:
         raise MienError("--fresh: what raters said is never thrown away; give the study another name instead (study=…)")
     release = runs.find(recipe.synthetic, "generate")
-    cohort, adapter = Cohort.read(release / "release" / "cohort"), runs.asked(release)["inputs"]["adapter"]
+    cohort, adapter = sample.cohort_of(release), runs.asked(release)["inputs"]["adapter"]
     about = {"cohort": cohort.fingerprint, "model": adapter}
     inputs = {"synthetic": runs.fingerprint(release), "adapter": adapter}
     asked = recipe.model_dump(mode="json", exclude=CALL)
