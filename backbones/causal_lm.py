@@ -78,6 +78,7 @@ class CausalBackbone:
         import torch
 
         width = max(len(d) for d in documents)
+        self.require_room(width)
         ids = np.zeros((len(documents), width), dtype=np.int64)
         mask = np.zeros_like(ids)
         for i, d in enumerate(documents):
@@ -89,6 +90,15 @@ class CausalBackbone:
             unit=torch.arange(len(documents), device=device),
             person=torch.as_tensor(np.asarray(persons), device=device),
         )
+
+    def require_room(self, longest: int) -> None:
+        """MienError for documents of more tokens than the model has positions."""
+        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if room is not None and longest > room:
+            raise MienError(
+                f"a document has {longest} tokens and the base ({self.identity or 'tiny'}) {room} positions: take shorter `seconds`,"
+                " fewer streams or a coarser codec, or a base with more (of a tiny one: shape.context)"
+            )
 
     def own_ids(self, local: np.ndarray) -> np.ndarray:
         """Local ids -> the model's: behaviour tokens follow its own, which text uses as they are."""

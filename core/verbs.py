@@ -99,9 +99,13 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
     if "profile" in model.model_fields:
         choices = get_args(model.model_fields["profile"].annotation)
         parser.add_argument("--profile", choices=choices, help="the same as profile=NAME")
+    if "sampling" in model.model_fields:
+        parser.add_argument("--num-per-label", type=int, metavar="N", help="the same as sampling.per_label=N")
     args = parser.parse_intermixed_args(argv)
     extra = [] if args.seed is None else [f"seed={args.seed}"]
     extra += [f"profile={args.profile}"] if getattr(args, "profile", None) else []
+    many = getattr(args, "num_per_label", None)
+    extra += [] if many is None else [f"sampling.per_label={many}"]
     raw = config.read(args.recipe, [*args.overrides, *extra])
     try:
         return config.parse(model, raw, str(args.recipe)), args.fresh

@@ -90,7 +90,8 @@ def gather(
     """Real windows of both sides of the split, the synthetic ones, and the real ones through the codec.
 
     through(streams, label): one window written as tokens and read back; valid: the share of samples a window needs.
-    Windows with gaps or without the label are left out. MienError when no held-out person has a window left.
+    Real windows with gaps or without the label are left out; synthetic ones stay, whatever they lack. MienError when no
+    held-out person has a window left.
     """
     card, wanted = synthetic.card, set(synthetic.card.streams)
     sides: dict[str | None, list] = {"train": [], "holdout": []}
@@ -106,7 +107,11 @@ def gather(
             " evaluation, or draw another split"
         )
     coded, also = ([(r, w, through(s, str(r.labels[task]))) for r, w, s in side] for side in (train, test))
-    made = [(r, w, r.streams) for r in synthetic for w in recording_windows(r, seconds, seconds)]
+    made = [
+        (r, w, {n: part for n, s in r.streams.items() if (part := s.cut(w.start_s, w.end_s)) is not None})
+        for r in synthetic
+        for w in recording_windows(r, seconds, seconds)
+    ]
     # One call for both sides: words get their codes in order of appearance, and must mean the same in train and test.
     real = of_windows(train + test, card, cohort.card, task)
     rows = np.arange(len(real))

@@ -62,6 +62,7 @@ class Writing:
             valid=r.valid, seed=r.seed, pack=self.base.pack,
         )  # fmt: skip
         self.documents.require_every_class()
+        self.base.require_room(int(self.documents.lengths.max()) + self.base.soft * (r.condition.soft > 0))
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -171,14 +172,17 @@ def rows_to_train(layout: Layout, backbone: CausalBackbone) -> list[int]:
     return [backbone.offset + r for r in speaks if not backbone.speaks_behaviour or LABEL_0 <= r < FIRST_CODEC]
 
 
+def layout_of(folder: Path) -> Layout:
+    """The layout of an adapt or align run; a local folder, whose place the release does not say, is where its recipe says."""
+    recipe = runs.asked(folder)["config"]
+    return Layout.read(folder / "release" / "adapter" / "layout.json", [*recipe["codecs"], recipe["codec"]])
+
+
 def written(folder: Path) -> Layout | Autoencoder:
     """How an adapt run's model writes windows: its `seconds`, `task` and `round_trip`."""
-    place = folder / "release" / "adapter"
-    return (
-        autoencoder.restore(place)[0]
-        if runs.asked(folder)["config"].get("autoencoder")
-        else Layout.read(place / "layout.json")
-    )
+    if runs.asked(folder)["config"].get("autoencoder"):
+        return autoencoder.restore(folder / "release" / "adapter")[0]
+    return layout_of(folder)
 
 
 def open_adapted(folder: Path) -> Adapted:
@@ -191,7 +195,7 @@ def open_adapted(folder: Path) -> Adapted:
         raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt or align")
     if asked["config"].get("represent") or asked["config"].get("autoencoder"):
         raise MienError(f"{folder.name} represents recordings and has no model that writes them as tokens")
-    layout = Layout.read(folder / "release" / "adapter" / "layout.json")
+    layout = layout_of(folder)
     backbone = open_base(Plugin(**asked["config"]["backbone"]), layout, shows(asked["config"]))
     if backbone.fingerprint != asked["inputs"]["base"]:
         raise MienError(

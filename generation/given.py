@@ -20,7 +20,7 @@ from ..core.records import Cohort, Stream, cut, recording_windows
 from ..core.runs import Run
 from ..data.splits import Splits
 from .adapted import Adapted, shows
-from .layout import Given, Layout
+from .layout import Context, Given, Layout
 from .sample import Sampling, name
 from .tokens import context
 
@@ -53,6 +53,38 @@ class From(Section):
                 "only soft tokens can be protected: `soft: true`; tokens in a prompt are the recording itself"
             )
         return self
+
+
+def require(trained: Mapping[str, Any], sampling: Sampling, asked: From | None) -> None:
+    """MienError for what an adapter was never trained to do, what its contexts do not know, and keys that mean nothing beside
+    `given`. trained: its recipe, resolved."""
+    if trained.get("autoencoder"):  # says for itself what it cannot do
+        return
+    learned = trained.get("condition", {})
+    needs = [("sampling.guidance", sampling.guidance > 0, "unlabelled", 0.1)]
+    longer = sampling.seconds is not None and sampling.seconds > trained["seconds"] + 1e-9
+    needs.append(("sampling.seconds", longer, "extend", 0.3))
+    if asked is not None and not asked.soft:
+        needs.append(("given.relation", True, asked.relation, 0.3))
+    for key, wanted, share, usual in needs:
+        if wanted and not learned.get(share):
+            raise MienError(
+                f"{key}: the adapter was not trained for it (condition.{share} is 0); adapt with `condition: {{{share}: {usual}}}`,"
+                f" or leave {key} out"
+            )
+    for n, raw in trained.get("contexts", {}).items():
+        known = Context(**raw)
+        if n in sampling.contexts and known.code(sampling.contexts[n]) == len(known.values()):
+            raise MienError(
+                f"sampling.contexts.{n}: {sampling.contexts[n]!r} is none of {', '.join(known.values())}"
+                + (" (a number is written without quotes)" if known.edges else "; leave it out where it is unknown")
+            )
+    nothing = {"per_label", "counts"} | (set() if asked and asked.protect else {"contexts"})
+    if asked is not None and (said := sorted(sampling.model_fields_set & nothing)):
+        raise MienError(
+            f"sampling.{said[0]} means nothing beside `given`: given.windows says how many, and the recordings say of what; leave"
+            f" out {', '.join(said)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ _NODE, _REGISTER = 16, 12  # bits of a state: node, register 0, register 1, and 
 _AT, _SUM = (_NODE, _NODE + _REGISTER), _NODE + 2 * _REGISTER  # where the registers and the sum begin
 _ONE, _REGISTERS = (1 << _NODE) - 1, (1 << _REGISTER) - 1
 _NONE = np.iinfo(np.int64).max
+MOST = (1 << 63 - _SUM) - 1  # the largest sum
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -27,8 +27,9 @@ from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.records import CohortCard, Stream, StreamSpec
 from ..core.runs import write_text
-from .grammar import Grammar
+from .grammar import MOST, Grammar
 from .machine import OWN
+from .units import beyond
 from .vocabulary import (
     BOS,
     CONTEXT_0,
@@ -48,6 +49,7 @@ from .vocabulary import (
 )
 
 _BY_KIND = {"events": "events", "text": "text"}  # what speaks for streams that no part names, beside signals
+_LOCAL = "…/"  # before the name of a folder of the machine that wrote a layout, which is published
 _SOUND_HZ, _HEARD_HZ = 4000, 50  # one channel this fast is sound, and nothing of it is heard below the second
 
 
@@ -185,6 +187,14 @@ class Layout:
             conditioned=conditioned,
         )
         _ = layout.coders, layout.context_spans  # fails now, not at the first window
+        for p, coder in zip(layout.parts, layout.coders, strict=True):
+            machine = coder.machine
+            full = max((limit for limit, _ in machine.gates.values()), default=0)
+            if full + max((min(int(np.max(a)), full) for a in machine.add.values()), default=0) > MOST:
+                raise MienError(
+                    f"stream {p.streams[0]!r}: windows of {seconds:g} s are longer than the {p.codec} codec can add up (to {MOST});"
+                    " take shorter ones"
+                )
         return layout
 
     # --- what follows from it ------------------------------------------------------------------------------
@@ -276,10 +286,19 @@ class Layout:
         out: list[list[np.ndarray]] = [[] for _ in windows]
         for i, (part, coder) in enumerate(zip(self.parts, self.coders, strict=True)):
             base = self.vocabulary.starts[part.codec]
-            rows = [k for k, w in enumerate(windows) if part.streams[0] in w]
+            rows, mine = [], []
+            for k, w in enumerate(windows):
+                there = {n: w[n] for n in part.streams if n in w}
+                for n in [n for n, s in there.items() if beyond(s, self.streams[n])]:
+                    del there[n]
+                    if refused is not None:
+                        unit = self.streams[n].unit
+                        refused[f"nearly no value of {n} within its range: is it in another unit than {unit}?"] += 1
+                if part.streams[0] in there:
+                    rows.append(k)
+                    mine.append(there)
             if not rows:
                 continue
-            mine = [{n: windows[k][n] for n in part.streams if n in windows[k]} for k in rows]
             for k, block in zip(rows, coder.encode(mine), strict=True):
                 if isinstance(block, str):
                     if refused is not None:
@@ -372,9 +391,9 @@ class Layout:
                     "codec": p.codec,
                     "version": plugins.load("generation/codecs", p.codec).VERSION,
                     "streams": list(p.streams),
-                    "options": p.options,
+                    "options": _published(p, coder),
                 }
-                for p in self.parts
+                for p, coder in zip(self.parts, self.coders, strict=True)
             ],
             "contexts": {n: c.model_dump(mode="json") for n, c in self.contexts.items()},
             "conditioned": self.conditioned,
@@ -384,7 +403,10 @@ class Layout:
         write_text(path, json.dumps(self.to_json(), indent=1))
 
     @staticmethod
-    def read(path: Path) -> Layout:
+    def read(path: Path, codecs: Sequence[Mapping[str, Any]] = ()) -> Layout:
+        """The layout that `write` wrote. codecs: as in the recipe that it follows from, for a codec whose model or tokenizer
+        is a folder: a layout is published, and says the folder's name alone. MienError for another version, other weights, or
+        a folder that `codecs` does not name."""
         try:
             raw = json.loads(Path(path).read_text())
         except FileNotFoundError:
@@ -403,8 +425,34 @@ class Layout:
             task=raw["task"],
             classes=tuple(raw["classes"]),
             parts=tuple(
-                Part(codec=p["codec"], streams=tuple(p["streams"]), options=p["options"]) for p in raw["parts"]
+                Part(codec=p["codec"], streams=tuple(p["streams"]), options=_placed(p, codecs, path))
+                for p in raw["parts"]
             ),
             contexts={n: Context(**c) for n, c in raw["contexts"].items()},
             conditioned=raw["conditioned"],
         )
+
+
+def _published(part: Part, coder: Any) -> dict[str, Any]:
+    """A part's options as everybody may read them: a local folder by its name, and the weights that were used by their sha256."""
+    options, place = dict(part.options), getattr(plugins.load("generation/codecs", part.codec), "PLACE", None)
+    if place is not None and options[place] is not None and Path(options[place]).expanduser().is_dir():
+        options[place] = _LOCAL + Path(options[place]).expanduser().resolve().name
+    if hasattr(coder, "digest"):
+        options["sha256"] = coder.digest
+    return options
+
+
+def _placed(part: Mapping[str, Any], codecs: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
+    """The options of a part of the layout in `path`, a local folder being where `codecs` says."""
+    options, place = dict(part["options"]), getattr(plugins.load("generation/codecs", part["codec"]), "PLACE", None)
+    if place is None or not str(options[place]).startswith(_LOCAL):
+        return options
+    stream = part["streams"][0]
+    for section in codecs:
+        if section["name"] == part["codec"] and stream in (section.get("streams") or [stream]) and section.get(place):
+            return {**options, place: section[place]}
+    raise MienError(
+        f"{path}: the {place} of stream {stream!r} is a local folder, {options[place][len(_LOCAL) :]!r}, and where it lies is not"
+        f" published: Layout.read(path, codecs=[{{'name': {part['codec']!r}, 'streams': [{stream!r}], {place!r}: …}}])"
+    )

@@ -13,7 +13,7 @@ from pydantic import Field
 from ..adapters.autoencoder import Autoencoder
 from ..core.config import Section
 from ..core.errors import MienError
-from ..core.records import Recording
+from ..core.records import Cohort, Recording
 from .grammar import MASKED, START, cache_name
 from .layout import Layout
 from .machine import OWN
@@ -144,14 +144,8 @@ def _unlabelled(head: np.ndarray) -> np.ndarray:
 
 
 def windows_of(layout: Layout, sampling: Sampling) -> int:
-    """How many windows a recording is made of. MienError when the adapter was not trained to extend one."""
-    count = 1 if sampling.seconds is None else max(1, int(np.ceil(sampling.seconds / layout.seconds - 1e-9)))
-    if count > 1 and not layout.conditioned:
-        raise MienError(
-            f"sampling.seconds: {sampling.seconds:g} is longer than the adapter's windows of {layout.seconds:g} s; adapt with"
-            " `condition: {extend: 0.3}`, so that it learns to go on"
-        )
-    return count
+    """How many windows a recording is made of."""
+    return 1 if sampling.seconds is None else max(1, int(np.ceil(sampling.seconds / layout.seconds - 1e-9)))
 
 
 def chains(
@@ -235,6 +229,17 @@ def part(
             np.savez(f, allow_pickle=False, **{f"window_{k}": m for k, m in enumerate(made)})
         staged.rename(file)
     return [[m[i] for m in made] for i in range(len(prompts))]
+
+
+def cohort_of(run: Path) -> Cohort:
+    """The synthetic cohort of a generate run. MienError where it stays in the private half."""
+    if not (run / "release" / "cohort").exists() and (run / "private" / "cohort").exists():
+        raise MienError(
+            f"{run.name}: its cohort was made from recordings that were given unprotected, and is private on purpose: it is not"
+            f" evaluated, attacked or shown as a release. It lies in {run / 'private' / 'cohort'}; generate without `given`, or with"
+            " given.protect"
+        )
+    return Cohort.read(run / "release" / "cohort")
 
 
 def kept(folder: Path) -> dict[str, np.ndarray]:

@@ -18,9 +18,10 @@ def join(layout: Layout, documents: Sequence[np.ndarray]) -> dict[str, Stream]:
     """Documents of consecutive windows -> streams of all their time.
 
     A codec that can say how its blocks go on (`join`) does; of the others, signals get the jump at each seam spread over
-    three seconds on both sides, events and utterances are moved to their time. A signal that some windows lack has gaps
-    there; a log or a transcript that one lacks is absent, for it cannot say when nobody looked. MienError when nothing is
-    left.
+    three seconds on both sides, events and utterances are moved to their time. With whom an event was is a number within
+    its window: nothing says that two windows mean the same party, so each window's parties are others than those before. A
+    signal that some windows lack has gaps there; a log or a transcript that one lacks is absent, for it cannot say when
+    nobody looked. MienError when nothing is left.
     """
     blocks = [layout.blocks_of(d) for d in documents]
     out: dict[str, Stream] = {}
@@ -35,7 +36,7 @@ def join(layout: Layout, documents: Sequence[np.ndarray]) -> dict[str, Stream]:
         parts = [coder.decode(b) for b in mine]
         for name in parts[0]:
             if all(name in p for p in parts):
-                out[name] = _joined([p[name] for p in parts], layout)
+                out[name] = _joined([p[name] for p in parts])
     if not out:
         raise MienError(
             "the windows of a long recording have no stream in common: the adapter has not learned to go on; train it longer, or"
@@ -58,11 +59,13 @@ def _holed(parts: Sequence[Mapping[str, Stream]]) -> dict[str, Stream]:
     return out
 
 
-def _joined(parts: Sequence[Stream], layout: Layout) -> Stream:
+def _joined(parts: Sequence[Stream]) -> Stream:
     first = parts[0]
     if isinstance(first, Signal):
         signals = [p for p in parts if isinstance(p, Signal)]
-        low, high = layout_range(layout, signals[0])
+        decoded = np.concatenate([p.values for p in signals])
+        # what no window reached is an artefact of the fading, and may be beyond what the codec can say
+        low, high = np.fmin.reduce(decoded, axis=0), np.fmax.reduce(decoded, axis=0)
         values = np.concatenate(faded([p.values for p in signals], first.rate_hz)).clip(low, high)
         valid = None
         if any(p.valid is not None for p in signals):
@@ -72,10 +75,12 @@ def _joined(parts: Sequence[Stream], layout: Layout) -> Stream:
     total = float(starts[-1])
     if isinstance(first, Events):
         logs = [p for p in parts if isinstance(p, Events)]
+        parties = [np.asarray(p.party) for p in logs]
+        known = np.cumsum([0, *(p.max(initial=-1) + 1 for p in parties)])
         return replace(
             first, times_s=np.concatenate([p.times_s + t for p, t in zip(logs, starts, strict=False)]), seconds=total,
             durations_s=np.concatenate([p.durations_s for p in logs]), codes=np.concatenate([p.codes for p in logs]),
-            party=np.concatenate([p.party for p in logs if p.party is not None]),
+            party=np.concatenate([np.where(p < 0, p, p + k) for p, k in zip(parties, known, strict=False)]),
         )  # fmt: skip
     said = [p for p in parts if isinstance(p, Text)]
     return replace(
@@ -83,14 +88,6 @@ def _joined(parts: Sequence[Stream], layout: Layout) -> Stream:
         ends_s=np.concatenate([p.ends_s + t for p, t in zip(said, starts, strict=False)]),
         text=tuple(t for p in said for t in p.text), speakers=tuple(s for p in said for s in p.speakers),
     )  # fmt: skip
-
-
-def layout_range(layout: Layout, signal: Signal) -> tuple[float, float]:
-    """The declared range of the stream with these channels, or all numbers."""
-    for spec in layout.streams.values():
-        if spec.channels == signal.channels and spec.unit == signal.unit and spec.range is not None:
-            return spec.range
-    return -np.inf, np.inf
 
 
 def faded(parts: Sequence[np.ndarray], rate_hz: float) -> list[np.ndarray]:

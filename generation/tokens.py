@@ -63,6 +63,16 @@ class Written(verbs.Recipe):
     condition: Condition = Condition()
     valid: float = Field(default=1.0, gt=0, le=1)
 
+    @model_validator(mode="after")
+    def _extends(self) -> Written:
+        times = self.seconds / self.stride_s
+        if self.condition.extend and abs(times - round(times)) > 1e-6:
+            raise ValueError(
+                f"condition.extend gives the window before, which ends where a window begins: with stride_s = {self.stride_s:g} no"
+                f" window of {self.seconds:g} s ends so; take a stride_s that divides `seconds`, such as {self.seconds / np.ceil(times):g}"
+            )
+        return self
+
     def layout(self, card: CohortCard) -> Layout:
         return Layout.of(
             card, seconds=self.seconds, task=self.task, codec=self.codec, streams=self.streams, codecs=self.codecs,

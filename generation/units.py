@@ -25,6 +25,9 @@ RANGES = {
 }
 
 
+_NEARLY, _OFFSET = 0.9, 0.01  # of the values; of the range
+
+
 def span(name: str, spec: StreamSpec) -> tuple[float, float]:
     """The physical range a codec covers: the card's, or the usual one of the unit."""
     found = spec.range or RANGES.get(spec.unit)
@@ -36,6 +39,18 @@ def span(name: str, spec: StreamSpec) -> tuple[float, float]:
     if not found[0] < found[1]:
         raise MienError(f"stream {name!r}: range {list(found)} must be [low, high] with low < high")
     return found
+
+
+def beyond(s: Stream, spec: StreamSpec) -> bool:
+    """Whether some channel of a signal lies nearly always outside of what its codec covers, and by more than a sensor's
+    offset: it is in another unit than it says, and would be written as its range's edge."""
+    found = spec.range or RANGES.get(spec.unit)
+    if not isinstance(s, Signal) or found is None:
+        return False
+    room = _OFFSET * (found[1] - found[0])
+    values = s.values if s.valid is None else s.values[s.valid]
+    outside = (values < found[0] - room) | (values > found[1] + room)
+    return bool(outside.size) and bool((outside.mean(axis=0) > _NEARLY).any())
 
 
 @dataclass(frozen=True, kw_only=True)

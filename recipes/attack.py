@@ -19,6 +19,7 @@ from mien.data.load import open_cohort
 from mien.evaluation.report import html, pages
 from mien.generation import observed
 from mien.generation.adapted import open_adapted
+from mien.generation.sample import cohort_of
 from mien.generation.shadows import Shadows
 
 
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
                     missing.append("No synthetic cohort was named, so nothing was said about re-identification in it.")
                 else:
                     table, own = sight.both(cohort)
-                    synthetic, tokens = sight.both(Cohort.read(release / "release" / "cohort"))
+                    synthetic, tokens = sight.both(cohort_of(release))
                     others = recipe.reference and sight.both(open_cohort(recipe.reference, "audit")[0])
                     found.release(attacks, Release(
                         synthetic=synthetic, candidates=table, member=member, candidate_tokens=own,

@@ -9,7 +9,6 @@ from mien.adapters.represented import elsewhere, opened
 from mien.attacks import represented as attacked
 from mien.core import config, console, runs, verbs
 from mien.core.errors import MienError
-from mien.core.records import Cohort
 from mien.core.results import Report
 from mien.data import matching, splits
 from mien.data.load import open_cohort
@@ -17,6 +16,7 @@ from mien.evaluation import explain, explained, personalised, reports, transferr
 from mien.evaluation.protocols import gather, measured
 from mien.evaluation.report import html, pages
 from mien.generation.adapted import written
+from mien.generation.sample import cohort_of
 
 
 class Evaluate(verbs.Recipe):
@@ -75,7 +75,7 @@ def of_synthetic(recipe: Evaluate, fresh: bool) -> runs.Run:
             split = splits.Splits.read(source / "private" / "splits.json")
             guarantee = Report.read(source / "release" / "report.json").guarantee
             layout = written(source)
-            synthetic = Cohort.read(release / "release" / "cohort")
+            synthetic = cohort_of(release)
             data = gather(
                 cohort, synthetic, split, seconds=layout.seconds, stride_s=asked["stride_s"], task=layout.task, valid=asked["valid"],
                 through=layout.round_trip, valid_sequences=Report.read(release / "release" / "report.json").results[0].value or 0.0,

@@ -12,11 +12,11 @@ from mien.alignment.store import Store
 from mien.alignment.studio import calls, offline, plan, server, source
 from mien.core import config, console, runs, verbs
 from mien.core.errors import MienError
-from mien.core.records import Cohort, Recording
+from mien.core.records import Recording
 from mien.data.load import open_cohort
 from mien.data.vitals import roles
 from mien.generation import sample
-from mien.generation.layout import Layout
+from mien.generation.adapted import layout_of
 
 
 class Feedback(verbs.Recipe):
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     if fresh:
         raise MienError("--fresh: what raters said is never thrown away; give the study another name instead (study=…)")
     release = runs.find(recipe.synthetic, "generate")
-    cohort, adapter = Cohort.read(release / "release" / "cohort"), runs.asked(release)["inputs"]["adapter"]
+    cohort, adapter = sample.cohort_of(release), runs.asked(release)["inputs"]["adapter"]
     about = {"cohort": cohort.fingerprint, "model": adapter}
     inputs = {"synthetic": runs.fingerprint(release), "adapter": adapter}
     asked = recipe.model_dump(mode="json", exclude=CALL)
@@ -86,7 +86,7 @@ def real(recipe: Feedback, adapter: str) -> dict[str, Recording]:
     origin = runs.by_hash(adapter)
     asked = runs.asked(origin)["config"]
     cohort, _ = open_cohort(config.Plugin(**asked["cohort"]), "alignment")
-    return source.real_windows(cohort, Layout.read(origin / "release" / "adapter" / "layout.json"), asked["valid"])
+    return source.real_windows(cohort, layout_of(origin), asked["valid"])
 
 
 def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report: calls.Then) -> None:
@@ -100,7 +100,7 @@ def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report
         for file in offline.write_pages(study, recipe.raters, Path(recipe.export)):
             console.say(f"one rater's page, with the recordings in it: {file}")
     elif recipe.export and recipe.export.endswith(".jsonl"):
-        layout = Layout.read(runs.by_hash(study.store.model) / "release" / "adapter" / "layout.json")
+        layout = layout_of(runs.by_hash(study.store.model))
         folder = runs.find(recipe.synthetic, "generate")
         calls.write_pairs(study, Path(recipe.export), layout, sample.kept(folder / "private"))
     elif recipe.export:

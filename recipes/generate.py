@@ -15,7 +15,7 @@ from mien.data import splits
 from mien.data.load import ledger_source, open_cohort, require_consent
 from mien.generation import own, sample
 from mien.generation.adapted import open_adapted
-from mien.generation.given import UNPROTECTED, From, Opened, opened
+from mien.generation.given import UNPROTECTED, From, Opened, opened, require
 from mien.generation.vocabulary import PAD
 
 
@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     bound, hidden = adapter.restrictions, bool(recipe.personal or (recipe.given and not recipe.given.protect))
     asked = runs.asked(source)["config"]
     own.possible(recipe.personal, asked, recipe.given is not None)
+    require(asked, recipe.sampling, recipe.given)
     require_consent(config.Plugin(**asked["cohort"]), split.train, "generation")
     inputs = {"adapter": runs.fingerprint(source)}
     cohort = open_cohort(config.Plugin(**asked["cohort"]), "generation")[0] if recipe.given else None

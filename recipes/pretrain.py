@@ -40,6 +40,7 @@ class Speaking:
             model=self.trained, identity="", revision=None, fingerprint="", offset=0,
             lora_targets=linear_names(self.trained), speaks_behaviour=True,
         )  # fmt: skip
+        self.base.require_room(int(self.documents.lengths.max()))
         self.losses = self.base.losses
 
     def __len__(self) -> int:

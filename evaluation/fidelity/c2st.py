@@ -1,12 +1,15 @@
 """C2ST: can a classifier tell synthetic windows from real ones? 0.5 is indistinguishable.
 
 Lopez-Paz & Oquab 2017 (arXiv 1610.06545). Its control asks the same of real windows of two groups of persons: what
-different people alone make distinguishable. Folds keep every recording (real: every person) on one side. Both tests
-have the same number of windows, for a classifier with more of them tells more apart.
+different people alone make distinguishable. Folds keep every recording (real: every person) on one side. All sides of
+both tests have the same number of windows of each label: a classifier with more of them tells more apart, and how many
+of each label were asked of a generator is no property of its windows.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +39,9 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
     Not measured (value None, and why) where a side has fewer than two persons to keep apart.
     """
     t = inputs.tables
-    n = min(len(t.synthetic), len(t.train), len(t.test), config.most)
-    found = _told_apart(t.synthetic, t.train, n, config, real=False)
-    control = _told_apart(t.train, t.test, n, config, real=True)
+    counts = _counts((t.synthetic, t.train, t.test), config.most)
+    found = _told_apart(t.synthetic, t.train, counts, config, real=False)
+    control = _told_apart(t.train, t.test, counts, config, real=True)
     why = "0.5 = indistinguishable; interval over the real persons"
     if found is None:
         why = "not measured: with fewer than two persons or two synthetic recordings no fold can keep them apart"
@@ -58,8 +61,10 @@ def _numbers(found: Interval) -> dict[str, float | None]:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _told_apart(one: WindowTable, other: WindowTable, n: int, config: Config, *, real: bool) -> Interval | None:
-    """Cross-validated balanced accuracy of n windows of `one` against n of `other`.
+def _told_apart(
+    one: WindowTable, other: WindowTable, counts: Mapping[str, int], config: Config, *, real: bool
+) -> Interval | None:
+    """Cross-validated balanced accuracy of windows of `one` against those of `other`, so many of each label.
 
     real: `one` is of persons too, and the interval is over both sides' persons; else over other's. None where the
     folds cannot judge every window.
@@ -67,7 +72,7 @@ def _told_apart(one: WindowTable, other: WindowTable, n: int, config: Config, *,
     from sklearn.ensemble import RandomForestClassifier
 
     rng = np.random.default_rng(config.seed)
-    a, b = _balanced(one, n, rng), _balanced(other, n, rng)
+    a, b = _drawn(one, counts, rng), _drawn(other, counts, rng)
     X = np.vstack([one.X[a], other.X[b]])
     X = X[:, ~np.isnan(X).all(0)]
     side = np.r_[np.zeros(len(a)), np.ones(len(b))]
@@ -94,14 +99,21 @@ def _balanced_accuracy(side: np.ndarray, right: np.ndarray) -> float:
     return float(np.mean([right[side == s].mean() if (side == s).any() else np.nan for s in (0, 1)]))
 
 
-def _balanced(table: WindowTable, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n rows, as many of each label as there are."""
-    order = rng.permutation(len(table))
-    rank = np.zeros(len(table), dtype=int)
-    for c in np.unique(table.label.astype(str)):
-        mine = order[table.label[order] == c]
-        rank[mine] = np.arange(len(mine))
-    return order[np.argsort(rank[order], kind="stable")][:n]
+def _counts(sides: Sequence[WindowTable], most: int) -> dict[str, int]:
+    """How many windows of each label every side that has the label can give, at most `most` together, the rarest whole. A
+    label that a side lacks stays with the others: that it is missing is to be seen."""
+    out: dict[str, int] = {}
+    found = [Counter(t.label.astype(str).tolist()) for t in sides]
+    can = {c: min(f[c] for f in found if c in f) for c in set().union(*found)}
+    for k, (c, n) in enumerate(sorted(can.items(), key=lambda x: (x[1], x[0]))):
+        out[c] = min(n, (most - sum(out.values())) // (len(can) - k))
+    return out
+
+
+def _drawn(table: WindowTable, counts: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
+    """So many rows of each label, as far as there are any."""
+    label, order = table.label.astype(str), rng.permutation(len(table))
+    return np.concatenate([order[label[order] == c][:n] for c, n in sorted(counts.items())])
 
 
 def _folds(groups: np.ndarray, side: np.ndarray, folds: int, rng: np.random.Generator):

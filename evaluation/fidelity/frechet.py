@@ -13,11 +13,12 @@ from pydantic import Field
 
 from ...core.config import Section
 from ...core.results import Baseline, Result
-from ..comparisons import REAL, not_measured, on_one_scale, regrouped, tables
+from ..comparisons import REAL, alike, not_measured, on_one_scale, regrouped, some
 from ..protocols import Inputs
 
 HIGHER_IS_BETTER = False
 _NAME = "Fréchet distance"
+_LEAST = 10  # windows that a covariance takes
 
 
 class Config(Section):
@@ -29,28 +30,32 @@ class Config(Section):
 
 
 def measure(inputs: Inputs, config: Config) -> list[Result]:
-    train, test, made = tables(inputs, config.most, config.seed)
-    n = min(map(len, (train, test, made)))
-    if n < 10:
+    t = inputs.tables
+    dealt = list(regrouped(t.train.person, t.test.person, config.draws, config.seed))
+    sizes = [int(min(one.sum(), (~one).sum())) for one in dealt]
+    dealt = [one for one, size in zip(dealt, sizes, strict=True) if size >= _LEAST]
+    # the distance shrinks with the number of windows, so every group has as many: also those dealt anew, which hold whole persons
+    n = min([config.most, len(t.train), len(t.test), *(size for size in sizes if size >= _LEAST)])
+    made = t.synthetic.rows(alike(t.synthetic.label, t.train.label, n, config.seed))
+    n = min(n, len(made))
+    if n < _LEAST:
         return [not_measured(_NAME, f"{n} windows on the smaller side, and a covariance takes ten or more")]
-    # the distance shrinks with the number of windows, so all sides have as many
-    train, test, made = tables(inputs, n, config.seed)
-    real, other, fake = on_one_scale(train, test, made)
+    real, other, fake = on_one_scale(t.train, t.test, made)
     if not real.shape[1]:
         return [not_measured(_NAME, "no statistic varies among the training windows")]
+
+    def between(a: np.ndarray, b: np.ndarray) -> float:
+        return frechet(*(x[some(len(x), n, config.seed)] for x in (a, b)))
+
     pooled = np.vstack([real, other])
-    chance = [
-        frechet(pooled[one], pooled[~one])
-        for one in regrouped(train.person, test.person, config.draws, config.seed)
-        if min(one.sum(), (~one).sum()) >= 5
-    ]
+    chance = [between(pooled[one], pooled[~one]) for one in dealt]
     high = float(np.quantile(chance, 0.95)) if chance else None
     return [
         Result(
-            metric=_NAME, value=frechet(real, fake), unit="window", higher_is_better=False,
-            note="between Gaussians fitted to standardised statistics, per statistic; one release, so no interval",
+            metric=_NAME, value=between(real, fake), unit="window", higher_is_better=False,
+            note=f"between Gaussians fitted to standardised statistics of {n} windows a side, per statistic; one release, so no interval",
             baselines=(
-                Baseline(name=REAL, value=frechet(real, other)),
+                Baseline(name=REAL, value=between(real, other)),
                 Baseline(name="real persons dealt anew, 95th percentile", value=high),
             ),
         )

@@ -9,19 +9,22 @@ import numpy as np
 from ...core.config import Section
 from ...core.records import Signal, Stream
 from ...core.results import Baseline, Result
+from ..comparisons import alike
 from ..protocols import Inputs
 
 HIGHER_IS_BETTER = False
 
 
 class Config(Section):
-    """floor: power below this share of the strongest frequency counts as this much (what sensors call noise)."""
+    """floor: power below this share of the strongest frequency counts as this much (what sensors call noise); seed."""
 
     floor: float = 1e-4
+    seed: int = 0
 
 
 def measure(inputs: Inputs, config: Config) -> list[Result]:
-    """Per stream, the RMS difference of log10 mean power over frequencies and channels, in decades.
+    """Per stream, the RMS difference of log10 mean power over frequencies and channels, in decades; synthetic windows with the
+    training windows' mix of labels.
 
     Not measured (value None, and why) where a side lacks the stream, or rates, lengths or channels differ.
     """
@@ -36,7 +39,11 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
                 )
             )  # fmt: skip
             continue
-        real, other, made = (spectrum(x, stream, config.floor) for x in (w.train, w.test, w.synthetic))
+        whole = _whole(w.synthetic, stream)
+        like = inputs.tables.train.label[_whole(w.train, stream)]
+        few = whole[alike(inputs.tables.synthetic.label[whole], like, len(whole), config.seed)]
+        mixed = [w.synthetic[i] for i in few.tolist()]
+        real, other, made = (spectrum(x, stream, config.floor) for x in (w.train, w.test, mixed))
         assert real is not None
         assert made is not None
         control = None if other is None else _distance(real, other)
@@ -61,6 +68,11 @@ def spectrum(windows: Sequence[Mapping[str, Stream]], stream: str, floor: float)
     _, power = welch(values, fs=parts[0].rate_hz, nperseg=min(values.shape[1], 256), axis=1)
     mean = power.mean(0)[1:]  # without the level
     return np.log10(np.maximum(mean, floor * mean.max(0, keepdims=True) + 1e-30))
+
+
+def _whole(windows: Sequence[Mapping[str, Stream]], stream: str) -> np.ndarray:
+    """The numbers of the windows that have the stream without a gap."""
+    return np.array([i for i, w in enumerate(windows) if isinstance(s := w.get(stream), Signal) and s.complete], int)
 
 
 def _incomparable(stream: str, *sides: Sequence[Mapping[str, Stream]]) -> str:

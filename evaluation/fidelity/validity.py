@@ -33,7 +33,7 @@ def _valid(streams, inputs: Inputs) -> bool:
     for name, s in streams.items():
         spec = inputs.windows.card.streams.get(name)
         if spec is not None and not isinstance(s, Signal):  # their own types admit nothing broken
-            if s.seconds != inputs.windows.seconds:
+            if abs(s.seconds - inputs.windows.seconds) > 1e-6:
                 return False
             continue
         if spec is None or s.rate_hz != spec.rate_hz or s.channels != spec.channels or not s.complete:

@@ -30,6 +30,7 @@ from ..units import span, stack, whole
 VERSION = 1
 STREAMS = 1
 KIND = "signal"
+PLACE = "model"
 CODES = 2048  # of a codebook, at most
 _LEVELS_DB = np.arange(-94.0, 1.0, 2.0)  # the window's loudness; the lowest is silence
 TOKENS = {"level": len(_LEVELS_DB), "first": CODES, "second": CODES}
@@ -41,7 +42,8 @@ _KNOWN = ("mimi", "encodec", "dac")
 
 class Config(Section):
     """model: hub id or local folder; revision: the hub commit to pin; codebooks: how many, the coarsest first; sha256: of
-    the weights (as an error about another one tells it): tokens of other weights mean other sounds."""
+    the weights, which an adapter's layout keeps: tokens of other weights mean other sounds; device: cuda where there is one,
+    else the CPU."""
 
     model: str
     revision: str | None = None
@@ -67,7 +69,8 @@ class Codec:
         self.model, self.digest = _load(config.model, config.revision, config.device)
         if config.sha256 is not None and config.sha256 != self.digest:
             raise MienError(
-                f"audio_codec: the weights of {config.model!r} are sha256 {self.digest}, not {config.sha256}"
+                f"audio_codec: the weights of {config.model!r} are sha256 {self.digest}, not {config.sha256}: take those, or"
+                " adapt again with these"
             )
         self.books, self.codes = config.codebooks, int(self.model.config.codebook_size)
         _refuse(self.model.config, config)
@@ -166,7 +169,8 @@ def _load(model: str, revision: str | None, device: str) -> tuple[Any, str]:
             " with config.json and model.safetensors; without weights, take the audio_features codec"
         ) from None
     made.requires_grad_(False)
-    return made.eval().to(device), weights_digest(made)
+    # a layout goes to other machines than the one whose recipe said cuda
+    return made.eval().to(device if torch.cuda.is_available() else "cpu"), weights_digest(made)
 
 
 def _refuse(model: Any, config: Config) -> None:

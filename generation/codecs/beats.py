@@ -15,6 +15,7 @@ drawn anew from the tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -251,7 +252,7 @@ class Codec:
 
     def join(self, blocks: Sequence[np.ndarray]) -> dict[str, Stream]:
         """Blocks of windows that follow one another -> one stream of all their time: the heart of each goes on where the
-        one before stopped, so no beat is cut in two. Respiration only where every block has it."""
+        one before stopped, so no beat is cut in two. Respiration has gaps where a block is of the heart alone."""
         from scipy.interpolate import CubicSpline, PchipInterpolator
 
         read = [self._read(np.asarray(b)) for b in blocks]
@@ -290,18 +291,27 @@ class Codec:
         )
         x = x + np.concatenate([hiss(rng_of(r["own"]), r["noise"], self.samples)[:, 0] for r in read])
         out: dict[str, Stream] = {self.name: _signal(x, self.spec, self.ladder)}
-        if self.breath is not None and self.breath_ladder is not None and all("breath" in r for r in read):
-            z = np.concatenate([r["breath"] for r in read])
+        if self.breath is not None and self.breath_ladder is not None and any("breath" in r for r in read):
+            said = np.array(["breath" in r for r in read])
+            z = np.concatenate([r.get("breath", np.full((len(r["steps"]), 2), np.nan)) for r in read])
+            known = np.isfinite(z.ravel())
+            # something has to lie in the gaps for a curve to pass; it is taken out again
+            z = np.interp(np.arange(z.size), np.flatnonzero(known), z.ravel()[known]).reshape(-1, 2)
             knots = np.stack([beat[:-1], beat[:-1] + np.diff(beat) / 2], 1).ravel()
             tr = np.arange(round(self.seconds * self.breath.rate_hz) * len(blocks)) / self.breath.rate_hz
             inside = np.clip(tr, knots[0], knots[-1]) if len(knots) else tr
             curve = CubicSpline(knots, z.ravel(), bc_type="natural")(inside) if len(knots) > 1 else 0 * tr
             curve = np.clip(curve, z.min(initial=0) * 1.2, z.max(initial=0) * 1.2)
+            each = len(tr) // len(read)
             own = [
-                hiss(rng_of(np.asarray(b)), r["breath_noise"], len(tr) // len(read))[:, 0]
+                hiss(rng_of(np.asarray(b)), r.get("breath_noise", np.zeros(1)), each)[:, 0]
                 for b, r in zip(blocks, read, strict=True)
             ]
-            out[self.names[1]] = _signal(curve + np.concatenate(own), self.breath, self.breath_ladder)
+            made = _signal(curve + np.concatenate(own), self.breath, self.breath_ladder)
+            if not said.all():
+                there = np.repeat(said, each)
+                made = replace(made, values=np.where(there[:, None], made.values, np.nan), valid=there)
+            out[self.names[1]] = made
         return out
 
     def _read(self, ids: np.ndarray) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ..scrub import scrub
 VERSION = 1
 STREAMS = 1
 KIND = "text"
+PLACE = "tokenizer"
 ROLES = 8
 TOKENS = {"end": 1, "said": 1, "role": ROLES, "lead": LEADS, "digit": BASE, "byte": 256}
 _END, _SAID, _ROLE = 0, 1, 2
@@ -142,7 +143,8 @@ class Codec:
             length = round((end - start) * _TENTHS)
             if length > _LONGEST:
                 return f"an utterance of more than an hour in {self.name}, which its codec cannot say"
-            said = self._words(scrub(text) if self.config.scrub else text)
+            text = scrub(text) if self.config.scrub else text
+            said = self._words(text)
             words += len(said) if self.config.tokenizer is not None else len(text)
             ids += [*self.gap.encode(at - before), _ROLE + self.spec.channels.index(role), *self.length.encode(length)]
             ids += [*said, _SAID]

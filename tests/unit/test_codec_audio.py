@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from itertools import pairwise
 from typing import Any
 
@@ -10,11 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mien.core import runs
+from mien.core.config import Plugin
 from mien.core.errors import MienError
-from mien.core.records import Signal, StreamSpec
+from mien.core.records import CohortCard, Signal, StreamSpec
 from mien.data import voice
+from mien.generation.adapted import layout_of
 from mien.generation.codecs import audio_codec, audio_features
 from mien.generation.grammar import Grammar
+from mien.generation.layout import Layout
 from mien.generation.vocabulary import BOS, EOS, FIRST_CODEC, LABEL_0, STREAM_0
 
 
@@ -414,3 +420,55 @@ def test_other_sound_than_the_neural_codec_takes_is_refused(zoo):
             audio_codec.Codec(audio_codec.Config(model=zoo["mimi"]), {"voice": stream}, seconds)
     with pytest.raises(MienError, match="cannot load 'nowhere/at-all'"):
         audio_codec.Codec(audio_codec.Config(model="nowhere/at-all"), {"voice": spec(16000.0)}, 1.0)
+
+
+@pytest.fixture
+def own(zoo, tmp_path) -> str:
+    """A copy of the EnCodec, to be changed."""
+    return shutil.copytree(zoo["encodec"], tmp_path / "somebody" / "own-encodec").as_posix()
+
+
+def speaking(own: str, **options) -> Layout:
+    card = CohortCard(
+        name="voices", licence="", consent="", streams={"voice": spec(16000.0)}, tasks={"mood": ("low", "high")}
+    )
+    section = Plugin(name="audio_codec", streams=["voice"], model=own, **options)
+    return Layout.of(card, seconds=1.0, task="mood", codec=Plugin(name="transform"), codecs=(section,))
+
+
+def test_a_published_layout_says_no_folder_and_is_read_where_the_recipe_says(own, tmp_path):
+    lay = speaking(own)
+    place = tmp_path / "run" / "release" / "adapter"
+    place.mkdir(parents=True)
+    lay.write(place / "layout.json")
+    assert str(tmp_path) not in (place / "layout.json").read_text()
+    assert "own-encodec" in (place / "layout.json").read_text()
+    with pytest.raises(
+        MienError, match=r"'own-encodec', and where it lies is not published: Layout.read\(path, codecs="
+    ):
+        Layout.read(place / "layout.json")
+    sections = [{"name": "audio_codec", "streams": ["voice"], "model": own}]
+    again = Layout.read(place / "layout.json", sections)
+    assert again.to_json() == lay.to_json()
+    recipe = {"config": {"codecs": sections, "codec": {"name": "transform"}}}
+    runs.write_text(tmp_path / "run" / "config.yaml", json.dumps(recipe))
+    (document,) = lay.encode([{"voice": signal(spoken(0, 1.0, 16000.0)[0], 16000.0)}], ["low"])
+    assert document is not None
+    one, two = (x.decode(document)[1]["voice"] for x in (lay, layout_of(tmp_path / "run")))
+    assert isinstance(one, Signal)
+    assert isinstance(two, Signal)
+    assert np.array_equal(one.values, two.values)
+
+
+def test_a_layout_is_not_read_with_other_weights_than_it_was_written_with(own, zoo, tmp_path):
+    speaking(own).write(tmp_path / "layout.json")
+    other = [{"name": "audio_codec", "streams": ["voice"], "model": zoo["single"]}]
+    with pytest.raises(MienError, match="the weights of .* are sha256"):
+        _ = Layout.read(tmp_path / "layout.json", other).coders
+
+
+def test_the_device_is_chosen_where_a_layout_is_read(own, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert speaking(own, device="cuda").coders[0].model.device.type == "cpu"

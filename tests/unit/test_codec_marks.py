@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mien.core.config import Plugin
 from mien.core.errors import MienError
-from mien.core.records import Events, StreamSpec, Text
+from mien.core.records import CohortCard, Events, StreamSpec, Text
 from mien.generation.codecs import events, text
 from mien.generation.grammar import DEAD, Grammar
+from mien.generation.layout import Layout
 from mien.generation.machine import OWN
 from mien.generation.numbers import Numbers
 from mien.generation.scrub import scrub
@@ -247,6 +249,28 @@ def test_words_can_be_the_bases_own_tokens(tokenizer):
     assert grammar.states(np.array([[BOS, LABEL_0, STREAM_0, OWN + 2]]))[0, -1] == DEAD
     with pytest.raises(MienError, match="cannot load the tokenizer"):
         text.Codec(text.Config(tokenizer="/nowhere"), DIARY, 60.0).encode([{"diary": talk("a")}])
+
+
+def test_a_published_layout_does_not_say_where_its_tokenizer_lies(tokenizer, tmp_path):
+    card = CohortCard(name="talks", licence="", consent="", streams=DIARY, tasks={"mood": ("low", "high")})
+    section = {"name": "text", "streams": ["diary"], "tokenizer": tokenizer, "most": 10}
+    lay = Layout.of(card, seconds=60.0, task="mood", codec=Plugin(name="transform"), codecs=(Plugin(**section),))
+    lay.write(tmp_path / "layout.json")
+    assert str(tmp_path) not in (tmp_path / "layout.json").read_text()
+    with pytest.raises(MienError, match="the tokenizer of stream 'diary' is a local folder, 'tok'"):
+        Layout.read(tmp_path / "layout.json")
+    assert Layout.read(tmp_path / "layout.json", [section]).never == lay.never == (0, 1)
+
+
+@pytest.mark.parametrize("said", ["12345, " * 8, "x 12345678 y " * 4, "a@b.de " * 8, "https://x.y/z " * 4])
+def test_a_document_that_the_grammar_refuses_is_never_written(said):
+    """What takes the place of numbers and addresses may be longer than they were."""
+    made = talk(said[:59])
+    (block,) = MINUTE.encode([{"diary": made}])
+    if len(scrub(made.text[0])) >= 60:
+        assert "60 or more" in block
+    else:
+        assert accepts(MINUTES, block)
 
 
 @pytest.mark.parametrize(

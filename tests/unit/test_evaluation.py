@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from mien.core.records import Cohort, Signal
 from mien.data import features
 from mien.data.features import WindowTable
 from mien.data.splits import Splits
-from mien.evaluation.fidelity import c2st, spectra, validity
+from mien.evaluation.fidelity import adherence, c2st, frechet, spectra, validity
 from mien.evaluation.protocols import Inputs, Tables, Windows, gather
 from mien.evaluation.utility import tstr
 
@@ -155,7 +156,84 @@ def test_c2st_and_its_control_judge_as_many_windows(monkeypatch):
     seen, real = [], c2st._told_apart
     monkeypatch.setattr(c2st, "_told_apart", lambda a, b, n, *x, **k: seen.append(n) or real(a, b, n, *x, **k))
     c2st.measure(inputs(table(range(20, 25), 3, prefix="s", each=6)), c2st.Config(trees=5))
-    assert seen == [30, 30]
+    assert seen == [{"rest": 15, "walk": 15}] * 2
+
+
+def mixed(persons: range, prefix: str, rest: int, walk: int) -> WindowTable:
+    """So many windows of each label of every person, and the persons alike."""
+    rng = np.random.default_rng([persons.start, rest, walk])
+    label = np.array((["rest"] * rest + ["walk"] * walk) * len(persons), dtype=object)
+    person = np.repeat(np.array([f"{prefix}{p}" for p in persons], dtype=object), rest + walk)
+    X = rng.normal(size=(len(label), 3)) + np.where(label == "walk", 1.5, 0)[:, None]
+    return WindowTable(X=X, meta=np.zeros((len(X), 2)), label=label, person=person, recording=person, skipped={})
+
+
+@pytest.fixture
+def unlike_mixes() -> Inputs:
+    """Real windows at nine to one, and as faithful synthetic ones at one to one, whose movement hangs on the label."""
+    tables = Tables(
+        train=mixed(range(0, 12), "p", 27, 3), test=mixed(range(12, 24), "p", 27, 3), classes=("rest", "walk"),
+        synthetic=mixed(range(24, 44), "s", 9, 9),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+
+    def moving(label: str) -> dict[str, Signal]:
+        shake = (1.0 if label == "walk" else 0.05) * rng.normal(size=(80, 3))
+        return {"acc": Signal(values=shake, rate_hz=20.0, channels=("x", "y", "z"), unit="g")}
+
+    rows = {side: [moving(c) for c in getattr(tables, side).label] for side in ("train", "test", "synthetic")}
+    return Inputs(tables=tables, windows=Windows(**rows, card=CARD, seconds=4.0, valid_sequences=1.0))
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "room"),
+    [
+        (spectra, "log-spectrum distance acc", 0.15),
+        (c2st, "C2ST accuracy", 0.12),
+        (adherence, "adherence balanced accuracy", 0.08),
+        (adherence, "adherence recall rest", 0.05),
+        (adherence, "adherence recall walk", 0.15),
+    ],
+)
+def test_how_many_of_each_label_were_asked_for_moves_no_metric(unlike_mixes, metric, name, room):
+    found = value(metric.measure(unlike_mixes, metric.Config(**{} if metric is spectra else {"trees": 60})), name)
+    assert abs(found.value - found.baselines[0].value) < room
+
+
+def test_c2st_sees_a_label_that_nobody_was_given():
+    synthetic = table(range(20, 40), 3, prefix="s", each=6)
+    one, both = (synthetic.rows(synthetic.label == "rest"), synthetic)
+    assert c2st._counts((one, table(range(5), 0)), 600) == {"rest": 60, "walk": 60}
+    found = [c2st.measure(inputs(x), c2st.Config(trees=30))[0].value for x in (one, both)]
+    assert found[0] > found[1]
+
+
+@pytest.mark.parametrize(("persons", "others"), [(20, 5), (40, 4), (10, 10)])
+def test_frechets_chance_level_is_that_of_as_many_windows(persons, others):
+    """Dealt groups hold whole persons, and were as lopsided as the persons are; here nothing but chance tells them apart."""
+    rng = np.random.default_rng(persons)
+
+    def drawn(n: int, many: int, prefix: str) -> WindowTable:
+        person = np.array([f"{prefix}{i % many:02d}" for i in range(n)], dtype=object)
+        label = np.array([("rest", "walk")[i // many % 2] for i in range(n)], dtype=object)
+        return WindowTable(
+            X=rng.normal(size=(n, 20)), meta=np.zeros((n, 2)), label=label, person=person, recording=person, skipped={}
+        )
+
+    tables = Tables(
+        train=drawn(400, persons, "t"), test=drawn(400, others, "h"), synthetic=drawn(400, 400, "s"), classes=("rest", "walk")
+    )  # fmt: skip
+    nothing = [{}] * 400
+    data = Inputs(
+        tables=tables, windows=Windows(train=nothing, test=nothing, synthetic=nothing, card=CARD, seconds=4.0, valid_sequences=1.0)
+    )  # fmt: skip
+    (found,) = frechet.measure(data, frechet.Config())
+    n = int(re.search(r"of (\d+) windows a side", found.note)[1])
+    draws = [frechet.frechet(rng.normal(size=(n, 20)), rng.normal(size=(n, 20))) for _ in range(200)]
+    assert found.baselines[1].value == pytest.approx(np.quantile(draws, 0.95), rel=0.25)
+    assert all(
+        0.5 * np.median(draws) < x < 2 * np.quantile(draws, 0.95) for x in (found.value, found.baselines[0].value)
+    )
 
 
 def test_folds_part_groups_also_where_a_person_is_on_both_sides():
@@ -217,6 +295,24 @@ def test_words_mean_the_same_number_in_train_and_test():
         assert [set(w) for w in getattr(data.windows, coded)] == [{"acc"}] * len(one)
     with pytest.raises(MienError, match="codec: 8 rows"):
         replace(data, windows=replace(data.windows, codec=data.windows.codec[:-1]))
+
+
+def test_long_synthetic_recordings_are_cut_into_windows_like_the_real_ones():
+    """Else a metric is handed a whole recording for each of its windows, and tells the generator's length as its fault."""
+    real = Cohort.build(recordings(6, 4, seconds=4.0), card=CARD)
+    long = [replace(r, id=f"s{i}", person=f"s{i}") for i, r in enumerate(recordings(6, 2, seed=1, seconds=13.0))]
+    split = Splits(kind="person", train=("p00", "p01", "p02"), validation=(), holdout=("p03", "p04", "p05"), seed=0)
+    data = gather(
+        real, Cohort.build(long, card=CARD), split, seconds=4.0, stride_s=4.0, task="activity",
+        through=lambda streams, label: dict(streams), valid_sequences=1.0,
+    )  # fmt: skip
+    made = data.windows.synthetic
+    assert len(made) == 3 * len(long)
+    assert all(w["acc"].values.shape == (80, 3) and w["eda"].values.shape == (16, 1) for w in made)
+    assert np.array_equal(made[1]["acc"].values, long[0].streams["acc"].values[80:160])
+    assert len(np.unique(data.tables.synthetic.X, axis=0)) == len(made)
+    assert value(validity.measure(data, validity.Config()), "valid recordings").value == 1.0
+    assert value(spectra.measure(data, spectra.Config()), "log-spectrum distance acc").value is not None
 
 
 def test_spectra_are_zero_for_the_same_and_grow_with_noise():

@@ -152,6 +152,71 @@ def test_a_stream_that_one_window_lacks_has_a_gap_there_and_a_log_is_absent():
         stitch.join(lay, [calls, diary])
 
 
+def test_respiration_has_a_gap_where_a_window_is_of_the_heart_alone():
+    lay, documents, r = real_documents(2)
+    alone = {n: s for n, v in r.streams.items() if n != "resp" and (s := v.cut(20, 40))}
+    (second,) = lay.encode([alone], ["calm"])
+    assert second is not None
+    joined = stitch.join(lay, [documents[0], second])
+    resp, n = joined["resp"], round(20 * CARD.streams["resp"].rate_hz)
+    assert isinstance(resp, Signal)
+    assert resp.valid is not None
+    assert resp.valid.tolist() == [True] * n + [False] * n
+    (first,) = (stitch.join(lay, documents[:1])["resp"],)
+    assert isinstance(first, Signal)
+    assert np.abs(resp.values[: n - 100] - first.values[: n - 100]).max() < 1e-3
+    assert joined["bvp"].complete
+
+
+def of(card: CohortCard, seconds: float, **parts) -> Layout:
+    codecs = [Plugin(name=codec, streams=[stream]) for stream, codec in parts.items()]
+    return Layout.of(card, seconds=seconds, task="stress", codec=Plugin(name="transform"), codecs=codecs)
+
+
+def test_no_stream_is_clipped_to_the_range_of_another():
+    spec = lambda g: StreamSpec(channels=("x", "y", "z"), unit="g", rate_hz=32.0, range=(-g, g))  # noqa: E731
+    card = replace(CARD, streams={"wrist": spec(2.0), "chest": spec(8.0)})
+    lay = of(card, 8, wrist="motion", chest="motion")
+    wave = np.sin(2 * np.pi * np.arange(256) / 32)[:, None] * np.ones(3)
+    signal = lambda g: Signal(values=g * wave, rate_hz=32.0, channels=("x", "y", "z"), unit="g")  # noqa: E731
+    (document,) = lay.encode([{"wrist": signal(1.0), "chest": signal(6.0)}], ["calm"])
+    alone, joined = lay.decode(document)[1]["chest"], stitch.join(lay, [document] * 2)["chest"]
+    assert isinstance(alone, Signal)
+    assert isinstance(joined, Signal)
+    assert joined.values.max() == pytest.approx(alone.values.max(), abs=0.05)
+
+
+def test_fading_leaves_no_values_that_the_codec_cannot_say():
+    spec = StreamSpec(channels=("AU12_r", "AU45_c"), rate_hz=20.0)
+    lay = of(replace(CARD, streams={"face": spec}), 10, face="face")
+
+    def smile(last: float) -> dict[str, Signal]:
+        v = np.zeros((200, 2))
+        v[-10:] = last, last / 5
+        return {"face": Signal(values=v, rate_hz=20.0, channels=spec.channels, unit="")}
+
+    joined = stitch.join(lay, [d for d in lay.encode([smile(4.5), smile(0.0)], ["calm"] * 2) if d is not None])["face"]
+    assert isinstance(joined, Signal)
+    assert joined.values.min() >= 0
+    assert (joined.values.max(0) <= (5, 1)).all()
+
+
+def test_two_windows_strangers_do_not_become_one_person():
+    lay = of(replace(CARD, streams={"calls": CARD.streams["calls"]}), 600, calls="events")
+    log = Events(
+        times_s=[1.0, 2.0, 3.0],
+        durations_s=[3.0, 4.0, 0.0],
+        codes=[0, 1, 0],
+        party=[7, 9, -1],
+        kinds=("in", "out"),
+        seconds=600,
+    )
+    alone = lay.decode(lay.encode([{"calls": log}], ["calm"])[0])[1]["calls"].party.tolist()
+    joined = stitch.join(lay, lay.encode([{"calls": log}] * 3, ["calm"] * 3))["calls"]
+    assert alone == [0, 1, -1]
+    assert joined.party.tolist() == [0, 1, -1, 2, 3, -1, 4, 5, -1]
+
+
 # --- what is asked for ------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("sampling", "says"),
@@ -169,8 +234,7 @@ def test_impossible_counts_are_refused(sampling, says):
 def test_counts_and_lengths_on_request():
     labels = sample.Sampling(per_label=3, counts={"stress": 1}).labels(layout().classes)
     assert labels == ["calm", "stress", "calm", "calm"]
-    with pytest.raises(MienError, match="condition: {extend"):
-        sample.windows_of(layout(conditioned=False), sample.Sampling(seconds=50))
+    assert sample.windows_of(layout(), sample.Sampling(seconds=50)) == 3
 
 
 # --- what is given ----------------------------------------------------------------------------------------
