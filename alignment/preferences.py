@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core import console
 from ..core.errors import MienError
 from ..core.intervals import Interval, clopper_pearson
 from ..core.runs import write_text
@@ -104,9 +105,11 @@ class RaterQuality:
 @dataclass(frozen=True, kw_only=True)
 class Quality:
     """alpha: Krippendorff's, with its interval over pairs (its n_persons counts pairs), None where no pair has two
-    answers; raw: of answers about the same pair by two raters, the share alike; raters: one each."""
+    answers; decided: the same of the answers A and B alone, which teach; raw: of answers about the same pair by two raters,
+    the share alike; raters: one each."""
 
     alpha: Interval | None
+    decided: Interval | None
     raw: float | None
     pairs: int
     answers: int
@@ -115,7 +118,28 @@ class Quality:
 
     def __str__(self) -> str:
         """Of all raters together: what a release may say."""
-        return f"{_alpha(self.alpha)} over {self.pairs} pairs and {self.answers} answers of {len(self.raters)} raters"
+        pairs = self.decided.n_persons if self.decided else 0
+        return (
+            f"{_alpha(self.alpha)} over {self.pairs} pairs and {self.answers} answers of {len(self.raters)} raters; of A"
+            f" and B alone, which teach, {_alpha(self.decided)} over {console.count(pairs, 'pair')}"
+        )
+
+    def doubt(self, minimum_alpha: float) -> str:
+        """Why nothing is to be learned from these raters; "" where they agree at least so well, in all that they say and in
+        what teaches: raters who agree on which recordings are bad may toss coins between the others. Also where the interval
+        of an α reaches down to 0, whatever its value: so few answers could come from coins."""
+        where = " where they decide between A and B, which alone teaches"
+        for a, said, twice in (
+            (self.alpha, "", "answered by two raters with different answers among them"),
+            (self.decided, where, "decided by two raters"),
+        ):
+            if a is None or not np.isfinite(a.value):
+                return f"no pair was {twice}, so nothing tells judgement from chance{said}"
+            if a.value < minimum_alpha:
+                return f"raters agree too little to learn from{said}: α is below {minimum_alpha:g}"
+            if a.low is None or a.low <= 0:
+                return f"so few pairs were answered twice that α may be 0{said}"
+        return ""
 
     def rows(self) -> list[str]:
         """One line a rater: theirs, for the private half."""
@@ -330,23 +354,17 @@ def quality(preferences: Sequence[Preference]) -> Quality:
             both = np.isfinite(table[i]) & np.isfinite(table[j])
             alike, of = alike + int((table[i] == table[j])[both].sum()), of + int(both.sum())
     return Quality(
-        alpha=_agreement(table, "nominal"), raw=alike / of if of else None, pairs=len(keys), answers=len(answers),
+        alpha=_agreement(table, "nominal"), decided=_agreement(np.where(table % 2 == 0, table, np.nan), "nominal"),
+        raw=alike / of if of else None, pairs=len(keys), answers=len(answers),
         undecided=sum(p.choice in ("tie", "both_bad") for p in answers), raters=tuple(out),
     )  # fmt: skip
 
 
 def gate(preferences: Sequence[Preference], *, minimum_alpha: float = 0.4) -> Quality:
-    """The numbers, if raters agree at least so well; else MienError with all of them. Also where α's interval reaches
-    down to 0, whatever its value: so few answers could come from coins."""
+    """The numbers, if nothing speaks against learning from these raters (`Quality.doubt`); else MienError with all of them."""
     found = quality(preferences)
-    a = found.alpha
-    if a is None or not np.isfinite(a.value):
-        why = "no pair was answered by two raters with different answers among them, so nothing tells judgement from chance"
-    elif a.value < minimum_alpha:
-        why = f"raters agree too little to learn from: α is below {minimum_alpha:g}"
-    elif a.low is None or a.low <= 0:
-        why = "so few pairs were answered twice that α may be 0"
-    else:
+    why = found.doubt(minimum_alpha)
+    if not why:
         return found
     said = "; ".join([str(found), *found.rows()])
     raise MienError(f"{why}. {said}. Have more pairs rated by two raters, or talk the disagreements through first")

@@ -120,13 +120,15 @@ class Rounds:
         if not self.main:
             return
         of = f" (round {k + 1})" if self.asked.rounds > 1 else ""
-        alpha = data.quality.alpha
-        if self.asked.privacy is not None and (alpha is None or not alpha.value >= self.asked.minimum_alpha):
+        doubt = data.quality.doubt(self.asked.minimum_alpha)
+        if self.asked.privacy is not None and doubt:
             console.fail(
-                f"raters agree too little to learn from (minimum_alpha: {self.asked.minimum_alpha:g}); under `privacy:` this refuses"
-                " nothing, for all raters' answers would decide it: do not use this adapter"
+                f"{doubt}; under `privacy:` this refuses nothing, for all raters' answers would decide it: do not use this adapter"
             )
-        self.results.append(result(f"raters' agreement α{of}", alpha, "pair", str(data.quality)))
+        self.results += [
+            result(f"raters' agreement α{of}", data.quality.alpha, "pair", str(data.quality)),
+            result(f"raters' agreement α of A and B alone{of}", data.quality.decided, "pair", "of the answers that teach"),
+        ]
         note = f"{data.shared} recordings stand on both sides" if data.shared else "no recording stands on both sides"
         if right is not None and line is not None:
             metric = f"reward accuracy on held-out answers{of}"

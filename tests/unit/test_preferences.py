@@ -149,6 +149,36 @@ def test_the_gate_asks_for_more_where_alpha_may_be_nothing():
         pf.gate(few, minimum_alpha=0.0)
 
 
+def mixed(seed: int, teach) -> list[Preference]:
+    """On three pairs of five all raters find both bad; teach(rng, rater, pair) is said of the others."""
+    rng = np.random.default_rng(seed)
+    return [said(i, r, "both_bad" if i % 5 < 3 else teach(rng, r, i)) for i in range(200) for r in "xyz"]
+
+
+@pytest.mark.parametrize(
+    ("teach", "why"),
+    [
+        (lambda rng, r, i: "AB"[rng.integers(2)], "too little .* between A and B"),
+        (lambda rng, r, i: "A" if r == "xyz"[i % 3] else "tie", "no pair was decided by two raters"),
+        (lambda rng, r, i: "AB"[rng.integers(2)] if i < 10 else "tie", "may be 0|too little"),
+    ],
+    ids=["coins", "alone", "few"],
+)  # fmt: skip
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gate_asks_for_agreement_on_the_answers_that_teach(teach, why, seed):
+    """Raters who agree on what is bad may toss coins between the rest, and the rest is what is learned from."""
+    answers = mixed(seed, teach)
+    assert pf.agreement(answers).value > 0.5
+    with pytest.raises(MienError, match=rf"{why}.*α = .* of A and B alone"):
+        pf.gate(answers, minimum_alpha=0.5)
+
+
+def test_many_bad_pairs_do_not_fail_raters_who_agree_on_the_others():
+    found = pf.gate(mixed(0, lambda rng, r, i: "AB"[i % 2] if rng.uniform() < 0.95 else "BA"[i % 2]), minimum_alpha=0.6)
+    assert found.decided.n_persons == 80
+    assert 0.6 < found.decided.value < found.alpha.value
+
+
 def test_repeats_controls_and_sides_are_told_per_rater():
     answers = [said(i, r, "A") for i in range(10) for r in "xy"]
     answers += [said(i, "x", "A" if i < 3 else "B", kind="repeat") for i in range(4)]
