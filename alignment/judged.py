@@ -21,7 +21,7 @@ from ..generation import sample
 from ..generation.layout import Layout
 from ..generation.vocabulary import PAD
 from . import experts, preferences
-from .pairs import Pairs, read
+from .pairs import Pairs
 from .preferences import BROKEN, Preference, Quality
 from .store import Pair
 
@@ -174,7 +174,7 @@ def from_file(
     documents: dict[str, tuple[Any, Any]] = {}
     people: dict[tuple[str, str], str] = {}
     saw_real = False
-    for row in read(path):
+    for _, row in preferences.rows(path):
         saw_real |= bool(row.get("saw_real"))
         if row.get("choice") not in ("A", "B") or not {"prompt", "chosen", "rejected"} <= set(row):
             continue

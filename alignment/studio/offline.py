@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.errors import MienError
 from ...core.runs import write_text
-from .. import judged, pairs, preferences
+from .. import judged, preferences
 from ..preferences import Choice, Preference
 from ..store import Advice, Answer, Pair, Refused
 from . import plan, shown
@@ -81,7 +81,7 @@ def _preferences(study: Study, path: Path) -> dict[str, int]:
     """Answers about the study's own pairs; a pair that it does not have is added where both recordings are there."""
     store, counts = study.store, Counter[str]()
     mine = {"cohort": store.cohort, "model": store.model}
-    saw_real = {str(r.get("rater") or r.get("rater_id")) for r in pairs.read(path) if r.get("saw_real")}
+    saw_real = {str(r.get("rater") or r.get("rater_id")) for _, r in preferences.rows(path) if r.get("saw_real")}
     for p in preferences.read(path, raters=store.raters()):
         if p.kind == "correction":
             counts["left out (a correction is made in the studio)"] += 1

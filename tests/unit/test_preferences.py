@@ -149,6 +149,12 @@ def test_the_gate_asks_for_more_where_alpha_may_be_nothing():
         pf.gate(few, minimum_alpha=0.0)
 
 
+def test_a_few_pairs_without_a_disagreement_show_little():
+    found = [pf.agreement([said(i, r, "AB"[i % 2]) for i in range(n) for r in "xy"]) for n in (3, 4, 12)]
+    assert [a.value for a in found] == [1, 1, 1]
+    assert found[0].low < found[1].low < 0 < found[2].low < 0.6
+
+
 def mixed(seed: int, teach) -> list[Preference]:
     """On three pairs of five all raters find both bad; teach(rng, rater, pair) is said of the others."""
     rng = np.random.default_rng(seed)
@@ -284,6 +290,17 @@ def test_files_of_ties_are_refused_and_doubled_lines_count_once(tmp_path):
     assert len(pf.read(path)) == 1
     with pytest.raises(MienError, match="cannot read"):
         pf.read(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_line_that_is_there_twice_forgets_neither_that_it_is_private_nor_who_was_recognised(tmp_path, order):
+    lines = [ROW, {**ROW, "private": True}, {**ROW, "recognised": "x"}][::order]
+    (path := tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (one,) = pf.read(path)
+    assert (one.private, one.recognised) == (True, "x")
+    path.write_text("\n".join(json.dumps({**ROW, "recognised": r}) for r in "xy"))
+    with pytest.raises(MienError, match="lines 1 and 2 .*another recording"):
+        pf.read(path)
 
 
 # ----------------------------------------------------------------------------------------------------------- split

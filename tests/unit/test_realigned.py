@@ -167,6 +167,14 @@ def test_a_file_without_its_control_pairs_still_says_who_saw_them(tmp_path):
     assert [r["rater"] for r in rows if r.get("saw_real")] == ["ben", "ben"]
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085", "\x1e"])
+def test_a_comment_may_hold_other_line_ends(tmp_path, end):
+    preferences.write(tmp_path / "p.jsonl", [answer(1, comment=f"odd{end}really")], lambda one: ("<p>", f"<{one}>"))
+    (back,), documents, *_ = judged.from_file(tmp_path / "p.jsonl", "m")
+    assert back.comment == f"odd{end}really"
+    assert set(documents) == {"x1", "y1"}
+
+
 def test_answers_about_another_models_samples_are_refused(tmp_path):
     preferences.write(tmp_path / "p.jsonl", [answer(1, model="other")])
     with pytest.raises(MienError, match="another model"):
