@@ -162,8 +162,9 @@ def from_file(
     """(answers, recording id -> (prompt, completion), (rater, pair) -> person, whether a rater saw real recordings beside).
 
     path: JSONL of `preferences.write` or `mien feedback … export=pairs.jsonl`.
-    MienError for answers about samples of another model than `adapter` (a run's hash), and for one answer that is said to tell
-    of two persons."""
+    MienError for answers about samples of another model than `adapter` (a run's hash) or about more than one cohort (whose
+    recordings have the same ids), for a recording that two lines give different documents (in one of them chosen and rejected
+    are swapped, say), and for one answer that is said to tell of two persons."""
     said = preferences.read(path)
     others = {p.model for p in said} - {"", adapter}
     if others:
@@ -173,13 +174,26 @@ def from_file(
         )
     documents: dict[str, tuple[Any, Any]] = {}
     people: dict[tuple[str, str], str] = {}
-    saw_real = False
-    for _, row in preferences.rows(path):
+    saw_real, cohort = False, ""
+    said_at: dict[str, int] = {}
+    for n, row in preferences.rows(path):
         saw_real |= bool(row.get("saw_real"))
+        cohort = cohort or row.get("cohort", "")
+        if row.get("cohort", "") not in ("", cohort):
+            raise MienError(
+                f"{path}, line {n}: this answer is about another cohort ({row['cohort'][:10]}) than those before it ({cohort[:10]}), whose"
+                " recordings have the same ids; align on one cohort's answers"
+            )
         if row.get("choice") not in ("A", "B") or not {"prompt", "chosen", "rejected"} <= set(row):
             continue
         better, worse = (row["a"], row["b"]) if row["choice"] == "A" else (row["b"], row["a"])
-        documents[better], documents[worse] = (row["prompt"], row["chosen"]), (row["prompt"], row["rejected"])
+        for one, document in ((better, row["chosen"]), (worse, row["rejected"])):
+            if documents.setdefault(one, (row["prompt"], document)) != (row["prompt"], document):
+                raise MienError(
+                    f"{path}, line {n}: recording {one!r} is another document here than in line {said_at[one]}; are chosen and rejected"
+                    " swapped, or two files joined? Keep what belongs together"
+                )
+            said_at.setdefault(one, n)
         if row.get("person"):
             key, who = (
                 (str(row.get("rater") or row.get("rater_id")), str(row.get("pair_id") or row.get("pair"))),

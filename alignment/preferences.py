@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,8 @@ from ..core.runs import write_text
 Choice = Literal["A", "B", "tie", "both_bad"]
 Level = Literal["nominal", "ordinal"]
 Encode = Callable[[str], tuple[str, str]]  # recording id -> (prompt, completion), token strings
+RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")  # so that nobody is two raters by a blank or a letter that looks alike
+PSEUDONYM = "a pseudonym of letters, digits, . _ or -, at most 40"
 BROKEN = "broken:"  # so the id of a recording begins that was spoilt for a control pair
 ASPECTS = ("realism", "label_fit", "physiology", "cross_modal")
 _CODES: dict[str, int] = {"A": 0, "tie": 1, "B": 2, "both_bad": 3}
@@ -502,8 +506,8 @@ def rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
     """The answers of a JSONL file of `write`'s, or of another tool that names pair_id, a, b, rater and choice.
 
-    MienError naming the line: no JSON, an unknown or missing key, a value that is none of the field's, a rater not among
-    `raters`, a pair of a recording with itself, a rater who said two things of one pair (a pair shown again is of kind
+    MienError naming the line: no JSON, an unknown or missing key, a value that is none of the field's, a rater's name that is no pseudonym or not
+    among `raters`, a pair of a recording with itself, a rater who said two things of one pair (a pair shown again is of kind
     "repeat"); and for a file whose answers are all ties or both bad. A line that is there twice counts once, and is private,
     or of somebody who was recognised, where either says so.
     """
@@ -536,7 +540,14 @@ def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
 
 
 def _answer(row: Mapping[str, Any], where: str) -> Preference:
+    bare = "chosen" in row
     row = {_OTHER_NAMES.get(str(k), str(k)): v for k, v in row.items() if k not in _TRL}
+    if bare and not row.keys() & {"pair", "a", "b", "rater"}:
+        raise MienError(
+            f"{where}: prompt, chosen and rejected alone do not say who compared which recordings, so that nobody could tell how well"
+            " raters agree, or hold a pair out; add pair_id, a, b (ids of the two recordings), rater and choice (A where a is the"
+            " chosen one)"
+        )
     known = {f.name: f for f in fields(Preference)}
     for key in row:
         if key not in known:
@@ -548,9 +559,20 @@ def _answer(row: Mapping[str, Any], where: str) -> Preference:
     for key, value in row.items():
         if not _fits(key, value):
             raise MienError(f"{where}: {key}: {value!r} is none of its values")
+    if not RATER.fullmatch(row["rater"]):
+        raise MienError(f"{where}: rater {row['rater'][:50]!r}: {PSEUDONYM}")
     if row["a"] == row["b"]:
         raise MienError(f"{where}: pair {row['pair']} compares a recording with itself")
     return Preference(**row)
+
+
+def moment(at: str) -> datetime | None:
+    """A time as the store and the pages write it (ISO 8601, UTC where it does not say); None for what is none."""
+    try:
+        found = datetime.fromisoformat(at)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _fits(key: str, value: Any) -> bool:
@@ -562,6 +584,8 @@ def _fits(key: str, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5
     if key == "private":
         return isinstance(value, bool)
+    if key == "at":
+        return value == "" or (isinstance(value, str) and moment(value) is not None)
     if key == "seconds":
         return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
     return isinstance(value, str) or (key == "recognised" and value is None)

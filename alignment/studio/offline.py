@@ -67,7 +67,7 @@ def take(study: Study, path: Path) -> dict[str, int]:
             continue
         try:
             row = json.loads(line)
-            if isinstance(row, Mapping) and "pair_id" in row:
+            if isinstance(row, Mapping) and row.keys() & {"pair_id", "chosen"}:
                 return _preferences(study, path)
             counts[_take(study, desks, row)] += 1
         except (ValueError, RecursionError):

@@ -270,6 +270,9 @@ ROW = {"pair_id": "p", "a": "x", "b": "y", "rater": "r", "choice": "A"}
         ({**ROW, "private": "no"}, "private"), ({**ROW, "aspects": {"realism": ["A"]}}, "aspects"),
         ({**ROW, "aspects": {"beauty": "A"}}, "aspects"), ({**ROW, "seconds": float("nan")}, "seconds"),
         ({**ROW, "b": "x"}, "with itself"), ({**ROW, "choice": "B"}, "line 1 something else"),
+        ({**ROW, "rater": "r "}, "rater 'r ': a pseudonym"), ({**ROW, "rater": "\u0440"}, "a pseudonym"), ({**ROW, "rater": "r\n"}, "a pseudonym"),
+        ({"prompt": "<p>", "chosen": "<x>", "rejected": "<y>"}, "who compared which recordings.*pair_id, a, b"),
+        ({**ROW, "at": "yesterday"}, "at: 'yesterday'"), ({**ROW, "at": 3}, "at: 3"),
         ({**ROW, "a": "z"}, "line 1 something else"), ({**ROW, "rater": "stranger", "pair_id": "q"}, "none of this study's raters"),
     ],
 )  # fmt: skip

@@ -175,6 +175,33 @@ def test_a_comment_may_hold_other_line_ends(tmp_path, end):
     assert set(documents) == {"x1", "y1"}
 
 
+def written(path, *rows: dict):
+    base = {"prompt": "<p>", "chosen": "<x1>", "rejected": "<y1>", "pair_id": "q1", "a": "x1", "b": "y1", "rater": "ann", "choice": "A"}
+    path.write_text("".join(json.dumps(base | r) + "\n" for r in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({"rater": "ben", "chosen": "<y1>", "rejected": "<x1>"}, "line 2: recording 'x1' is another document here than in line 1"),
+        ({"pair_id": "q2", "b": "y2", "rejected": "<y2>", "prompt": "<other>"}, "line 2: recording 'x1' is another document"),
+        ({"rater": "ben", "cohort": "c2", "choice": "B", "chosen": "<y1>", "rejected": "<x1>"}, "line 2: .*another cohort"),
+        ({"rater": "ben", "choice": "tie", "cohort": "c2"}, "line 2: .*another cohort"),
+        ({"rater": "ben", "choice": "B", "chosen": "<y1>", "rejected": "<x1>"}, ""),
+        ({"pair_id": "q2", "a": "y1", "b": "y2", "chosen": "<y1>", "rejected": "<y2>", "cohort": "c1"}, ""),
+    ],
+)  # fmt: skip
+def test_a_recording_is_one_document(tmp_path, second, says):
+    """Of two, the last would decide what all raters who judged it had said."""
+    path = written(tmp_path / "p.jsonl", {"cohort": "c1"}, second)
+    if says:
+        with pytest.raises(MienError, match=says):
+            judged.from_file(path, "m")
+    else:
+        assert judged.from_file(path, "m")[1]["y1"] == ("<p>", "<y1>")
+
+
 def test_answers_about_another_models_samples_are_refused(tmp_path):
     preferences.write(tmp_path / "p.jsonl", [answer(1, model="other")])
     with pytest.raises(MienError, match="another model"):
