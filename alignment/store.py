@@ -27,14 +27,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..core.errors import MienError
-from .preferences import ASPECTS, Choice, Preference
+from .preferences import ASPECTS, PSEUDONYM, RATER, Choice, Preference
 
 FORMAT = 1
 KINDS = ("pair", "repeat", "control")
 ADVICE = ("rating", "region", "correction", "instruction", "recognise")
 LONGEST = {"comment": 4000, "instruction": 500}
 _NONCE = re.compile(r"[A-Za-z0-9_-]{8,64}")
-_RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _SCHEMA = """
 CREATE TABLE studies (format INTEGER NOT NULL, cohort TEXT NOT NULL, model TEXT NOT NULL, key BLOB NOT NULL,
   at TEXT NOT NULL);
@@ -151,6 +150,13 @@ class Advised:
     advice: Advice
     at: str
 
+    @property
+    def of(self) -> str:
+        """What a correction is called: by rater, recording and stream alone, for its number in the store is moved by what others
+        say, and which side it is held out to follows from its name (`preferences.split`)."""
+        said = json.dumps([self.rater, self.advice.recording, self.advice.body["stream"]])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
 
 class Store:
     """One study's file. Every method may be called from any thread; one at a time writes."""
@@ -256,8 +262,8 @@ class Store:
     def seat(self, rater: str, *, anew: bool = False) -> str | None:
         """Give a rater (a pseudonym) a seat. Returns the token that opens it, which is stored hashed and never told again;
         None where the rater has one already. anew: a new token, and the old one opens nothing any more."""
-        if not _RATER.fullmatch(rater):
-            raise MienError(f"rater {rater[:50]!r}: a pseudonym of letters, digits, . _ or -, at most 40")
+        if not RATER.fullmatch(rater):
+            raise MienError(f"rater {rater[:50]!r}: {PSEUDONYM}")
         token = secrets.token_urlsafe(32)
         with self._writing() as db:
             new = db.execute("INSERT OR IGNORE INTO seats (rater, at) VALUES (?, ?)", (rater, _now())).rowcount
@@ -358,8 +364,8 @@ class Store:
 
     # --- what follows -----------------------------------------------------------------------------------
     def preferences(self, *, blocked: bool = False) -> list[Preference]:
-        """The standing answers, and each rater's last correction of a recording as one over the original (`corrected-N`,
-        N its number in the store).
+        """The standing answers, and each rater's last correction of a recording as one over the original (`corrected-…`,
+        `Advised.of`).
 
         A pair shown again has the first one's id. blocked: with the answers about recordings that were recognised; the
         rater who recognised says so in theirs. Without, they are left out, for nobody should learn from them.
@@ -384,7 +390,7 @@ class Store:
             if blocked or d.advice.recording not in out:
                 found.append(
                     Preference(
-                        pair=f"correction-{d.n}", a=f"corrected-{d.n}", b=d.advice.recording, rater=d.rater, choice="A",
+                        pair=f"correction-{d.of}", a=f"corrected-{d.of}", b=d.advice.recording, rater=d.rater, choice="A",
                         label=p.label, kind="correction", private=p.private, at=d.at, **common,
                     )
                 )  # fmt: skip

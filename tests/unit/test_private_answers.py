@@ -56,6 +56,25 @@ def test_no_rater_decides_where_anothers_answers_go(who, seed):
             assert [p for p in whole if p.rater != one] == without
 
 
+def test_no_rater_moves_anothers_corrections(tmp_path):
+    """Numbered in the order of the store, one rating of ann's would send bob's to other sides."""
+    sides = []
+    for words in (0, 1, 3):
+        with Store.create(tmp_path / f"{words}.sqlite", **MINE) as store:
+            store.add([Pair(id=f"p{i}", a=f"r{2 * i}", b=f"r{2 * i + 1}") for i in range(12)], **MINE)
+            store.seat("ann"), store.seat("bob")
+            for i in range(words):
+                said_first = Advice(pair="p0", recording="r0", nonce=f"rating-{i:04d}", kind="rating", body={"value": 3})
+                store.advise("ann", said_first, **MINE)
+            for i in range(12):
+                body = {"stream": "eda", "mark": "scr", "moves": [[0, 1.0, 0.0]]}
+                move = Advice(pair=f"p{i}", recording=f"r{2 * i}", nonce=f"nonce-{i:04d}", kind="correction", body=body)
+                store.advise("bob", move, **MINE)
+            sides.append({p.b for p in preferences.split(store.preferences(), 0.5, 0, alone=True).train})
+    assert 0 < len(sides[0]) < 12
+    assert sides[0] == sides[1] == sides[2]
+
+
 def test_all_answers_about_a_pair_are_on_one_side_and_the_share_is_about_the_asked_one():
     answers = [said(r, f"q{q}") for q in range(400) for r in ("ann", "ben")]
     sides = preferences.split(answers, 0.25, 3, alone=True)
