@@ -294,7 +294,7 @@ class Store:
         values = (said.pair, json.dumps({k: body[k] for k in sorted(body) if k not in ("pair", "nonce")}))
         return self._append("answers", ("pair", "body"), rater, said.nonce, values, at)
 
-    def undo(self, rater: str, answer: int) -> None:
+    def undo(self, rater: str, answer: int, *, at: str = "") -> None:
         """Retract one's own answer; again is no error. Refused: what is no answer of this rater."""
         if type(answer) is not int or not 0 < answer < 2**62:
             raise Refused("undo: an answer's number")
@@ -302,7 +302,7 @@ class Store:
             seat = self._seat(db, rater)
             if not db.execute("SELECT 1 FROM answers WHERE n = ? AND seat = ?", (answer, seat)).fetchone():
                 raise Refused("this is no answer of yours")
-            db.execute("INSERT OR IGNORE INTO retractions VALUES (?, ?)", (answer, _now()))
+            db.execute("INSERT OR IGNORE INTO retractions VALUES (?, ?)", (answer, at or _now()))
 
     def standing(self, rater: str | None = None) -> list[tuple[int, str, Answer, str]]:
         """(number, rater, answer, at): the last answer not retracted of each rater and pair, in order of time."""
@@ -320,6 +320,14 @@ class Store:
         """How many answers, standing or not, a rater gave to a pair."""
         sql = "SELECT count(*) FROM answers WHERE pair = ? AND seat = (SELECT n FROM seats WHERE rater = ?)"
         return int(self._read(sql, pair, rater)[0][0])
+
+    def times(self, rater: str, pair: str) -> list[str]:
+        """When a rater answered a pair, and when they took an answer back."""
+        sql = (
+            "WITH mine AS (SELECT n, at FROM answers WHERE pair = ?1 AND seat = (SELECT n FROM seats WHERE rater = ?2))"
+            " SELECT at FROM mine UNION SELECT r.at FROM retractions r JOIN mine ON mine.n = r.answer"
+        )
+        return [at for (at,) in self._read(sql, pair, rater)]
 
     def stands(self, answer: int) -> bool:
         """Whether an answer is there and was not retracted (another may have followed)."""

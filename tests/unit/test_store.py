@@ -202,7 +202,10 @@ def test_what_preferences_say(tmp_path):
     assert store.fingerprint() != before
     store.advise("bob", Advice(pair="p0", recording="r0", nonce="nonce-adv", kind="recognise"), **MINE)
     assert store.blocked() == {"r0"}
-    assert [p.pair for p in store.preferences()] == ["real", f"correction-{name}"]  # nobody learns from a recognised person
+    assert [p.pair for p in store.preferences()] == [
+        "real",
+        f"correction-{name}",
+    ]  # nobody learns from a recognised person
     assert {p.recognised for p in store.preferences(blocked=True)} == {None}  # ann did not recognise anybody
     store.answer("bob", form("p0", "nonce-0009"), **MINE)
     bob = next(p for p in store.preferences(blocked=True) if p.rater == "bob")
