@@ -23,7 +23,9 @@ from ..core.runs import write_text
 Choice = Literal["A", "B", "tie", "both_bad"]
 Level = Literal["nominal", "ordinal"]
 Encode = Callable[[str], tuple[str, str]]  # recording id -> (prompt, completion), token strings
-RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")  # so that nobody is two raters by a blank or a letter that looks alike
+RATER = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}"
+)  # so that nobody is two raters by a blank or a letter that looks alike
 PSEUDONYM = "a pseudonym of letters, digits, . _ or -, at most 40"
 BROKEN = "broken:"  # so the id of a recording begins that was spoilt for a control pair
 ASPECTS = ("realism", "label_fit", "physiology", "cross_modal")
@@ -353,7 +355,7 @@ def quality(preferences: Sequence[Preference]) -> Quality:
         again = [(p, first[rater, _key(p)]) for p in mine if p.kind == "repeat" and (rater, _key(p)) in first]
         control = [p for p in mine if p.kind == "control"]
         known = [p for p in control if p.a.startswith(BROKEN) != p.b.startswith(BROKEN)]
-        decided = [p for p in mine if p.choice in ("A", "B")]
+        decided = [p for p in mine if p.choice in ("A", "B") and p.kind != "correction"]  # no side of these was chosen
         out.append(
             RaterQuality(
                 rater=rater, answers=sum(p.rater == rater for p in answers), sharpness=sharp[rater],
@@ -506,10 +508,10 @@ def rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
     """The answers of a JSONL file of `write`'s, or of another tool that names pair_id, a, b, rater and choice.
 
-    MienError naming the line: no JSON, an unknown or missing key, a value that is none of the field's, a rater's name that is no pseudonym or not
-    among `raters`, a pair of a recording with itself, a rater who said two things of one pair (a pair shown again is of kind
-    "repeat"); and for a file whose answers are all ties or both bad. A line that is there twice counts once, and is private,
-    or of somebody who was recognised, where either says so.
+    MienError naming the line: no JSON, an unknown or missing key, a value that is none of the field's, a rater's name that is
+    no pseudonym, or not among `raters`, a pair of a recording with itself, a rater who said two things of one pair (a pair shown
+    again is of kind "repeat"); and for a file whose answers are all ties or both bad. A line that is there twice counts once, and
+    is private, or of somebody who was recognised, where either says so.
     """
     out: dict[tuple[str, ...], tuple[int, Preference]] = {}
     for n, row in rows(path):
@@ -528,8 +530,9 @@ def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
                 raise MienError(
                     f"{path}, lines {at} and {n} are one answer, and somebody is recognised in another recording; keep one"
                 )
-            out[key] = at, replace(
-                before, private=before.private or p.private, recognised=before.recognised or p.recognised
+            out[key] = (
+                at,
+                replace(before, private=before.private or p.private, recognised=before.recognised or p.recognised),
             )
             continue
         out[key] = n, p

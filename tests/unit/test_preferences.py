@@ -203,6 +203,12 @@ def test_repeats_controls_and_sides_are_told_per_rater():
     assert "α = 1.00" in str(pf.quality(answers))
 
 
+def test_a_correction_is_no_look_to_the_left():
+    answers = [said(i, "x", "AB"[i % 2]) for i in range(10)]
+    answers += [said(i, "x", "A", kind="correction") for i in range(10, 30)]
+    assert pf.quality(answers).raters[0].left == pf.Share(k=5, n=10)
+
+
 # ---------------------------------------------------------------------------------------------------- rows, files
 def encode(recording: str) -> tuple[str, str]:
     return "<calm>", f"<{recording}>"
@@ -270,7 +276,8 @@ ROW = {"pair_id": "p", "a": "x", "b": "y", "rater": "r", "choice": "A"}
         ({**ROW, "private": "no"}, "private"), ({**ROW, "aspects": {"realism": ["A"]}}, "aspects"),
         ({**ROW, "aspects": {"beauty": "A"}}, "aspects"), ({**ROW, "seconds": float("nan")}, "seconds"),
         ({**ROW, "b": "x"}, "with itself"), ({**ROW, "choice": "B"}, "line 1 something else"),
-        ({**ROW, "rater": "r "}, "rater 'r ': a pseudonym"), ({**ROW, "rater": "\u0440"}, "a pseudonym"), ({**ROW, "rater": "r\n"}, "a pseudonym"),
+        ({**ROW, "rater": "r "}, "rater 'r ': a pseudonym"), ({**ROW, "rater": "\u0440"}, "a pseudonym"),
+        ({**ROW, "rater": "r\n"}, "a pseudonym"),
         ({"prompt": "<p>", "chosen": "<x>", "rejected": "<y>"}, "who compared which recordings.*pair_id, a, b"),
         ({**ROW, "at": "yesterday"}, "at: 'yesterday'"), ({**ROW, "at": 3}, "at: 3"),
         ({**ROW, "a": "z"}, "line 1 something else"), ({**ROW, "rater": "stranger", "pair_id": "q"}, "none of this study's raters"),
