@@ -16,7 +16,7 @@ from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.intervals import Interval
 from ..core.results import Report, Result
-from ..core.runs import Run
+from ..core.runs import Run, keyed
 from ..core.verbs import PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
 from ..generation.vocabulary import EOS, PAD
@@ -82,7 +82,8 @@ class Asked(Section):
                 " (adapter=align-…), have that judged, and align it again"
             )
         try:
-            return {"preferences": hashlib.sha256(Path(self.preferences).read_bytes()).hexdigest()}
+            # keyed: this is published, and answers are few enough to be guessed
+            return {"preferences": keyed(hashlib.sha256(Path(self.preferences).read_bytes()).hexdigest())}
         except OSError as error:
             raise MienError(
                 f"cannot read the preferences {self.preferences}: {error.strerror}; `mien feedback … export=pairs.jsonl` writes them"
