@@ -111,9 +111,7 @@ def learned(
     all answers make, refuses nothing (it is said)."""
     saw_real |= any(map(shows_real, said))
     quality = preferences.quality(said) if private else preferences.gate(said, minimum_alpha=minimum_alpha)
-    blocked = {p.recognised for p in said} - {None}  # of both sides, before they are sides
-    said = [p for p in said if not {p.a, p.b} & blocked]
-    sides = preferences.split(said, held_out, seed, alone=private)
+    sides = preferences.split(shown(said), held_out, seed, alone=private)
 
     def encode(one: str) -> Any:
         if one not in documents:
@@ -137,6 +135,12 @@ def learned(
     )  # fmt: skip
 
 
+def shown(said: Sequence[Preference]) -> list[Preference]:
+    """Without the answers about a recording in which anybody recognised somebody, whichever side it would be on."""
+    blocked = {p.recognised for p in said} - {None}
+    return [p for p in said if not {p.a, p.b} & blocked]
+
+
 def shows_real(p: Preference | Pair) -> bool:
     """Whether a rater saw a real recording here: a control pair, unless it is a synthetic recording and itself in pieces."""
     return p.kind == "control" and not any(one.startswith(BROKEN) for one in (p.a, p.b))
@@ -146,14 +150,6 @@ def by_id(made: Samples, layout: Layout) -> dict[str, tuple[Any, Any]]:
     """Recording id -> (prompt, completion) as local ids."""
     cut = layout.prompt_length
     return {r.id: (d[:cut].tolist(), d[cut:].tolist()) for r, d in zip(made.recordings, made.documents, strict=True)}
-
-
-def heard(file: str | None, adapter: str, minimum_alpha: float, private: bool) -> None:
-    """MienError for answers in a file that may not be learned from: refused here, they cost no sample and no likelihood."""
-    if file is not None:
-        said, *_ = from_file(Path(file), adapter)
-        if not private:
-            preferences.gate(said, minimum_alpha=minimum_alpha)
 
 
 def from_file(
@@ -206,19 +202,42 @@ def from_file(
     return said, documents, people, saw_real
 
 
-def gained(before: Samples, after: Samples, expert: experts.Expert) -> tuple[Interval, Interval, float, float]:
-    """(gain in utility, win rate of after against before among samples of one label, mean utilities), judged by an expert
-    without noise. Samples are independent draws, so the intervals are over pairs of them in the order they were drawn.
-    A sample with nothing to judge by is as bad as one can be, as it is to raters: left out, a generator that has fallen silent
-    would win. MienError where the expert finds nothing to judge in hardly any."""
-    old, new = (np.array([expert.utility(r) for r in s.recordings]) for s in (before, after))
-    if min(np.isfinite(old).sum(), len(new)) < 2:
+def utilities(made: Samples, expert: experts.Expert) -> dict[experts.Part, np.ndarray]:
+    """Part -> float64[n], of an expert without noise. A sample with nothing to judge by is as bad as one can be, as it is to
+    raters: left out, a generator that has fallen silent would win. No part that hardly any sample can be judged by."""
+    found = [expert.utilities(r) for r in made.recordings]
+    out: dict[experts.Part, np.ndarray] = {}
+    for part in experts.PARTS:
+        x = np.array([u[part] for u in found])
+        if np.isfinite(x).sum() >= 2:
+            out[part] = np.where(np.isfinite(x), x, experts.WORST)
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """before, after: mean utilities."""
+
+    interval: Interval
+    before: float
+    after: float
+
+
+def gained(before: Samples, after: Samples, expert: experts.Expert) -> tuple[dict[experts.Part, Gain], Interval]:
+    """(part -> gain in utility, win rate of after against before among samples of one label), judged by an expert without
+    noise. Samples are independent draws, so the intervals are over pairs of them in the order they were drawn. No part that
+    the samples before could not be judged by; MienError where that is all."""
+    old, new = utilities(before, expert), utilities(after, expert)
+    if "all" not in old or len(after.recordings) < 2:
         raise MienError("the simulated expert finds no vital sign in these recordings, and so has nothing to judge")
-    old, new = (np.where(np.isfinite(x), x, experts.WORST) for x in (old, new))
-    rows = np.arange(len(old)).astype(str)
-    gain = over_persons(lambda a, b: float((b - a).mean()), rows, old, new, bounds=None)
-    wins = over_persons(lambda w: float(w.mean()), rows, (new > old) + 0.5 * (new == old))
-    return gain, wins, float(old.mean()), float(new.mean())
+    rows, gains = np.arange(len(before.recordings)).astype(str), {}
+    silent = np.full(len(after.recordings), experts.WORST)
+    for part, x in old.items():
+        y = new.get(part, silent)
+        interval = over_persons(lambda a, b: float((b - a).mean()), rows, x, y, bounds=None)
+        gains[part] = Gain(interval=interval, before=float(x.mean()), after=float(y.mean()))
+    x, y = old["all"], new.get("all", silent)
+    return gains, over_persons(lambda w: float(w.mean()), rows, (y > x) + 0.5 * (y == x))
 
 
 def result(
