@@ -125,6 +125,14 @@ _PARTS: dict[experts.Part, tuple[str, str]] = {
     "held_out": (", held-out terms", "of signs that no metric of the report, and no linear reward, measures"),
     "vital": (", vital signs", "of signs that the report, and a linear reward, measure too"),
 }
+_RATERS, _ALONE = "For the raters:", "Alignment alone:"  # so the claims of a private alignment begin
+EARLIER = "Of an earlier alignment, and of the answers to that one alone (what several spend adds up):"
+
+
+def of_before(caveat: str) -> str:
+    """A caveat of the adapter that was aligned, as it holds now: what was claimed of an alignment is of its own answers alone."""
+    mine = caveat.startswith((_RATERS, _ALONE)) or caveat == judged.TAKEN_AS_PUBLIC
+    return f"{EARLIER} {caveat}" if mine else caveat
 
 
 def _mean(values: np.ndarray) -> Interval:
@@ -335,7 +343,7 @@ class Rounds:
 
     def report(self, adapter: Report, **about: Any) -> Report:
         """What is claimed, for whom, and why. adapter: the report of the adapter it began with."""
-        guarantee, caveats = adapter.guarantee, [*adapter.caveats]
+        guarantee, caveats = adapter.guarantee, [of_before(c) for c in adapter.caveats]
         of_persons = self.plan is not None and self.plan.unit == "person"
         if self.saw_real or (self.tells and not of_persons):
             guarantee = adapter.guarantee if guarantee == PLAIN else f"none any more. {judged.SAW_REAL}"
@@ -345,11 +353,11 @@ class Rounds:
         if self.plan is not None and of_persons:
             if guarantee != PLAIN and not self.saw_real:
                 guarantee += (
-                    f". Alignment used answers that tell of the same persons, in addition: {self.claim}; the two add up"
+                    f". Alignment used answers that tell of the same persons, in addition: {self.claim}; they add up"
                 )
-            caveats.append(f"Alignment alone: {self.claim}")
+            caveats.append(f"{_ALONE} {self.claim}")
         elif self.plan is not None:
-            caveats.append(f"For the raters: {self.claim}.")
+            caveats.append(f"{_RATERS} {self.claim}.")
         if self.plan is not None:
             caveats.append(judged.TAKEN_AS_PUBLIC)
         if (
