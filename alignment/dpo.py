@@ -6,7 +6,7 @@ loss depends on no other pair: the reference's log-likelihoods are computed once
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,15 +152,21 @@ def train_private(
 
 def units(data: Pairs, unit: str) -> Units:
     """The pairs of each unit of privacy. MienError where an answer names none."""
+    names = np.asarray(whose(unit, data.rater, data.person)).astype(str)
+    return Units.of(np.unique(names, return_inverse=True)[1])
+
+
+def whose(unit: str, rater: Sequence[str], person: Sequence[str]) -> Sequence[str]:
+    """Each answer's unit of privacy, by name: its rater, or the person of whom it tells. MienError where one names none."""
     if unit == "recording":
         raise MienError("privacy.unit: preferences are protected per rater or per person, not per recording")
-    names = data.rater if unit == "rater" else data.person
+    names = rater if unit == "rater" else person
     if not all(names):
         raise MienError(
             f"privacy.unit: {unit}, and {sum(n == '' for n in names)} of {len(names)} preferences name no {unit}: nobody"
             " could say whose gradient they are"
         )
-    return Units.of(np.unique(names.astype(str), return_inverse=True)[1])
+    return names
 
 
 # --- what every trainer of TRL is told ----------------------------------------------------------------------------------

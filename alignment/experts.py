@@ -42,7 +42,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from pydantic import Field
@@ -87,6 +87,8 @@ TERMS = {
     "slow movement": Term(0.95, 0.0, 0.1, side=1),
     "turn and tilt": Term(0.6, 0.0, 0.2, side=1, held_out=True),
 }
+Part = Literal["all", "held_out", "vital"]  # of the terms; vital: those that the report measures too
+PARTS: tuple[Part, ...] = get_args(Part)
 _WORST, _SCALE = 3.0, 6.0
 WORST = -_SCALE * _WORST  # the least utility there is
 _STRESS = ("stress", "stressed")
@@ -273,10 +275,15 @@ class Expert:
             weights=np.array([t.weight * (config.held_out if t.held_out else 1.0) for t in TERMS.values()]),
         )
 
-    def utility(self, recording: Recording, part: Literal["all", "held_out", "vital"] = "all") -> float:
+    def utility(self, recording: Recording, part: Part = "all") -> float:
         """0 is the best there is; NaN where no term of the part can be found."""
-        mine = np.array([part == "all" or t.held_out == (part == "held_out") for t in TERMS.values()])
-        return _mean(terms(recording, self.config.task), self.weights * mine)
+        return self.utilities(recording)[part]
+
+    def utilities(self, recording: Recording) -> dict[Part, float]:
+        """`utility` of every part, looked for once."""
+        found, held_out = terms(recording, self.config.task), np.array([t.held_out for t in TERMS.values()])
+        mine: dict[Part, np.ndarray] = {"all": np.ones(len(TERMS)), "held_out": held_out, "vital": ~held_out}
+        return {part: _mean(found, self.weights * keep) for part, keep in mine.items()}
 
     def compare(self, a: Recording, b: Recording, *, pair: str, rater: str, again: int = 0) -> Preference:
         """One rater's answer; again: how often they had this pair before."""

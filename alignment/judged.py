@@ -21,7 +21,7 @@ from ..generation import sample
 from ..generation.layout import Layout
 from ..generation.vocabulary import PAD
 from . import experts, preferences
-from .pairs import Pairs, read
+from .pairs import Pairs
 from .preferences import BROKEN, Preference, Quality
 from .store import Pair
 
@@ -111,9 +111,7 @@ def learned(
     all answers make, refuses nothing (it is said)."""
     saw_real |= any(map(shows_real, said))
     quality = preferences.quality(said) if private else preferences.gate(said, minimum_alpha=minimum_alpha)
-    blocked = {p.recognised for p in said} - {None}  # of both sides, before they are sides
-    said = [p for p in said if not {p.a, p.b} & blocked]
-    sides = preferences.split(said, held_out, seed, alone=private)
+    sides = preferences.split(shown(said), held_out, seed, alone=private)
 
     def encode(one: str) -> Any:
         if one not in documents:
@@ -137,6 +135,12 @@ def learned(
     )  # fmt: skip
 
 
+def shown(said: Sequence[Preference]) -> list[Preference]:
+    """Without the answers about a recording in which anybody recognised somebody, whichever side it would be on."""
+    blocked = {p.recognised for p in said} - {None}
+    return [p for p in said if not {p.a, p.b} & blocked]
+
+
 def shows_real(p: Preference | Pair) -> bool:
     """Whether a rater saw a real recording here: a control pair, unless it is a synthetic recording and itself in pieces."""
     return p.kind == "control" and not any(one.startswith(BROKEN) for one in (p.a, p.b))
@@ -148,22 +152,15 @@ def by_id(made: Samples, layout: Layout) -> dict[str, tuple[Any, Any]]:
     return {r.id: (d[:cut].tolist(), d[cut:].tolist()) for r, d in zip(made.recordings, made.documents, strict=True)}
 
 
-def heard(file: str | None, adapter: str, minimum_alpha: float, private: bool) -> None:
-    """MienError for answers in a file that may not be learned from: refused here, they cost no sample and no likelihood."""
-    if file is not None:
-        said, *_ = from_file(Path(file), adapter)
-        if not private:
-            preferences.gate(said, minimum_alpha=minimum_alpha)
-
-
 def from_file(
     path: Path, adapter: str
 ) -> tuple[list[Preference], dict[str, tuple[Any, Any]], dict[tuple[str, str], str], bool]:
     """(answers, recording id -> (prompt, completion), (rater, pair) -> person, whether a rater saw real recordings beside).
 
     path: JSONL of `preferences.write` or `mien feedback … export=pairs.jsonl`.
-    MienError for answers about samples of another model than `adapter` (a run's hash), and for one answer that is said to tell
-    of two persons."""
+    MienError for answers about samples of another model than `adapter` (a run's hash) or about more than one cohort (whose
+    recordings have the same ids), for a recording that two lines give different documents (in one of them chosen and rejected
+    are swapped, say), and for one answer that is said to tell of two persons."""
     said = preferences.read(path)
     others = {p.model for p in said} - {"", adapter}
     if others:
@@ -173,13 +170,26 @@ def from_file(
         )
     documents: dict[str, tuple[Any, Any]] = {}
     people: dict[tuple[str, str], str] = {}
-    saw_real = False
-    for row in read(path):
+    saw_real, cohort = False, ""
+    said_at: dict[str, int] = {}
+    for n, row in preferences.rows(path):
         saw_real |= bool(row.get("saw_real"))
+        cohort = cohort or row.get("cohort", "")
+        if row.get("cohort", "") not in ("", cohort):
+            raise MienError(
+                f"{path}, line {n}: this answer is about another cohort ({row['cohort'][:10]}) than those before it ({cohort[:10]}), whose"
+                " recordings have the same ids; align on one cohort's answers"
+            )
         if row.get("choice") not in ("A", "B") or not {"prompt", "chosen", "rejected"} <= set(row):
             continue
         better, worse = (row["a"], row["b"]) if row["choice"] == "A" else (row["b"], row["a"])
-        documents[better], documents[worse] = (row["prompt"], row["chosen"]), (row["prompt"], row["rejected"])
+        for one, document in ((better, row["chosen"]), (worse, row["rejected"])):
+            if documents.setdefault(one, (row["prompt"], document)) != (row["prompt"], document):
+                raise MienError(
+                    f"{path}, line {n}: recording {one!r} is another document here than in line {said_at[one]}; are chosen and rejected"
+                    " swapped, or two files joined? Keep what belongs together"
+                )
+            said_at.setdefault(one, n)
         if row.get("person"):
             key, who = (
                 (str(row.get("rater") or row.get("rater_id")), str(row.get("pair_id") or row.get("pair"))),
@@ -192,19 +202,42 @@ def from_file(
     return said, documents, people, saw_real
 
 
-def gained(before: Samples, after: Samples, expert: experts.Expert) -> tuple[Interval, Interval, float, float]:
-    """(gain in utility, win rate of after against before among samples of one label, mean utilities), judged by an expert
-    without noise. Samples are independent draws, so the intervals are over pairs of them in the order they were drawn.
-    A sample with nothing to judge by is as bad as one can be, as it is to raters: left out, a generator that has fallen silent
-    would win. MienError where the expert finds nothing to judge in hardly any."""
-    old, new = (np.array([expert.utility(r) for r in s.recordings]) for s in (before, after))
-    if min(np.isfinite(old).sum(), len(new)) < 2:
+def utilities(made: Samples, expert: experts.Expert) -> dict[experts.Part, np.ndarray]:
+    """Part -> float64[n], of an expert without noise. A sample with nothing to judge by is as bad as one can be, as it is to
+    raters: left out, a generator that has fallen silent would win. No part that hardly any sample can be judged by."""
+    found = [expert.utilities(r) for r in made.recordings]
+    out: dict[experts.Part, np.ndarray] = {}
+    for part in experts.PARTS:
+        x = np.array([u[part] for u in found])
+        if np.isfinite(x).sum() >= 2:
+            out[part] = np.where(np.isfinite(x), x, experts.WORST)
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """before, after: mean utilities."""
+
+    interval: Interval
+    before: float
+    after: float
+
+
+def gained(before: Samples, after: Samples, expert: experts.Expert) -> tuple[dict[experts.Part, Gain], Interval]:
+    """(part -> gain in utility, win rate of after against before among samples of one label), judged by an expert without
+    noise. Samples are independent draws, so the intervals are over pairs of them in the order they were drawn. No part that
+    the samples before could not be judged by; MienError where that is all."""
+    old, new = utilities(before, expert), utilities(after, expert)
+    if "all" not in old or len(after.recordings) < 2:
         raise MienError("the simulated expert finds no vital sign in these recordings, and so has nothing to judge")
-    old, new = (np.where(np.isfinite(x), x, experts.WORST) for x in (old, new))
-    rows = np.arange(len(old)).astype(str)
-    gain = over_persons(lambda a, b: float((b - a).mean()), rows, old, new, bounds=None)
-    wins = over_persons(lambda w: float(w.mean()), rows, (new > old) + 0.5 * (new == old))
-    return gain, wins, float(old.mean()), float(new.mean())
+    rows, gains = np.arange(len(before.recordings)).astype(str), {}
+    silent = np.full(len(after.recordings), experts.WORST)
+    for part, x in old.items():
+        y = new.get(part, silent)
+        interval = over_persons(lambda a, b: float((b - a).mean()), rows, x, y, bounds=None)
+        gains[part] = Gain(interval=interval, before=float(x.mean()), after=float(y.mean()))
+    x, y = old["all"], new.get("all", silent)
+    return gains, over_persons(lambda w: float(w.mean()), rows, (y > x) + 0.5 * (y == x))
 
 
 def result(

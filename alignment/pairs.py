@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,26 +111,6 @@ def _ids(said: Any, known: Mapping[str, int]) -> list[int]:
     if not isinstance(said, str):
         return [int(t) for t in said]
     return [OWN + int(t[4:]) if t.startswith("own:") and t[4:].isdecimal() else known[t] for t in _TOKEN.findall(said)]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file. MienError naming the line that is none."""
-    out = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise MienError(f"cannot read the preferences {path}: {error.strerror}") from None
-    for n, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if not isinstance(row, dict):
-            raise MienError(f"{path}, line {n}: not a JSON object")
-        out.append(row)
-    return out
 
 
 @dataclass(kw_only=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ..core import console
 from ..core.errors import MienError
 from ..core.intervals import Interval, clopper_pearson
 from ..core.runs import write_text
@@ -20,6 +23,10 @@ from ..core.runs import write_text
 Choice = Literal["A", "B", "tie", "both_bad"]
 Level = Literal["nominal", "ordinal"]
 Encode = Callable[[str], tuple[str, str]]  # recording id -> (prompt, completion), token strings
+RATER = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}"
+)  # so that nobody is two raters by a blank or a letter that looks alike
+PSEUDONYM = "a pseudonym of letters, digits, . _ or -, at most 40"
 BROKEN = "broken:"  # so the id of a recording begins that was spoilt for a control pair
 ASPECTS = ("realism", "label_fit", "physiology", "cross_modal")
 _CODES: dict[str, int] = {"A": 0, "tie": 1, "B": 2, "both_bad": 3}
@@ -104,9 +111,11 @@ class RaterQuality:
 @dataclass(frozen=True, kw_only=True)
 class Quality:
     """alpha: Krippendorff's, with its interval over pairs (its n_persons counts pairs), None where no pair has two
-    answers; raw: of answers about the same pair by two raters, the share alike; raters: one each."""
+    answers; decided: the same of the answers A and B alone, which teach; raw: of answers about the same pair by two raters,
+    the share alike; raters: one each."""
 
     alpha: Interval | None
+    decided: Interval | None
     raw: float | None
     pairs: int
     answers: int
@@ -115,7 +124,28 @@ class Quality:
 
     def __str__(self) -> str:
         """Of all raters together: what a release may say."""
-        return f"{_alpha(self.alpha)} over {self.pairs} pairs and {self.answers} answers of {len(self.raters)} raters"
+        pairs = self.decided.n_persons if self.decided else 0
+        return (
+            f"{_alpha(self.alpha)} over {self.pairs} pairs and {self.answers} answers of {len(self.raters)} raters; of A"
+            f" and B alone, which teach, {_alpha(self.decided)} over {console.count(pairs, 'pair')}"
+        )
+
+    def doubt(self, minimum_alpha: float) -> str:
+        """Why nothing is to be learned from these raters; "" where they agree at least so well, in all that they say and in
+        what teaches: raters who agree on which recordings are bad may toss coins between the others. Also where the interval
+        of an α reaches down to 0, whatever its value: so few answers could come from coins."""
+        where = " where they decide between A and B, which alone teaches"
+        for a, said, twice in (
+            (self.alpha, "", "answered by two raters with different answers among them"),
+            (self.decided, where, "decided by two raters"),
+        ):
+            if a is None or not np.isfinite(a.value):
+                return f"no pair was {twice}, so nothing tells judgement from chance{said}"
+            if a.value < minimum_alpha:
+                return f"raters agree too little to learn from{said}: α is below {minimum_alpha:g}"
+            if a.low is None or a.low <= 0:
+                return f"so few pairs were answered twice that α may be 0{said}"
+        return ""
 
     def rows(self) -> list[str]:
         """One line a rater: theirs, for the private half."""
@@ -144,7 +174,9 @@ def agreement(preferences: Iterable[Preference], level: Level = "nominal") -> In
     Which recording of a pair is called a is arbitrary, so every pair counts under both names: swapping a and b of a pair
     (and its answers with them) changes nothing. Nominal: A, B, tie and both_bad are four answers; ordinal: A < tie < B,
     and both_bad, which orders nothing, stands with tie. Jackknife: limits are t quantiles (pairs - 1) of standard
-    errors from leaving out each pair; pairs that share recordings are taken as independent. Simulated coverage of 95 %:
+    errors from leaving out each pair; pairs that share recordings are taken as independent. Where no pair has any disagreement,
+    low is what Clopper and Pearson's for the share of pairs without makes of α (none for ordinal α): above 0 from five pairs on,
+    for fewer could come from coins. Simulated coverage of 95 %:
     0.93 to 0.96 where α is 0 or 0.4 (10 to 200 pairs), 0.86 and 0.92 where it is 0.75 and there are 10 and 20 pairs.
     low/high None with fewer than three pairs.
     """
@@ -170,8 +202,18 @@ def _agreement(table: np.ndarray, level: Level) -> Interval | None:
         return Interval(value=value, low=None, high=None, n_persons=n)
     from scipy import stats
 
+    if value > 1 - 1e-9:  # no pair disagrees: a spread of zero would be an empty boast
+        low = None if level == "ordinal" else 1 - (1 - clopper_pearson(n, n)[0]) / _by_chance(total)
+        return Interval(value=value, low=low, high=None if low is None else 1.0, n_persons=n)
     half = float(stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()))
     return Interval(value=value, low=value - half, high=min(1.0, value + half), n_persons=n)
+
+
+def _by_chance(coincidences: np.ndarray) -> float:
+    """The disagreement of values drawn by chance, from float64[codes, codes]."""
+    share = coincidences.sum(0)
+    n = share.sum()
+    return float((n**2 - (share**2).sum()) / (n * (n - 1)))
 
 
 def _counts(values: np.ndarray, size: int | None = None) -> np.ndarray:
@@ -313,7 +355,7 @@ def quality(preferences: Sequence[Preference]) -> Quality:
         again = [(p, first[rater, _key(p)]) for p in mine if p.kind == "repeat" and (rater, _key(p)) in first]
         control = [p for p in mine if p.kind == "control"]
         known = [p for p in control if p.a.startswith(BROKEN) != p.b.startswith(BROKEN)]
-        decided = [p for p in mine if p.choice in ("A", "B")]
+        decided = [p for p in mine if p.choice in ("A", "B") and p.kind != "correction"]  # no side of these was chosen
         out.append(
             RaterQuality(
                 rater=rater, answers=sum(p.rater == rater for p in answers), sharpness=sharp[rater],
@@ -330,23 +372,17 @@ def quality(preferences: Sequence[Preference]) -> Quality:
             both = np.isfinite(table[i]) & np.isfinite(table[j])
             alike, of = alike + int((table[i] == table[j])[both].sum()), of + int(both.sum())
     return Quality(
-        alpha=_agreement(table, "nominal"), raw=alike / of if of else None, pairs=len(keys), answers=len(answers),
+        alpha=_agreement(table, "nominal"), decided=_agreement(np.where(table % 2 == 0, table, np.nan), "nominal"),
+        raw=alike / of if of else None, pairs=len(keys), answers=len(answers),
         undecided=sum(p.choice in ("tie", "both_bad") for p in answers), raters=tuple(out),
     )  # fmt: skip
 
 
 def gate(preferences: Sequence[Preference], *, minimum_alpha: float = 0.4) -> Quality:
-    """The numbers, if raters agree at least so well; else MienError with all of them. Also where α's interval reaches
-    down to 0, whatever its value: so few answers could come from coins."""
+    """The numbers, if nothing speaks against learning from these raters (`Quality.doubt`); else MienError with all of them."""
     found = quality(preferences)
-    a = found.alpha
-    if a is None or not np.isfinite(a.value):
-        why = "no pair was answered by two raters with different answers among them, so nothing tells judgement from chance"
-    elif a.value < minimum_alpha:
-        why = f"raters agree too little to learn from: α is below {minimum_alpha:g}"
-    elif a.low is None or a.low <= 0:
-        why = "so few pairs were answered twice that α may be 0"
-    else:
+    why = found.doubt(minimum_alpha)
+    if not why:
         return found
     said = "; ".join([str(found), *found.rows()])
     raise MienError(f"{why}. {said}. Have more pairs rated by two raters, or talk the disagreements through first")
@@ -448,23 +484,38 @@ def write(
     write_text(Path(path), "".join(lines))
 
 
-def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
-    """The answers of a JSONL file of `write`'s, or of another tool that names pair_id, a, b, rater and choice.
-
-    MienError naming the line: no JSON, an unknown or missing key, a value that is none of the field's, a rater not among
-    `raters`, a pair of a recording with itself, a rater who said two things of one pair (a pair shown again is of kind
-    "repeat"); and for a file whose answers are all ties or both bad. A line that is there twice counts once.
-    """
-    path = Path(path)
+def rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(number of the line, from 1; what it says) of a JSONL file's lines that are not empty. MienError naming the line that is no
+    JSON object."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a comment may hold other line ends
+        lines = Path(path).read_text(encoding="utf-8").split("\n")  # not splitlines: a comment may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise MienError(f"cannot read the preferences {path}: {error}") from None
-    out: dict[tuple[str, ...], tuple[int, Preference]] = {}
+    out = []
     for n, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        p = _answer(line, f"{path}, line {n}")
+        try:
+            row: Any = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise MienError(f"{path}, line {n}: not a JSON object")
+        out.append((n, row))
+    return out
+
+
+def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
+    """The answers of a JSONL file of `write`'s, or of another tool that names pair_id, a, b, rater and choice.
+
+    MienError naming the line: no JSON, an unknown or missing key, a value that is none of the field's, a rater's name that is
+    no pseudonym, or not among `raters`, a pair of a recording with itself, a rater who said two things of one pair (a pair shown
+    again is of kind "repeat"); and for a file whose answers are all ties or both bad. A line that is there twice counts once, and
+    is private, or of somebody who was recognised, where either says so.
+    """
+    out: dict[tuple[str, ...], tuple[int, Preference]] = {}
+    for n, row in rows(path):
+        p = _answer(row, f"{path}, line {n}")
         if raters is not None and p.rater not in raters:
             raise MienError(f"{path}, line {n}: {p.rater!r} is none of this study's raters")
         key = (p.rater, p.pair, p.kind, *((p.at, str(p.seconds)) if p.kind == "repeat" else ()))
@@ -475,6 +526,14 @@ def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
                     f"{path}, line {n}: {p.rater!r} says {p.choice} of pair {p.pair}, and line {at} something else;"
                     ' keep the one that holds (an answer to a pair shown again is of kind "repeat")'
                 )
+            if None not in (before.recognised, p.recognised) and before.recognised != p.recognised:
+                raise MienError(
+                    f"{path}, lines {at} and {n} are one answer, and somebody is recognised in another recording; keep one"
+                )
+            out[key] = (
+                at,
+                replace(before, private=before.private or p.private, recognised=before.recognised or p.recognised),
+            )
             continue
         out[key] = n, p
     found = [p for _, p in out.values()]
@@ -483,14 +542,15 @@ def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
     return found
 
 
-def _answer(line: str, where: str) -> Preference:
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        raise MienError(f"{where}: not a JSON object")
+def _answer(row: Mapping[str, Any], where: str) -> Preference:
+    bare = "chosen" in row
     row = {_OTHER_NAMES.get(str(k), str(k)): v for k, v in row.items() if k not in _TRL}
+    if bare and not row.keys() & {"pair", "a", "b", "rater"}:
+        raise MienError(
+            f"{where}: prompt, chosen and rejected alone do not say who compared which recordings, so that nobody could tell how well"
+            " raters agree, or hold a pair out; add pair_id, a, b (ids of the two recordings), rater and choice (A where a is the"
+            " chosen one)"
+        )
     known = {f.name: f for f in fields(Preference)}
     for key in row:
         if key not in known:
@@ -502,9 +562,20 @@ def _answer(line: str, where: str) -> Preference:
     for key, value in row.items():
         if not _fits(key, value):
             raise MienError(f"{where}: {key}: {value!r} is none of its values")
+    if not RATER.fullmatch(row["rater"]):
+        raise MienError(f"{where}: rater {row['rater'][:50]!r}: {PSEUDONYM}")
     if row["a"] == row["b"]:
         raise MienError(f"{where}: pair {row['pair']} compares a recording with itself")
     return Preference(**row)
+
+
+def moment(at: str) -> datetime | None:
+    """A time as the store and the pages write it (ISO 8601, UTC where it does not say); None for what is none."""
+    try:
+        found = datetime.fromisoformat(at)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _fits(key: str, value: Any) -> bool:
@@ -516,6 +587,8 @@ def _fits(key: str, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5
     if key == "private":
         return isinstance(value, bool)
+    if key == "at":
+        return value == "" or (isinstance(value, str) and moment(value) is not None)
     if key == "seconds":
         return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
     return isinstance(value, str) or (key == "recognised" and value is None)

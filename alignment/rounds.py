@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +14,14 @@ from ..adapters import budget
 from ..core import console
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
-from ..core.intervals import Interval
+from ..core.intervals import Interval, over_persons
 from ..core.results import Report, Result
-from ..core.runs import Run
+from ..core.runs import Run, keyed
 from ..core.verbs import PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
 from ..generation.vocabulary import EOS, PAD
 from ..privacy.plan import PrivacySpec
-from . import beside, crossed, decoded, experts, judged, pairs
+from . import beside, crossed, decoded, experts, judged, pairs, preferences
 from . import dpo as dpo_
 from . import ppo as ppo_
 from . import reward as reward_
@@ -74,29 +74,78 @@ class Asked(Section):
             raise MienError(
                 "rounds: a reward model moves no adapter, so that a second round would see the same samples"
             )
+        if self.method == "dpo" and self.dpo.turns > 1 and not self.dpo.fresh:
+            raise MienError(
+                "dpo.turns: a turn draws fresh samples, and dpo.fresh is 0: there would be one; say how many (dpo.fresh=300)"
+            )
         if self.preferences is None:
             return {}
+        if "win_rate" in told:
+            raise MienError(
+                "bounds.win_rate: persons judged the samples before, and nobody judges the new ones, so that there is no win rate to hold;"
+                " leave it out (bounds.win_rate=null), and have the new samples judged with `mien feedback`"
+            )
         if self.rounds > 1:
             raise MienError(
                 "rounds: answers of persons are about one set of samples. Align, generate from the aligned adapter"
                 " (adapter=align-…), have that judged, and align it again"
             )
         try:
-            return {"preferences": hashlib.sha256(Path(self.preferences).read_bytes()).hexdigest()}
+            # keyed: this is published, and answers are few enough to be guessed
+            return {"preferences": keyed(hashlib.sha256(Path(self.preferences).read_bytes()).hexdigest())}
         except OSError as error:
             raise MienError(
                 f"cannot read the preferences {self.preferences}: {error.strerror}; `mien feedback … export=pairs.jsonl` writes them"
             ) from None
 
+    def heard(self, adapter: str, persons: Collection[str], seed: int) -> None:
+        """MienError for answers that may not be learned from, or not under this `privacy:`: refused here, they cost no sample and
+        no likelihood. adapter: whose samples they are to be about; persons: whom it was trained on."""
+        rater, person = [f"simulated-{i + 1}" for i in range(self.simulate.raters)], [""] * self.simulate.raters
+        if self.preferences is not None:
+            said, _, people, _ = judged.from_file(Path(self.preferences), adapter)
+            if self.privacy is None:
+                taught = [p for p in judged.shown(said) if preferences.teaches(p)]
+                preferences.require_public(taught, f"`method: {self.method}` without a `privacy:` section")
+                preferences.gate(said, minimum_alpha=self.minimum_alpha)
+            elif self.privacy.unit == "person" and (strangers := {*people.values()} - {*persons}):
+                raise MienError(
+                    f"{self.preferences}: answers tell of {console.count(len(strangers), 'person')} whom this adapter was not trained on,"
+                    " so that privacy.unit: person would charge and protect nobody; correct `person`, or leave these answers out"
+                )
+            sides = preferences.split(judged.shown(said), self.held_out, seed, alone=self.privacy is not None)
+            taught = [p for p in sides.train if preferences.teaches(p)]
+            rater, person = [p.rater for p in taught], [people.get((p.rater, p.pair), "") for p in taught]
+        if self.privacy is not None:
+            self.privacy.plan(n=len({*dpo_.whose(self.privacy.unit, rater, person)}), steps=self.dpo.steps)
+
+
+_PARTS: dict[experts.Part, tuple[str, str]] = {
+    "all": ("", "simulated experts, without their noise; new samples before and after"),
+    "held_out": (", held-out terms", "of signs that no metric of the report, and no linear reward, measures"),
+    "vital": (", vital signs", "of signs that the report, and a linear reward, measure too"),
+}
+_RATERS, _ALONE = "For the raters:", "Alignment alone:"  # so the claims of a private alignment begin
+EARLIER = "Of an earlier alignment, and of the answers to that one alone (what several spend adds up):"
+
+
+def of_before(caveat: str) -> str:
+    """A caveat of the adapter that was aligned, as it holds now: what was claimed of an alignment is of its own answers alone."""
+    mine = caveat.startswith((_RATERS, _ALONE)) or caveat == judged.TAKEN_AS_PUBLIC
+    return f"{EARLIER} {caveat}" if mine else caveat
+
+
+def _mean(values: np.ndarray) -> Interval:
+    """Over independent draws."""
+    return over_persons(lambda x: float(x.mean()), np.arange(len(values)).astype(str), values, bounds=None)
+
 
 class Rounds:
-    """asked, of the adapter `opened`, in `run`; persons: whom it was trained on; source: where their ids come from."""
+    """asked, of the adapter `opened`, in `run`; source: where the ids of the persons it was trained on come from."""
 
-    def __init__(
-        self, asked: Asked, opened: Adapted, run: Run, accelerator: Any, seed: int, persons: Sequence[str], source: str
-    ):
+    def __init__(self, asked: Asked, opened: Adapted, run: Run, accelerator: Any, seed: int, source: str):
         self.asked, self.opened, self.run, self.accelerator, self.seed = asked, opened, run, accelerator, seed
-        self.persons, self.source, self.main = persons, source, accelerator.is_main_process
+        self.source, self.main = source, accelerator.is_main_process
         self.results: list[Result] = []
         self.saw_real, self.tells, self.plan, self.claim = False, False, None, ""
 
@@ -120,13 +169,17 @@ class Rounds:
         if not self.main:
             return
         of = f" (round {k + 1})" if self.asked.rounds > 1 else ""
-        alpha = data.quality.alpha
-        if self.asked.privacy is not None and (alpha is None or not alpha.value >= self.asked.minimum_alpha):
+        doubt = data.quality.doubt(self.asked.minimum_alpha)
+        if self.asked.privacy is not None and doubt:
             console.fail(
-                f"raters agree too little to learn from (minimum_alpha: {self.asked.minimum_alpha:g}); under `privacy:` this refuses"
-                " nothing, for all raters' answers would decide it: do not use this adapter"
+                f"{doubt}; under `privacy:` this refuses nothing, for all raters' answers would decide it: do not use this adapter"
             )
-        self.results.append(result(f"raters' agreement α{of}", alpha, "pair", str(data.quality)))
+        self.results += [
+            result(f"raters' agreement α{of}", data.quality.alpha, "pair", str(data.quality)),
+            result(
+                f"raters' agreement α of A and B alone{of}", data.quality.decided, "pair", "of the answers that teach"
+            ),
+        ]
         note = f"{data.shared} recordings stand on both sides" if data.shared else "no recording stands on both sides"
         if right is not None and line is not None:
             metric = f"reward accuracy on held-out answers{of}"
@@ -156,11 +209,9 @@ class Rounds:
             rated = self.draw(a.simulate.per_label, 1 + 10**4 * k)
             said, documents = judged.asked(rated, a.simulate, self.seed + k), judged.by_id(rated, o.layout)
             if a.rounds > 1:
-                judge = experts.Expert.of(a.simulate.expert)
-                utility = float(np.nanmean([judge.utility(r) for r in rated.recordings]))
-                self.results.append(
-                    Result(metric=f"mean utility of what was rated (round {k + 1})", value=utility, unit="recording")
-                )
+                found = judged.utilities(rated, experts.Expert.of(a.simulate.expert)).get("all")
+                mean = None if found is None else _mean(found)
+                self.results.append(result(f"mean utility of what was rated (round {k + 1})", mean))
         return judged.learned(
             said,
             documents,
@@ -249,16 +300,18 @@ class Rounds:
         """What changed in new samples: utility where experts are simulated, validity, KL to the private adapter alone."""
         o, prompt = self.opened, self.opened.layout.prompt_length
         if self.asked.preferences is None:
-            gain, wins, old, new = judged.gained(before, after, experts.Expert.of(self.asked.simulate.expert))
-            note = "simulated experts, without their noise; new samples before and after"
-            self.results += [
-                result("expert utility gain", gain, note=note, before=old, after=new),
-                result("win rate against before", wins, no_difference=0.5),
-            ]
+            gains, wins = judged.gained(before, after, experts.Expert.of(self.asked.simulate.expert))
+            for part, (of, note) in _PARTS.items():
+                metric, gain = f"expert utility gain{of}", gains.get(part)
+                if gain is None:
+                    self.results.append(result(metric, None, note="not measured: no sample has any of these signs"))
+                else:
+                    self.results.append(result(metric, gain.interval, note=note, before=gain.before, after=gain.after))
+            self.results.append(result("win rate against before", wins, no_difference=0.5))
         now, count = pairs.log_p(o.backbone, o.model, after.documents, prompt)
         with beside.reference(o.model):
             was, _ = pairs.log_p(o.backbone, o.model, after.documents, prompt)
-        kl = judged.over_persons(lambda x: float(x.mean()), np.arange(len(now)).astype(str), now - was, bounds=None)
+        kl = _mean(now - was)
         self.results += [
             Result(metric="valid sequences", value=after.valid, unit="recording"),
             result(
@@ -290,7 +343,7 @@ class Rounds:
 
     def report(self, adapter: Report, **about: Any) -> Report:
         """What is claimed, for whom, and why. adapter: the report of the adapter it began with."""
-        guarantee, caveats = adapter.guarantee, [*adapter.caveats]
+        guarantee, caveats = adapter.guarantee, [of_before(c) for c in adapter.caveats]
         of_persons = self.plan is not None and self.plan.unit == "person"
         if self.saw_real or (self.tells and not of_persons):
             guarantee = adapter.guarantee if guarantee == PLAIN else f"none any more. {judged.SAW_REAL}"
@@ -300,11 +353,11 @@ class Rounds:
         if self.plan is not None and of_persons:
             if guarantee != PLAIN and not self.saw_real:
                 guarantee += (
-                    f". Alignment used answers that tell of the same persons, in addition: {self.claim}; the two add up"
+                    f". Alignment used answers that tell of the same persons, in addition: {self.claim}; they add up"
                 )
-            caveats.append(f"Alignment alone: {self.claim}")
+            caveats.append(f"{_ALONE} {self.claim}")
         elif self.plan is not None:
-            caveats.append(f"For the raters: {self.claim}.")
+            caveats.append(f"{_RATERS} {self.claim}.")
         if self.plan is not None:
             caveats.append(judged.TAKEN_AS_PUBLIC)
         if (

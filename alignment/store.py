@@ -27,14 +27,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..core.errors import MienError
-from .preferences import ASPECTS, Choice, Preference
+from .preferences import ASPECTS, PSEUDONYM, RATER, Choice, Preference
 
 FORMAT = 1
 KINDS = ("pair", "repeat", "control")
 ADVICE = ("rating", "region", "correction", "instruction", "recognise")
 LONGEST = {"comment": 4000, "instruction": 500}
 _NONCE = re.compile(r"[A-Za-z0-9_-]{8,64}")
-_RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _SCHEMA = """
 CREATE TABLE studies (format INTEGER NOT NULL, cohort TEXT NOT NULL, model TEXT NOT NULL, key BLOB NOT NULL,
   at TEXT NOT NULL);
@@ -151,6 +150,13 @@ class Advised:
     advice: Advice
     at: str
 
+    @property
+    def of(self) -> str:
+        """What a correction is called: by rater, recording and stream alone, for its number in the store is moved by what others
+        say, and which side it is held out to follows from its name (`preferences.split`)."""
+        said = json.dumps([self.rater, self.advice.recording, self.advice.body["stream"]])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
 
 class Store:
     """One study's file. Every method may be called from any thread; one at a time writes."""
@@ -256,8 +262,8 @@ class Store:
     def seat(self, rater: str, *, anew: bool = False) -> str | None:
         """Give a rater (a pseudonym) a seat. Returns the token that opens it, which is stored hashed and never told again;
         None where the rater has one already. anew: a new token, and the old one opens nothing any more."""
-        if not _RATER.fullmatch(rater):
-            raise MienError(f"rater {rater[:50]!r}: a pseudonym of letters, digits, . _ or -, at most 40")
+        if not RATER.fullmatch(rater):
+            raise MienError(f"rater {rater[:50]!r}: {PSEUDONYM}")
         token = secrets.token_urlsafe(32)
         with self._writing() as db:
             new = db.execute("INSERT OR IGNORE INTO seats (rater, at) VALUES (?, ?)", (rater, _now())).rowcount
@@ -288,7 +294,7 @@ class Store:
         values = (said.pair, json.dumps({k: body[k] for k in sorted(body) if k not in ("pair", "nonce")}))
         return self._append("answers", ("pair", "body"), rater, said.nonce, values, at)
 
-    def undo(self, rater: str, answer: int) -> None:
+    def undo(self, rater: str, answer: int, *, at: str = "") -> None:
         """Retract one's own answer; again is no error. Refused: what is no answer of this rater."""
         if type(answer) is not int or not 0 < answer < 2**62:
             raise Refused("undo: an answer's number")
@@ -296,7 +302,7 @@ class Store:
             seat = self._seat(db, rater)
             if not db.execute("SELECT 1 FROM answers WHERE n = ? AND seat = ?", (answer, seat)).fetchone():
                 raise Refused("this is no answer of yours")
-            db.execute("INSERT OR IGNORE INTO retractions VALUES (?, ?)", (answer, _now()))
+            db.execute("INSERT OR IGNORE INTO retractions VALUES (?, ?)", (answer, at or _now()))
 
     def standing(self, rater: str | None = None) -> list[tuple[int, str, Answer, str]]:
         """(number, rater, answer, at): the last answer not retracted of each rater and pair, in order of time."""
@@ -314,6 +320,14 @@ class Store:
         """How many answers, standing or not, a rater gave to a pair."""
         sql = "SELECT count(*) FROM answers WHERE pair = ? AND seat = (SELECT n FROM seats WHERE rater = ?)"
         return int(self._read(sql, pair, rater)[0][0])
+
+    def times(self, rater: str, pair: str) -> list[str]:
+        """When a rater answered a pair, and when they took an answer back."""
+        sql = (
+            "WITH mine AS (SELECT n, at FROM answers WHERE pair = ?1 AND seat = (SELECT n FROM seats WHERE rater = ?2))"
+            " SELECT at FROM mine UNION SELECT r.at FROM retractions r JOIN mine ON mine.n = r.answer"
+        )
+        return [at for (at,) in self._read(sql, pair, rater)]
 
     def stands(self, answer: int) -> bool:
         """Whether an answer is there and was not retracted (another may have followed)."""
@@ -358,8 +372,8 @@ class Store:
 
     # --- what follows -----------------------------------------------------------------------------------
     def preferences(self, *, blocked: bool = False) -> list[Preference]:
-        """The standing answers, and each rater's last correction of a recording as one over the original (`corrected-N`,
-        N its number in the store).
+        """The standing answers, and each rater's last correction of a recording as one over the original (`corrected-…`,
+        `Advised.of`).
 
         A pair shown again has the first one's id. blocked: with the answers about recordings that were recognised; the
         rater who recognised says so in theirs. Without, they are left out, for nobody should learn from them.
@@ -384,7 +398,7 @@ class Store:
             if blocked or d.advice.recording not in out:
                 found.append(
                     Preference(
-                        pair=f"correction-{d.n}", a=f"corrected-{d.n}", b=d.advice.recording, rater=d.rater, choice="A",
+                        pair=f"correction-{d.of}", a=f"corrected-{d.of}", b=d.advice.recording, rater=d.rater, choice="A",
                         label=p.label, kind="correction", private=p.private, at=d.at, **common,
                     )
                 )  # fmt: skip

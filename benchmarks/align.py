@@ -24,7 +24,8 @@ from mien.core.results import Report, Result
 HERE = Path(__file__).resolve().parent
 ROWS = ("dpo", "ppo", "reward")
 MEASURES = (
-    "raters' agreement α", "expert utility gain", "win rate against before", "coverage kept", "valid sequences",
+    "raters' agreement α", "expert utility gain", "expert utility gain, held-out terms", "win rate against before",
+    "coverage kept", "valid sequences",
     "KL to the reference", "held-out answers ordered right", "reward accuracy on held-out answers",
     "reward accuracy on held-out answers: linear model on vital signs", "rise of membership AUC",
 )  # fmt: skip

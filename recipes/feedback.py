@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("feedback", __doc__ or "", Feedback, argv)
     if fresh:
         raise MienError("--fresh: what raters said is never thrown away; give the study another name instead (study=…)")
+    if strangers := sorted({*recipe.links} - {*recipe.raters}):
+        raise MienError(f"links: {strangers[0]!r} is none of the raters ({', '.join(recipe.raters)})")
     release = runs.find(recipe.synthetic, "generate")
     cohort, adapter = sample.cohort_of(release), runs.asked(release)["inputs"]["adapter"]
     about = {"cohort": cohort.fingerprint, "model": adapter}

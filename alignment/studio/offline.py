@@ -11,11 +11,13 @@ from typing import Any
 
 from ...core.errors import MienError
 from ...core.runs import write_text
-from .. import judged, pairs, preferences
+from .. import judged, preferences
 from ..preferences import Choice, Preference
-from ..store import Advice, Answer, Pair, Refused
+from ..store import Advice, Answer, Pair, Refused, Store
 from . import plan, shown
 from .server import Desk, Study, page
+
+LATE = "left-out older answer"
 
 
 def write_pages(study: Study, raters: Sequence[str], path: Path) -> list[Path]:
@@ -54,7 +56,8 @@ def take(study: Study, path: Path) -> dict[str, int]:
     """Store what the pages of `page_for` saved, or preferences that `preferences.write` (or another tool) wrote. Returns how
     many of each kind there were.
 
-    Every line may be taken any number of times. MienError naming the first line that is refused; those before it stay.
+    Every line may be taken any number of times. An answer that is older than what the rater said of the pair since, here or
+    elsewhere, or took back, is left out. MienError naming the first line that is refused; those before it stay.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
@@ -62,14 +65,15 @@ def take(study: Study, path: Path) -> dict[str, int]:
         raise MienError(f"cannot read the answers {path}: {error}") from None
     desks: dict[str, Desk] = {}
     counts: Counter[str] = Counter()
+    older: set[tuple[str, str]] = set()
     for n, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            if isinstance(row, Mapping) and "pair_id" in row:
+            if isinstance(row, Mapping) and row.keys() & {"pair_id", "chosen"}:
                 return _preferences(study, path)
-            counts[_take(study, desks, row)] += 1
+            counts[_take(study, desks, row, older)] += 1
         except (ValueError, RecursionError):
             raise MienError(f"{path}, line {n}: not JSON; the lines before it are stored") from None
         except Refused as error:
@@ -81,7 +85,7 @@ def _preferences(study: Study, path: Path) -> dict[str, int]:
     """Answers about the study's own pairs; a pair that it does not have is added where both recordings are there."""
     store, counts = study.store, Counter[str]()
     mine = {"cohort": store.cohort, "model": store.model}
-    saw_real = {str(r.get("rater") or r.get("rater_id")) for r in pairs.read(path) if r.get("saw_real")}
+    saw_real = {str(r.get("rater") or r.get("rater_id")) for _, r in preferences.rows(path) if r.get("saw_real")}
     for p in preferences.read(path, raters=store.raters()):
         if p.kind == "correction":
             counts["left out (a correction is made in the studio)"] += 1
@@ -107,8 +111,11 @@ def _preferences(study: Study, path: Path) -> dict[str, int]:
             side=p.side if not swap else ("b" if p.side == "a" else "a"), confidence=p.confidence, aspects=aspects,
             comment=p.comment, seconds=p.seconds,
         )  # fmt: skip
-        store.answer(p.rater, said, **mine, at=p.at)
-        counts["answer"] += 1
+        if _late(store, p.rater, said.pair, said.nonce, p.at):
+            counts[LATE] += 1
+        else:
+            store.answer(p.rater, said, **mine, at=p.at)
+            counts["answer"] += 1
         if p.recognised is not None:
             if p.recognised not in (pair.a, pair.b):
                 raise Refused(f"{path}: pair {p.pair}: what was recognised is none of its recordings")
@@ -116,6 +123,15 @@ def _preferences(study: Study, path: Path) -> dict[str, int]:
             store.advise(p.rater, seen, **mine, at=p.at)
             counts["recognised"] += 1
     return dict(counts)
+
+
+def _late(store: Store, rater: str, pair: str, nonce: str, at: str) -> bool:
+    """Whether the rater said something of this pair since, or took it back: an earlier word, told later, does not stand above it.
+    Not for a form that is stored already, and not where it is not known when it was said."""
+    then = preferences.moment(at)
+    if then is None or store.number(rater, nonce) is not None:
+        return False
+    return any(t is not None and t >= then for t in map(preferences.moment, store.times(rater, pair)))
 
 
 def _pair(p: Preference, pairs: Collection[Pair], study: Study) -> Pair:
@@ -136,7 +152,8 @@ def _pair(p: Preference, pairs: Collection[Pair], study: Study) -> Pair:
     )
 
 
-def _take(study: Study, desks: dict[str, Desk], row: Any) -> str:
+def _take(study: Study, desks: dict[str, Desk], row: Any, older: set[tuple[str, str]]) -> str:
+    """What was taken. older: (rater, nonce) of the answers that were left out, and are never taken back."""
     if not isinstance(row, Mapping) or row.get("study") != study.key:
         raise Refused("this is about another cohort or another model")
     rater, what, at = row.get("rater"), row.get("what"), row.get("at")
@@ -149,12 +166,18 @@ def _take(study: Study, desks: dict[str, Desk], row: Any) -> str:
     desk = desks[rater]
     form = {k: v for k, v in row.items() if k not in ("study", "rater", "what", "at")}
     if what == "answer":
+        nonce = str(form.get("nonce"))
+        if _late(study.store, rater, str(form.get("pair")), nonce, at):
+            older.add((rater, nonce))
+            return LATE
         desk.answer(form, at=at, ours=False)
+    elif what == "undo" and (rater, form.get("nonce")) in older:
+        return LATE
     elif what == "undo":
         number = study.store.number(rater, str(form.get("nonce")))
         if number is None:
             raise Refused("what is taken back here was never said")
-        desk.undo(number)
+        desk.undo(number, at=at)
     elif what == "advice":
         desk.advise(form, at=at)
     else:

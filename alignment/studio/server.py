@@ -151,11 +151,11 @@ class Desk:
                 self.done[p.id], self.last = (n, made), max(n, self.last or 0)
             return n
 
-    def undo(self, answer: Any) -> dict[str, Any]:
+    def undo(self, answer: Any, *, at: str = "") -> dict[str, Any]:
         """Retract an answer, and say what it was (by side), for the rater to change it."""
         with self._lock:
             found = next((a for n, a in self.done.values() if n == answer), None)
-            self.study.store.undo(self.rater, answer)
+            self.study.store.undo(self.rater, answer, at=at)
             self._read()
             if found is None:
                 return {}

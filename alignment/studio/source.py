@@ -95,7 +95,7 @@ def corrected(study: Study) -> Iterator[Recording]:
     for d in study.store.corrections():
         original, body = study.recording(d.advice.recording), d.advice.body
         made = (body["stream"], body["mark"], body["moves"], study.roles)
-        yield mended.corrected(original, *made, f"corrected-{d.n}")
+        yield mended.corrected(original, *made, f"corrected-{d.of}")
 
 
 def write_corrected(study: Study, card: CohortCard, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mien.adapters import lora, world
-from mien.alignment import beside, dpo, pairs
+from mien.alignment import beside, dpo, pairs, preferences
 from mien.alignment.pairs import Pairs
 from mien.backbones import tiny
 from mien.backbones.causal_lm import CausalBackbone, linear_names
@@ -192,4 +192,4 @@ def test_rows_that_are_no_pair(setting, change, says):
 def test_files_that_hold_no_rows(tmp_path, text):
     (tmp_path / "p.jsonl").write_text('{"a": 1}\n\n' + text + "\n")
     with pytest.raises(MienError, match="line 3: not a JSON object"):
-        pairs.read(tmp_path / "p.jsonl")
+        preferences.rows(tmp_path / "p.jsonl")

@@ -149,6 +149,42 @@ def test_the_gate_asks_for_more_where_alpha_may_be_nothing():
         pf.gate(few, minimum_alpha=0.0)
 
 
+def test_a_few_pairs_without_a_disagreement_show_little():
+    found = [pf.agreement([said(i, r, "AB"[i % 2]) for i in range(n) for r in "xy"]) for n in (3, 4, 12)]
+    assert [a.value for a in found] == [1, 1, 1]
+    assert found[0].low < found[1].low < 0 < found[2].low < 0.6
+
+
+def mixed(seed: int, teach) -> list[Preference]:
+    """On three pairs of five all raters find both bad; teach(rng, rater, pair) is said of the others."""
+    rng = np.random.default_rng(seed)
+    return [said(i, r, "both_bad" if i % 5 < 3 else teach(rng, r, i)) for i in range(200) for r in "xyz"]
+
+
+@pytest.mark.parametrize(
+    ("teach", "why"),
+    [
+        (lambda rng, r, i: "AB"[rng.integers(2)], "too little .* between A and B"),
+        (lambda rng, r, i: "A" if r == "xyz"[i % 3] else "tie", "no pair was decided by two raters"),
+        (lambda rng, r, i: "AB"[rng.integers(2)] if i < 10 else "tie", "may be 0|too little"),
+    ],
+    ids=["coins", "alone", "few"],
+)  # fmt: skip
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gate_asks_for_agreement_on_the_answers_that_teach(teach, why, seed):
+    """Raters who agree on what is bad may toss coins between the rest, and the rest is what is learned from."""
+    answers = mixed(seed, teach)
+    assert pf.agreement(answers).value > 0.5
+    with pytest.raises(MienError, match=rf"{why}.*α = .* of A and B alone"):
+        pf.gate(answers, minimum_alpha=0.5)
+
+
+def test_many_bad_pairs_do_not_fail_raters_who_agree_on_the_others():
+    found = pf.gate(mixed(0, lambda rng, r, i: "AB"[i % 2] if rng.uniform() < 0.95 else "BA"[i % 2]), minimum_alpha=0.6)
+    assert found.decided.n_persons == 80
+    assert 0.6 < found.decided.value < found.alpha.value
+
+
 def test_repeats_controls_and_sides_are_told_per_rater():
     answers = [said(i, r, "A") for i in range(10) for r in "xy"]
     answers += [said(i, "x", "A" if i < 3 else "B", kind="repeat") for i in range(4)]
@@ -165,6 +201,12 @@ def test_repeats_controls_and_sides_are_told_per_rater():
     assert y.controls.n == 0
     assert y.left.value == 1
     assert "α = 1.00" in str(pf.quality(answers))
+
+
+def test_a_correction_is_no_look_to_the_left():
+    answers = [said(i, "x", "AB"[i % 2]) for i in range(10)]
+    answers += [said(i, "x", "A", kind="correction") for i in range(10, 30)]
+    assert pf.quality(answers).raters[0].left == pf.Share(k=5, n=10)
 
 
 # ---------------------------------------------------------------------------------------------------- rows, files
@@ -234,6 +276,10 @@ ROW = {"pair_id": "p", "a": "x", "b": "y", "rater": "r", "choice": "A"}
         ({**ROW, "private": "no"}, "private"), ({**ROW, "aspects": {"realism": ["A"]}}, "aspects"),
         ({**ROW, "aspects": {"beauty": "A"}}, "aspects"), ({**ROW, "seconds": float("nan")}, "seconds"),
         ({**ROW, "b": "x"}, "with itself"), ({**ROW, "choice": "B"}, "line 1 something else"),
+        ({**ROW, "rater": "r "}, "rater 'r ': a pseudonym"), ({**ROW, "rater": "\u0440"}, "a pseudonym"),
+        ({**ROW, "rater": "r\n"}, "a pseudonym"),
+        ({"prompt": "<p>", "chosen": "<x>", "rejected": "<y>"}, "who compared which recordings.*pair_id, a, b"),
+        ({**ROW, "at": "yesterday"}, "at: 'yesterday'"), ({**ROW, "at": 3}, "at: 3"),
         ({**ROW, "a": "z"}, "line 1 something else"), ({**ROW, "rater": "stranger", "pair_id": "q"}, "none of this study's raters"),
     ],
 )  # fmt: skip
@@ -254,6 +300,17 @@ def test_files_of_ties_are_refused_and_doubled_lines_count_once(tmp_path):
     assert len(pf.read(path)) == 1
     with pytest.raises(MienError, match="cannot read"):
         pf.read(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_line_that_is_there_twice_forgets_neither_that_it_is_private_nor_who_was_recognised(tmp_path, order):
+    lines = [ROW, {**ROW, "private": True}, {**ROW, "recognised": "x"}][::order]
+    (path := tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (one,) = pf.read(path)
+    assert (one.private, one.recognised) == (True, "x")
+    path.write_text("\n".join(json.dumps({**ROW, "recognised": r}) for r in "xy"))
+    with pytest.raises(MienError, match="lines 1 and 2 .*another recording"):
+        pf.read(path)
 
 
 # ----------------------------------------------------------------------------------------------------------- split

@@ -21,6 +21,7 @@ from mien.core.results import Report
 from mien.core.verbs import PLAIN
 from mien.generation import sample
 from mien.generation.vocabulary import PAD
+from mien.recipes import feedback
 
 MINE = {"cohort": "c" * 40, "model": "m" * 40}
 
@@ -54,6 +55,27 @@ def test_no_rater_decides_where_anothers_answers_go(who, seed):
         without = train(rest) if len({p.pair for p in rest}) > 1 else None
         if whole is not None and without is not None:
             assert [p for p in whole if p.rater != one] == without
+
+
+def test_no_rater_moves_anothers_corrections(tmp_path):
+    """Numbered in the order of the store, one rating of ann's would send bob's to other sides."""
+    sides = []
+    for words in (0, 1, 3):
+        with Store.create(tmp_path / f"{words}.sqlite", **MINE) as store:
+            store.add([Pair(id=f"p{i}", a=f"r{2 * i}", b=f"r{2 * i + 1}") for i in range(12)], **MINE)
+            store.seat("ann"), store.seat("bob")
+            for i in range(words):
+                said_first = Advice(
+                    pair="p0", recording="r0", nonce=f"rating-{i:04d}", kind="rating", body={"value": 3}
+                )
+                store.advise("ann", said_first, **MINE)
+            for i in range(12):
+                body = {"stream": "eda", "mark": "scr", "moves": [[0, 1.0, 0.0]]}
+                move = Advice(pair=f"p{i}", recording=f"r{2 * i}", nonce=f"nonce-{i:04d}", kind="correction", body=body)
+                store.advise("bob", move, **MINE)
+            sides.append({p.b for p in preferences.split(store.preferences(), 0.5, 0, alone=True).train})
+    assert 0 < len(sides[0]) < 12
+    assert sides[0] == sides[1] == sides[2]
 
 
 def test_all_answers_about_a_pair_are_on_one_side_and_the_share_is_about_the_asked_one():
@@ -208,6 +230,68 @@ def test_whoever_was_recognised_in_a_file_is_blocked(study, tmp_path):
     assert study.store.preferences() == []
     with pytest.raises(MienError, match="none of its recordings"):
         offline.take(study, file(tmp_path, said("bob", "new", "r2", "r3", private=True, recognised="r9")))
+
+
+AT = "2026-01-01T00:0{}:00.000+00:00".format
+
+
+@pytest.mark.parametrize("undone", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_an_older_export_does_not_take_back_what_was_said_since(study, tmp_path, undone, again):
+    store = study.store
+    n = store.answer("ann", Answer(pair="p0", nonce="nonce-0001", choice="A"), **MINE, at=AT(1))
+    path = tmp_path / "old.jsonl"
+    preferences.write(path, store.preferences())
+    if undone:
+        store.undo("ann", n, at=AT(2))
+    if again:
+        store.answer("ann", Answer(pair="p0", nonce="nonce-0002", choice="B"), **MINE, at=AT(3))
+    assert offline.take(study, path) == {offline.LATE: 1}
+    assert [p.choice for p in store.preferences()] == (["B"] if again else [] if undone else ["A"])
+    later = file(tmp_path, said("ann", "p0", "r0", "r1", comment="sure", at=AT(4)))
+    for _ in range(2):
+        assert offline.take(study, later) == {"answer": 1}
+    assert [(p.choice, p.comment) for p in store.preferences()] == [("A", "sure")]
+
+
+def test_an_older_page_does_not_take_back_what_was_said_since(study, tmp_path):
+    """Its own answers and undos follow each other as they were said, whenever they are brought."""
+
+    def line(what, nonce, at, **more):  # fmt: skip
+        return {"study": study.key, "rater": "ann", "what": what, "nonce": nonce, "at": AT(at), **more}
+
+    rows = [
+        line("answer", "nonce-page-1", 1, pair="p0", choice="tie"), line("undo", "nonce-page-1", 2),
+        line("answer", "nonce-page-2", 3, pair="p0", choice="both_bad"),
+    ]  # fmt: skip
+    (page := tmp_path / "page.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with Store.create(tmp_path / "later.sqlite", **MINE) as store:
+        store.add(study.store.pairs(), **MINE), store.seat("ann")
+        other = replace(study, store=store)
+        store.answer("ann", Answer(pair="p0", nonce="nonce-0001", choice="B"), **MINE, at=AT(4))
+        page.write_text("".join(json.dumps(r | {"study": other.key}) + "\n" for r in rows))
+        assert offline.take(other, page) == {offline.LATE: 3}
+        assert [p.choice for p in store.preferences()] == ["B"]
+    page.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for _ in range(2):
+        assert offline.take(study, page) == {"answer": 2, "undo": 1}
+        assert [p.choice for p in study.store.preferences()] == ["both_bad"]
+
+
+def test_trl_s_columns_alone_are_told_what_they_lack(study, tmp_path):
+    (path := tmp_path / "trl.jsonl").write_text(
+        json.dumps({"prompt": "<p>", "chosen": "<x>", "rejected": "<y>"}) + "\n"
+    )
+    with pytest.raises(MienError, match="line 1: .*who compared which recordings.*pair_id, a, b"):
+        offline.take(study, path)
+
+
+def test_a_link_is_made_anew_for_raters_of_the_study_alone(tmp_path):
+    (path := tmp_path / "f.yaml").write_text(
+        "study: s\nsynthetic: generate-s\nraters: [ann, bob]\nlinks: [ann, typo]\n"
+    )
+    with pytest.raises(MienError, match="links: 'typo' is none of the raters"):
+        feedback.main([str(path)])
 
 
 def test_a_corrected_real_recording_is_no_synthetic_one(study):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -167,6 +168,50 @@ def test_a_file_without_its_control_pairs_still_says_who_saw_them(tmp_path):
     assert [r["rater"] for r in rows if r.get("saw_real")] == ["ben", "ben"]
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085", "\x1e"])
+def test_a_comment_may_hold_other_line_ends(tmp_path, end):
+    preferences.write(tmp_path / "p.jsonl", [answer(1, comment=f"odd{end}really")], lambda one: ("<p>", f"<{one}>"))
+    (back,), documents, *_ = judged.from_file(tmp_path / "p.jsonl", "m")
+    assert back.comment == f"odd{end}really"
+    assert set(documents) == {"x1", "y1"}
+
+
+def written(path, *rows: dict):
+    base = {
+        "prompt": "<p>",
+        "chosen": "<x1>",
+        "rejected": "<y1>",
+        "pair_id": "q1",
+        "a": "x1",
+        "b": "y1",
+        "rater": "ann",
+        "choice": "A",
+    }
+    path.write_text("".join(json.dumps(base | r) + "\n" for r in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({"rater": "ben", "chosen": "<y1>", "rejected": "<x1>"}, "line 2: recording 'x1' is another document here than in line 1"),
+        ({"pair_id": "q2", "b": "y2", "rejected": "<y2>", "prompt": "<other>"}, "line 2: recording 'x1' is another document"),
+        ({"rater": "ben", "cohort": "c2", "choice": "B", "chosen": "<y1>", "rejected": "<x1>"}, "line 2: .*another cohort"),
+        ({"rater": "ben", "choice": "tie", "cohort": "c2"}, "line 2: .*another cohort"),
+        ({"rater": "ben", "choice": "B", "chosen": "<y1>", "rejected": "<x1>"}, ""),
+        ({"pair_id": "q2", "a": "y1", "b": "y2", "chosen": "<y1>", "rejected": "<y2>", "cohort": "c1"}, ""),
+    ],
+)  # fmt: skip
+def test_a_recording_is_one_document(tmp_path, second, says):
+    """Of two, the last would decide what all raters who judged it had said."""
+    path = written(tmp_path / "p.jsonl", {"cohort": "c1"}, second)
+    if says:
+        with pytest.raises(MienError, match=says):
+            judged.from_file(path, "m")
+    else:
+        assert judged.from_file(path, "m")[1]["y1"] == ("<p>", "<y1>")
+
+
 def test_answers_about_another_models_samples_are_refused(tmp_path):
     preferences.write(tmp_path / "p.jsonl", [answer(1, model="other")])
     with pytest.raises(MienError, match="another model"):
@@ -184,6 +229,8 @@ def test_answers_about_another_models_samples_are_refused(tmp_path):
         ({"method": "reward", "bounds": {"kl": 3.0}}, "bounds.kl"),
         ({"rounds": 2, "preferences": "p.jsonl"}, "one set of samples"),
         ({"preferences": "nowhere.jsonl"}, "cannot read the preferences"),
+        ({"preferences": "p.jsonl", "bounds": {"win_rate": 0.4}}, "bounds.win_rate: .*nobody judges the new ones"),
+        ({"dpo": {"turns": 3}}, "dpo.turns: .*dpo.fresh is 0"),
     ],
 )
 def test_what_cannot_be_asked(asked, says):
@@ -194,20 +241,34 @@ def test_what_cannot_be_asked(asked, says):
 class Half:
     """An expert who finds nothing in what is called silent, and else reads the utility off the name."""
 
-    def utility(self, recording):
-        return float("nan") if recording == "silent" else float(recording)
+    def utilities(self, recording):
+        value = float("nan") if recording == "silent" else float(recording)
+        return {"all": value, "vital": value, "held_out": float("nan") if recording == "-1" else -value}
 
 
 def test_a_generator_that_falls_silent_does_not_win():
     of = lambda names: judged.Samples(documents=[], recordings=names, valid=1.0)  # noqa: E731
     before = of([str(-4 - k % 3) for k in range(20)])
     after = of(["silent" if k % 4 else "-1" for k in range(20)])
-    gain, wins, old, new = judged.gained(before, after, Half())
+    gains, wins = judged.gained(before, after, Half())
     assert wins.value == 0.25  # the quarter that can be heard is better, and what cannot is worse than anything
-    assert gain.value < 0
-    assert new < old
+    assert gains["all"].interval.value < 0
+    assert gains["all"].after < gains["all"].before
+    assert gains["held_out"].after == judged.experts.WORST  # nothing of these is left
+    assert set(judged.gained(of(["-1"] * 20), before, Half())[0]) == {
+        "all",
+        "vital",
+    }  # and of what never was, nothing is said
     with pytest.raises(MienError, match="nothing to judge"):
         judged.gained(of(["silent"] * 20), after, Half())
+
+
+def test_a_round_counts_a_silent_sample_as_the_worst():
+    of = lambda names: judged.Samples(documents=[], recordings=names, valid=1.0)  # noqa: E731
+    heard = judged.utilities(of(["-2", "-1", "silent"]), Half())["all"]
+    assert rounds._mean(heard).value == pytest.approx((-3 + judged.experts.WORST) / 3)
+    assert rounds._mean(heard).low is not None
+    assert judged.utilities(of(["silent"] * 3), Half()) == {}
 
 
 @pytest.mark.parametrize(
@@ -229,3 +290,86 @@ def test_no_epsilon_covers_what_the_second_look_measured(guarantee, covered):
     about = {k: v for k, v in begun.items() if k not in ("verb", "results")}
     caveats = todo.report(adapter, **about, data_fingerprint="f").caveats
     assert (UNCOVERED in caveats) == (not covered)
+
+
+# --- before anything is sampled ----------------------------------------------------------------------------------------
+def agreed(path, **more):
+    """Two raters of one mind about twenty pairs, with rows of their own for some (`pair_id` -> what is said there too)."""
+    return written(
+        path,
+        *(
+            {"pair_id": f"q{i}", "a": f"x{i}", "b": f"y{i}", "rater": r, "choice": "A", "chosen": f"<x{i}>", "rejected": f"<y{i}>"}
+            | more.get(f"q{i}", {})
+            for i in range(20)
+            for r in ("ann", "ben")
+        ),
+    )  # fmt: skip
+
+
+RATERS = {"unit": "rater", "noise_multiplier": 1.0, "batch": 1}
+PERSONS = {"unit": "person", "noise_multiplier": 1.0, "batch": 2}
+OF = {f"q{i}": {"person": f"P{i % 4}", "private": True} for i in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "more", "says"),
+    [
+        ({}, {}, ""),
+        ({}, {"q3": {"private": True}}, "`method: dpo` without .* is not private, and the answers about 1 pairs"),
+        ({"method": "reward"}, {"q3": {"private": True}}, "`method: reward` without"),
+        ({}, {"q3": {"private": True, "choice": "tie"}}, ""),  # teaches nothing
+        ({}, {"q3": {"private": True, "recognised": "x3"}}, ""),  # nor does this
+        ({"privacy": RATERS}, {"q3": {"private": True}}, ""),
+        ({"privacy": RATERS | {"batch": 3}}, {}, "privacy.batch: 3 raters per step of n = 2"),
+        ({"privacy": {**RATERS, "unit": "recording"}}, {}, "not per recording"),
+        ({"privacy": PERSONS}, {}, "name no person"),
+        ({"privacy": PERSONS}, OF, ""),
+        ({"privacy": PERSONS | {"batch": 5}}, OF, "privacy.batch"),
+        ({"privacy": PERSONS}, OF | {"q7": {"person": "Q7"}, "q8": {"person": "Q8"}}, "tell of 2 persons whom this adapter was not"),
+    ],
+)  # fmt: skip
+def test_what_may_not_be_learned_from_is_refused_before_anything_is_sampled(tmp_path, asked, more, says):
+    todo = rounds.Asked(preferences=str(agreed(tmp_path / "p.jsonl", **more)), **asked)
+    if says:
+        with pytest.raises(MienError, match=says) as told:
+            todo.heard("m", ["P0", "P1", "P2", "P3"], 0)
+        assert "Q7" not in str(told.value)
+    else:
+        todo.heard("m", ["P0", "P1", "P2", "P3"], 0)
+
+
+def test_too_few_simulated_raters_are_refused_before_anything_is_sampled():
+    with pytest.raises(MienError, match="privacy.batch: 4 raters per step of n = 3"):
+        rounds.Asked(privacy=RATERS | {"batch": 4}).heard("m", [], 0)
+
+
+def test_a_file_of_answers_is_published_under_a_key(tmp_path, monkeypatch):
+    """The bare hash would tell whoever guesses the answers that they guessed right; the run is found again all the same."""
+    monkeypatch.setenv("MIEN_RUNS", str(tmp_path / "one"))
+    path = agreed(tmp_path / "p.jsonl")
+    todo = rounds.Asked(preferences=str(path))
+    found = todo.inputs({"condition": {}})
+    assert found == todo.inputs({"condition": {}})
+    assert found["preferences"] != hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setenv("MIEN_RUNS", str(tmp_path / "two"))
+    assert found != todo.inputs({"condition": {}})
+    agreed(path, q3={"choice": "tie"})
+    monkeypatch.setenv("MIEN_RUNS", str(tmp_path / "one"))
+    assert found != todo.inputs({"condition": {}})
+
+
+@pytest.mark.parametrize("chain", [["rater", None], ["rater", "rater"], ["rater", "rater", None], ["person", "rater"]])
+def test_what_an_earlier_alignment_claims_is_of_its_own_answers_alone(chain):
+    begun = {"verb": "adapt", "run": "r", "study": "s", "config": {}, "inputs": {}, "results": (), "environment": {}}
+    about = {k: v for k, v in begun.items() if k not in ("verb", "results")}
+    report = Report(**begun, data_fingerprint="f", guarantee=PLAIN)
+    for k, unit in enumerate(chain):
+        todo = rounds.Rounds.__new__(rounds.Rounds)
+        todo.asked, todo.results, todo.saw_real, todo.tells, todo.claim = rounds.Asked(), [], False, False, f"CLAIM {k}"
+        todo.plan = None if unit is None else type("Plan", (), {"unit": unit})()
+        report = todo.report(report, **about, data_fingerprint="f")
+    for k, unit in enumerate(chain):
+        said = [c for c in report.caveats if f"CLAIM {k}" in c]
+        assert len(said) == (unit is not None)
+        assert all(c.startswith(rounds.EARLIER) for c in said) == (k < len(chain) - 1 or unit is None)
+    assert (judged.TAKEN_AS_PUBLIC in report.caveats) == (chain[-1] is not None)

@@ -192,11 +192,20 @@ def test_what_preferences_say(tmp_path):
         said = Advice(pair="p0", recording="r1", nonce=f"nonce-adv{i}", kind="correction", body=body)
         store.advise("ann", said, **MINE)
     correction = store.preferences()[-1]
-    assert (correction.kind, correction.a, correction.b, correction.choice) == ("correction", "corrected-2", "r1", "A")
+    name = store.corrections()[0].of
+    assert (correction.kind, correction.a, correction.b, correction.choice) == (
+        "correction",
+        f"corrected-{name}",
+        "r1",
+        "A",
+    )
     assert store.fingerprint() != before
     store.advise("bob", Advice(pair="p0", recording="r0", nonce="nonce-adv", kind="recognise"), **MINE)
     assert store.blocked() == {"r0"}
-    assert [p.pair for p in store.preferences()] == ["real", "correction-2"]  # nobody learns from a recognised person
+    assert [p.pair for p in store.preferences()] == [
+        "real",
+        f"correction-{name}",
+    ]  # nobody learns from a recognised person
     assert {p.recognised for p in store.preferences(blocked=True)} == {None}  # ann did not recognise anybody
     store.answer("bob", form("p0", "nonce-0009"), **MINE)
     bob = next(p for p in store.preferences(blocked=True) if p.rater == "bob")
