@@ -6,7 +6,7 @@ loss depends on no other pair: the reference's log-likelihoods are computed once
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def units(data: Pairs, unit: str) -> Units:
     return Units.of(np.unique(names, return_inverse=True)[1])
 
 
-def whose(unit: str, rater: Sequence[str], person: Sequence[str]) -> Sequence[str]:
+def whose(unit: str, rater: Collection[str], person: Collection[str]) -> Collection[str]:
     """Each answer's unit of privacy, by name: its rater, or the person of whom it tells. MienError where one names none."""
     if unit == "recording":
         raise MienError("privacy.unit: preferences are protected per rater or per person, not per recording")

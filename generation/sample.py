@@ -235,9 +235,9 @@ def cohort_of(run: Path) -> Cohort:
     """The synthetic cohort of a generate run. MienError where it stays in the private half."""
     if not (run / "release" / "cohort").exists() and (run / "private" / "cohort").exists():
         raise MienError(
-            f"{run.name}: its cohort was made from recordings that were given unprotected, and is private on purpose: it is not"
-            f" evaluated, attacked or shown as a release. It lies in {run / 'private' / 'cohort'}; generate without `given`, or with"
-            " given.protect"
+            f"{run.name}: its cohort was made from recordings that were given unprotected, or by one person's own adapter, and is"
+            f" private on purpose: nothing evaluates, attacks or shows it as a release. It lies in {run / 'private' / 'cohort'};"
+            " generate without `given` and `personal`, or with given.protect"
         )
     return Cohort.read(run / "release" / "cohort")
 
