@@ -135,6 +135,7 @@ function offline(data) {
 let about = {longest: 60}, backend, state, pair = null, draft = null, shownAt = 0, busy = false;
 let view = {from: 0, to: 60}, cursor = 0, mode = "look", playing = false, hear = "left", lanes = [], actors = [];
 let ahead = 0; // the timer of what is fetched for the pair after this one
+let stale = false; // somebody was recognised while something was in flight: what comes next is to be asked for anew
 const ready = new Map(); // "pair side" -> a promise of a recording
 
 function load(p, side) {
@@ -218,6 +219,27 @@ function save() { try { sessionStorage.setItem(draftPlace(pair), JSON.stringify(
 function saved(p) { try { return {...empty(), ...JSON.parse(sessionStorage.getItem(draftPlace(p)) || "{}")}; } catch { return empty(); } }
 function drop(p) { try { sessionStorage.removeItem(draftPlace(p)); } catch { /* as above */ } }
 const noncefor = (what) => (draft.nonces[what] ||= nonce());
+
+// --- who was recognised: sent beside whatever is in flight, and kept, over a closed page too, until the studio has it ---------
+const unsentPlace = () => `mien recognised ${about.study} ${about.rater}`;
+let unsent = []; // of this page; what is stored may also hold another window's
+function kept() {
+  let stored = [];
+  try { stored = JSON.parse(localStorage.getItem(unsentPlace()) || "[]"); } catch { /* this page still has its own */ }
+  return [...unsent, ...stored.filter((f) => !unsent.some((u) => u.nonce === f.nonce))];
+}
+function keep(forms) {
+  unsent = forms;
+  try { forms.length ? localStorage.setItem(unsentPlace(), JSON.stringify(forms)) : localStorage.removeItem(unsentPlace()); } catch { /* this page still has them */ }
+}
+async function deliver() { // a form sent twice is stored once
+  const forms = kept();
+  for (const form of forms) {
+    await again(() => backend.advise(form));
+    keep(kept().filter((f) => f.nonce !== form.nonce));
+  }
+  return forms.length > 0;
+}
 
 // --- one pair --------------------------------------------------------------------------------------------------
 async function show(filled) {
@@ -1106,18 +1128,29 @@ async function guarded(work) {
   busy = true;
   $("rate").setAttribute("aria-busy", "true");
   $("next").disabled = true;
-  try { await work(); banner("refused", ""); } catch (error) {
-    if (error instanceof Problem && error.status === 401) { seatless(error.message); return; }
-    tell(error.message);
-    if (error instanceof Problem && [403, 409].includes(error.status)) {
-      banner("refused", `${error.message}.`);
-      try { state = await again(() => backend.start()); await show(); } catch { /* the banner says what happened */ }
-    }
-  } finally {
+  try { await work(); banner("refused", ""); } catch (error) { await failed(error); } finally {
     busy = false;
     $("rate").setAttribute("aria-busy", "false");
     if (draft) ready4next();
+    if (stale) without();
   }
+}
+async function failed(error) {
+  if (error instanceof Problem && error.status === 401) { seatless(error.message); return; }
+  tell(error.message);
+  if (error instanceof Problem && [403, 409].includes(error.status)) {
+    banner("refused", `${error.message}.`);
+    try { state = await again(() => backend.start()); await show(); } catch { /* the banner says what happened */ }
+  }
+}
+// what comes next, without those in whom somebody was recognised; once nothing else is in flight
+function without() {
+  stale = busy;
+  guarded(async () => {
+    state = await again(() => backend.start());
+    await show();
+    tell("Hidden from everybody. Thank you.");
+  });
 }
 
 function pending() {
@@ -1161,16 +1194,16 @@ function undo() {
 }
 
 function recognise(side) {
-  const dialog = $("recognise");
+  // of the pair that is shown now: an answer in flight may bring the next one behind the question
+  const dialog = $("recognise"), form = {pair: pair.pair, side, kind: "recognise", body: {}, nonce: noncefor(`recognise ${side}`)};
   dialog.returnValue = "";
   dialog.onclose = () => {
     if (dialog.returnValue !== "yes") return;
     clearTimeout(ahead);
-    guarded(async () => {
-      state = await again(() => backend.advise({pair: pair.pair, side, kind: "recognise", body: {}, nonce: noncefor(`recognise ${side}`)}));
-      drop(pair);
-      await show();
-      tell("Hidden from everybody. Thank you.");
+    keep([...kept().filter((f) => f.nonce !== form.nonce), form]);
+    deliver().then(() => { drop(form); without(); }, async (error) => {
+      await failed(error);
+      banner("recognised", "Whom you recognised is kept here, and sent when you open this page again; tell whoever runs the study.");
     });
   };
   dialog.showModal();
@@ -1273,7 +1306,10 @@ async function begin() {
   $("study").textContent = [about.title, about.rater].filter(Boolean).join(" · ");
   $("sources").replaceChildren(...Object.entries(about.ranges).map(([k, r]) => el("li", {text: `${k}: ${r.low}–${r.high} ${r.unit} (${r.source})`})));
   document.title = `${about.title || "Mien"} – studio`;
-  await guarded(() => show());
+  await guarded(async () => {
+    if (await deliver()) state = await again(() => backend.start());
+    await show();
+  });
 }
 begin();
 })();

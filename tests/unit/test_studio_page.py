@@ -337,6 +337,40 @@ def test_who_is_recognised_is_hidden_after_asking(browser, plain):
     w.close()
 
 
+def test_whom_a_rater_recognises_is_never_lost(browser, plain):
+    """Neither while an answer is in flight, nor where nothing gets through and the page is closed before it does."""
+    w = Window(browser).open(plain.page("eve"))
+
+    def recognise() -> set[str]:
+        w.page.click(".say.a .recognise")
+        w.page.click("#recognise button[value=yes]")
+        w.page.wait_for_timeout(1000)
+        with Store.open(plain.folder / "feedback.sqlite") as store:
+            return set(store.blocked())
+
+    with Store.open(plain.folder / "feedback.sqlite") as store:
+        before, answers = set(store.blocked()), len(store.standing("eve"))
+    w.page.route("**/api/answer", lambda r: r.abort())
+    w.press("a", "Enter")
+    w.page.wait_for_selector("#banner:not([hidden])")
+    first = recognise()
+    assert len(first - before) == 1
+    w.page.unroute("**/api/answer")
+    says(w.page, "count", f"^{answers + 1} of")
+    assert len(said(plain, "eve")) == answers + 1
+    w.page.route("**/api/advice", lambda r: r.abort())
+    assert recognise() == first
+    assert "kept here" in w.page.inner_text("#banner")
+    w.page.unroute("**/api/advice")
+    w.page.goto("about:blank")
+    w.open(plain.page("eve"))
+    says(w.page, "count", f"^{answers + 1} of")
+    with Store.open(plain.folder / "feedback.sqlite") as store:
+        assert len(store.blocked() - first) == 1
+    assert w.page.evaluate("Object.keys(localStorage)") == []
+    w.context.close()  # what did not get through is told to the console
+
+
 def test_hundredths_of_a_degree_do_not_fill_a_lane(browser, wrist):
     """Where B has no temperature, A's stands on a scale of a degree at the least."""
     w = Window(browser)
