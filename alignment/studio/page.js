@@ -785,6 +785,13 @@ function move(cell, i, to, more) {
   redraw();
 }
 
+// a drag that was broken off, for the browser took the finger or a second one came: as it was before
+function unmove(cell, moves) {
+  if (moves) draft.moves[cell.side][cell.lane.name] = moves; else delete draft.moves[cell.side][cell.lane.name];
+  save();
+  redraw();
+}
+
 function region(cell, from, to) {
   const s = cell.stream, a = clamp(Math.min(from, to), 0, s.offset + s.seconds), b = clamp(Math.max(from, to), 0, s.offset + s.seconds);
   if (b - a < (view.to - view.from) / 400) return;
@@ -805,11 +812,11 @@ function listen(cell) {
     canvas.setPointerCapture(e.pointerId);
     const [x, y, w] = at(e);
     down.set(e.pointerId, x);
-    if (down.size === 2) { const [p, q] = [...down.values()]; start = {pinch: Math.abs(p - q), view: {...view}, middle: tOf((p + q) / 2, w)}; cell.drag = null; return; }
+    if (down.size === 2) { const [p, q] = [...down.values()]; if (start?.mark !== undefined && start.moved) { unmove(cell, start.moves); listAdvice(); } start = {pinch: Math.abs(p - q), view: {...view}, middle: tOf((p + q) / 2, w)}; cell.drag = null; return; }
     start = {x, y, t: tOf(x, w), view: {...view}, moved: false};
     if (mode === "correct" && cell.stream.marks) {
       const near = placed(cell.stream, movesOf(cell.side, cell.lane.name)).map((t, i) => [Math.abs(xOf(t, w) - x), i]).sort((p, q) => p[0] - q[0])[0];
-      if (near && near[0] < (e.pointerType === "mouse" ? 11 : 22)) { cell.chosen = start.mark = near[1]; start.was = movesOf(cell.side, cell.lane.name)[near[1]] || [cell.stream.marks.times[near[1]], 0]; }
+      if (near && near[0] < (e.pointerType === "mouse" ? 11 : 22)) { cell.chosen = start.mark = near[1]; start.was = movesOf(cell.side, cell.lane.name)[near[1]] || [cell.stream.marks.times[near[1]], 0]; start.moves = draft.moves[cell.side][cell.lane.name] && {...draft.moves[cell.side][cell.lane.name]}; }
     }
   });
   canvas.addEventListener("pointermove", (e) => {
@@ -840,7 +847,10 @@ function listen(cell) {
     const [x, , w] = at(e);
     if (!down.delete(e.pointerId)) return;
     if (cell.drag?.region && e.type === "pointerup") region(cell, ...cell.drag.region);
-    if (start?.mark !== undefined && start.moved) { listAdvice(); tell("Moved; the curve follows"); }
+    if (start?.mark !== undefined && start.moved) {
+      if (e.type === "pointerup") tell("Moved; the curve follows"); else unmove(cell, start.moves);
+      listAdvice();
+    }
     if (start && !start.moved && start.pinch === undefined && e.type === "pointerup") seek(tOf(x, w));
     cell.drag = null;
     if (!down.size) start = null;
@@ -848,6 +858,8 @@ function listen(cell) {
   };
   canvas.addEventListener("pointerup", up);
   canvas.addEventListener("pointercancel", up);
+  // a finger on a mark drags it, up too; anywhere else it still scrolls the page
+  canvas.addEventListener("touchstart", (e) => { if (start?.mark !== undefined) e.preventDefault(); }, {passive: false});
   canvas.addEventListener("dblclick", (e) => { const [x, , w] = at(e); zoom(0.4, tOf(x, w)); });
   canvas.addEventListener("wheel", (e) => {
     const [x, , w] = at(e);

@@ -33,7 +33,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def wrist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     made = Running(
-        tmp_path_factory.mktemp("wrist"), ("--kind", "wrist", "--pairs", "6", "--raters", "ann", "bob", "cy")
+        tmp_path_factory.mktemp("wrist"), ("--kind", "wrist", "--pairs", "6", "--raters", "ann", "bob", "cy", "dee")
     ).start()
     yield made
     made.stop()
@@ -422,6 +422,47 @@ def test_a_phone_is_wide_enough_and_colours_can_be_told(browser, wrist, scheme):
     says(page, "count", "^1 of")
     page.click("#undo")
     says(page, "count", "^0 of")
+    w.close()
+
+
+def test_a_finger_drags_a_response_up_and_what_is_broken_off_is_undone(browser, wrist):
+    w = Window(browser, viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True).open(wrist.page("dee"))
+    page = w.page
+    w.press("m", "m")
+    side, times = page.evaluate(
+        """async () => { const how = {headers: {'X-Seat': location.hash.slice(6)}};
+        const {pair} = (await (await fetch('api/seat', how)).json()).upcoming[0];
+        for (const side of ['left', 'right']) {
+          const r = await (await fetch(`api/recording/${pair}/${side}`, how)).json(), s = r.streams.find(x => x.name === 'eda');
+          if (s.marks.times.length) return [side, s.marks.times]; } }"""
+    )
+    finger = w.context.new_cdp_session(page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        at = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        finger.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": at})
+        page.wait_for_timeout(30)
+
+    def lift(end: str, by: int = 5) -> float:
+        """A finger on the response goes up; by how much the page scrolled."""
+        x, y = pixel(page, "Skin conductance", ("left", "right").index(side), times[len(times) // 2], 0.5)
+        before = page.evaluate("scrollY")
+        touch("Start", (x, y))
+        for i in range(1, 10):
+            touch("Move", (x, y - i * by))
+        touch(end)
+        page.wait_for_timeout(300)
+        return page.evaluate("scrollY") - before
+
+    assert lift("Cancel") == 0
+    assert page.inner_text(f"#told-{side}") == ""
+    assert lift("End") == 0
+    assert "1 moved" in page.inner_text(f"#told-{side}")
+    moves = "Object.values(JSON.parse(Object.values(sessionStorage)[0]).moves).flatMap(m => Object.values(m))"
+    first = page.evaluate(moves)
+    assert list(first[0].values())[0][1] > 0
+    lift("Cancel", 2)
+    assert page.evaluate(moves) == first
     w.close()
 
 
