@@ -88,11 +88,12 @@ function online() {
 function offline(data) {
   const place = `mien ${data.study} ${data.rater}`;
   let rows = [];
-  try { rows = JSON.parse(localStorage.getItem(place) || "[]"); } catch { banner("kept", "This browser keeps nothing for files: save your answers before you close the page."); }
+  const own = (r) => ({...r, seal: data.seal}); // also of what an older page of this rater's kept or saved
+  try { rows = JSON.parse(localStorage.getItem(place) || "[]").map(own); } catch { banner("kept", "This browser keeps nothing for files: save your answers before you close the page."); }
   const keep = () => { try { localStorage.setItem(place, JSON.stringify(rows)); } catch { banner("kept", "This browser could not keep the answer: save your answers now."); } };
   const add = (what, form) => {
     if (!rows.some((r) => r.what === what && r.nonce === form.nonce)) {
-      rows.push({study: data.study, rater: data.rater, what, ...form, at: new Date().toISOString()});
+      rows.push({study: data.study, rater: data.rater, seal: data.seal, what, ...form, at: new Date().toISOString()});
       keep();
     }
     return state();
@@ -104,9 +105,9 @@ function offline(data) {
     const closed = new Set();
     for (const r of rows) if (r.what === "advice" && r.kind === "recognise") {
       const p = data.pairs.find((x) => x.pair === r.pair);
-      if (p) closed.add(p[r.side]);
+      if (p) closed.add(data.of[p[r.side]]);
     }
-    const open = data.pairs.filter((p) => done.has(p.pair) || !(closed.has(p.left) || closed.has(p.right)));
+    const open = data.pairs.filter((p) => done.has(p.pair) || !(closed.has(data.of[p.left]) || closed.has(data.of[p.right])));
     const upcoming = open.filter((p) => !done.has(p.pair)).slice(0, 2).map((p) => ({
       pair: p.pair, label: p.label, nonce: nonce(), left: p.left, right: p.right,
       advice: rows.filter((r) => r.what === "advice" && r.pair === p.pair).map((r) => ({side: r.side, kind: r.kind, ...r.body})),
@@ -123,7 +124,7 @@ function offline(data) {
     take: async (text) => {
       const read = text.split("\n").filter((l) => l.trim()).map((l) => JSON.parse(l));
       if (read.some((r) => r.study !== data.study || r.rater !== data.rater)) throw new Problem(409, "These answers are of another study or another rater.");
-      for (const r of read) if (!rows.some((x) => x.what === r.what && x.nonce === r.nonce)) rows.push(r);
+      for (const r of read) if (!rows.some((x) => x.what === r.what && x.nonce === r.nonce)) rows.push(own(r));
       rows.sort((x, y) => (x.at < y.at ? -1 : x.at > y.at ? 1 : 0));
       keep();
       return state();

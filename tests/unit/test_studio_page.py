@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from mien.alignment.store import Store
 from mien.alignment.studio import mended, offline, shown
+from mien.core.errors import MienError
 
 from . import invented
 from .studio_process import Running
@@ -481,6 +483,31 @@ def test_the_head_of_a_page_in_a_file_fits_a_phone(browser, tmp_path):
     w.close()
 
 
+def test_a_page_in_a_file_hides_all_of_whom_is_recognised(browser, tmp_path):
+    """A recording in pieces and the one that it was made of are the same person."""
+    raters = [f"rater-{i}" for i in range(12)]
+    study, _ = invented.study(tmp_path, "noise", 10, raters)
+    done, hidden, side, file = 0, 0, "", tmp_path
+    for file in offline.write_pages(study, raters, tmp_path / "page.html"):  # the order is drawn anew for each of them
+        data = json.loads(file.read_text().split('id="data">')[1].split("</script>")[0])
+        pairs, of = data["pairs"], data["of"]
+        done = next(i for i, p in enumerate(pairs) if of[p["left"]] == of[p["right"]])
+        shown_in = Counter(p[side] for p in pairs for side in ("left", "right"))
+        side = min(("left", "right"), key=lambda s: shown_in[pairs[done][s]])  # the one in pieces: it is nowhere else
+        hidden = sum(of[pairs[done][side]] in (of[p["left"]], of[p["right"]]) for p in pairs[done:])
+        if hidden > 1 and done < 6:
+            break
+    assert hidden > 1
+    w = Window(browser, offline=True).open(file.as_uri())
+    for i in range(done):
+        w.press("a", "Enter")
+        w.count(f"{i + 1} of 12")
+    w.page.click(f".say.{'a' if side == 'left' else 'b'} .recognise")
+    w.page.click("#recognise button[value=yes]")
+    w.count(f"{done} of {12 - hidden}")
+    w.close()
+
+
 def test_a_page_in_a_file_keeps_saves_and_loads(browser, tmp_path):
     study, _ = invented.study(tmp_path, "noise", 10, ["ann"])
     (file,) = offline.write_pages(study, ["ann"], tmp_path / "page.html")
@@ -505,6 +532,17 @@ def test_a_page_in_a_file_keeps_saves_and_loads(browser, tmp_path):
     other.count("0 of 12")
     other.page.set_input_files("#picker", saved)
     other.count("3 of 12")
+    older = [{k: v for k, v in json.loads(x).items() if k != "seal"} for x in saved.read_text().splitlines()]
+    (tmp_path / "older.jsonl").write_text("\n".join(map(json.dumps, older)))
+    with pytest.raises(MienError, match="load this file in it"):
+        offline.take(study, tmp_path / "older.jsonl")
+    third = Window(browser, accept_downloads=True).open(file.as_uri())
+    third.page.set_input_files("#picker", tmp_path / "older.jsonl")
+    third.count("3 of 12")
+    with third.page.expect_download() as download:
+        third.page.click("#file")
+    assert Path(download.value.path()).read_text().count('"seal"') == len(older)
+    third.close()
     (tmp_path / "foreign.jsonl").write_text(saved.read_text().replace('"ann"', '"bob"'))
     other.page.set_input_files("#picker", tmp_path / "foreign.jsonl")
     says(other.page, "status", "another rater")
