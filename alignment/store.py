@@ -153,7 +153,12 @@ class Advised:
 
 
 class Store:
-    """One study's file. Every method may be called from any thread; one at a time writes."""
+    """One study's file. Every method may be called from any thread; one at a time writes.
+
+    elsewhere: recordings of its cohort in which somebody was recognised in another study (nobody, until it is told).
+    """
+
+    elsewhere: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, connection: sqlite3.Connection):
         self.path, self._db, self._lock = Path(path), connection, threading.RLock()
@@ -353,8 +358,9 @@ class Store:
         ]  # fmt: skip
 
     def blocked(self) -> frozenset[str]:
-        """Recordings in which a rater recognised somebody: shown to nobody any more."""
-        return frozenset(r for (r,) in self._read("SELECT DISTINCT recording FROM advice WHERE kind = 'recognise'"))
+        """Recordings in which a rater recognised somebody, here or elsewhere: shown to nobody any more."""
+        found = self._read("SELECT DISTINCT recording FROM advice WHERE kind = 'recognise'")
+        return self.elsewhere.union(r for (r,) in found)
 
     # --- what follows -----------------------------------------------------------------------------------
     def preferences(self, *, blocked: bool = False) -> list[Preference]:

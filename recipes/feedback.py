@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     with runs.Run.start("feedback", recipe.study, asked, inputs) as run:
         calls.carry_over(run)
         with Store.create(run.private / calls.FILE, **about) as store:
+            store.elsewhere = calls.recognised(cohort.fingerprint)
             if not store.pairs():
                 by_design = recipe.choose == "d_optimal"
                 pairs = src.pairs(recipe.pairs, recipe.checks, recipe.seed, by_design=by_design)

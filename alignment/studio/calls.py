@@ -43,6 +43,15 @@ def carry_over(run: runs.Run) -> None:
         )
 
 
+def recognised(cohort: str) -> frozenset[str]:
+    """Recordings of a synthetic cohort (its fingerprint) in which somebody was recognised, in any study there is of it."""
+    out: set[str] = set()
+    for file in sorted(runs_home().glob(f"feedback-*/private/{FILE}")):
+        with Store.open(file) as store:  # a file that cannot be read stops us: nobody knows whom it blocks
+            out |= store.blocked() if store.cohort == cohort else set()
+    return frozenset(out)
+
+
 def invite(host: str, port: int, raters: Sequence[str], tokens: Mapping[str, str], names: Sequence[str] = ()) -> None:
     """Print each rater's link. A token is told once; afterwards only its hash is known."""
     local = host in ("127.0.0.1", "localhost", "::1")
