@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,16 +118,16 @@ def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str
 
     def fits(p: preferences.Preference) -> bool:
         try:
-            return all(encode(one) for one in (p.a, p.b))
+            return encode(p.a) != encode(p.b)
         except MienError:
             return False
 
     shown = [p for p in every if not judged.shows_real(p)]
+    shown = [replace(p, b=source.uncorrected(p.a)) if p.kind == "correction" else p for p in shown]
     kept = [p for p in shown if not preferences.teaches(p) or fits(p)]
     if len(kept) < len(shown):
-        console.say(
-            f"{len(shown) - len(kept)} answers are left out: a recording of theirs is none in the adapter's tokens"
-        )
+        left = console.count(len(shown) - len(kept), "answer")
+        console.say(f"{left} left out: in the adapter's tokens both recordings are the same, or one is none")
     # whoever has a seat may have seen a real recording, and taken the answer back
     saw_real = study.store.raters() if any(map(judged.shows_real, study.store.pairs())) else ()
     preferences.write(path, kept, encode, saw_real)

@@ -7,15 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from mien.alignment.store import Advice, Store
+from mien.alignment import crossed
+from mien.alignment.store import Advice, Pair, Store
+from mien.alignment.studio import calls, server, shown, source
 from mien.core import runs
-from mien.core.records import Cohort, CohortCard
+from mien.core.config import Plugin
+from mien.core.errors import MienError
+from mien.core.records import Cohort, CohortCard, Recording
 from mien.core.runs import Run
 from mien.data.datasets import simulated
 from mien.generation import sample
+from mien.generation.layout import Layout
 from mien.recipes import feedback
 
 from . import invented
@@ -79,3 +85,113 @@ def test_whom_one_study_recognised_no_other_of_the_cohort_shows(toy):
         assert 0 < len(kept) < len(store.pairs())
     assert sorted(p["pair"] for p in page(toy.home / "page.html")["pairs"]) == sorted(kept)
     assert "FLAGGED" in str(report(other)["caveats"])
+
+
+# --- corrections -----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def sampled():
+    """A layout of blocks, documents of it, and the recordings that they decode to."""
+    card = CohortCard(name="s", licence="", consent="", tasks={"stress": ("calm", "stress")}, streams=simulated.STREAMS)
+    own = (("eda", "eda"), ("activity", "acc"), ("beats", "bvp", "resp"))
+    layout = Layout.of(
+        card, seconds=60, task="stress", codec=Plugin(name="transform"), streams=["eda", "acc", "bvp", "resp"],
+        codecs=[Plugin(name=name, streams=list(streams)) for name, *streams in own],
+    )  # fmt: skip
+    many = list(invented.recordings("wrist", 8).values())
+    documents = layout.encode([r.streams for r in many], [r.labels["stress"] for r in many])
+    made = sample.recordings([[d] for d in documents], layout, None)
+    return layout, dict(zip(map(sample.name, range(8)), documents, strict=True)), {r.id: r for r in made}
+
+
+@pytest.fixture
+def corrections(sampled, tmp_path):
+    """(study, correct): a study of these recordings, and what stores a correction in it and returns its number."""
+    _, _, made = sampled
+    mine = {"cohort": "c" * 64, "model": "m" * 64}
+    store = Store.create(tmp_path / "f.sqlite", **mine)
+    ids = sorted(made)
+    store.add([Pair(id=f"p{i}", a=a, b=ids[i - 1]) for i, a in enumerate(ids)], **mine)
+    store.seat("ann")
+
+    def recording(name: str) -> Recording:
+        if name not in made:
+            raise MienError(f"no recording {name}")
+        return made[name]
+
+    study = server.Study(store=store, recording=recording, roles=invented.ROLES)
+
+    def correct(one: str, stream: str, by_s: float, rise: float = 0.0, mark: int | None = None) -> int:
+        found = shown.marks(made[one], invented.ROLES)[stream]
+        i = len(found.times) // 2
+        moves = [[i if mark is None else mark, float(found.times[i]) + by_s, rise]]
+        body = {"stream": stream, "mark": found.kind, "moves": moves}
+        said = Advice(
+            pair=f"p{ids.index(one)}", recording=one, nonce=f"nonce-{one}-{stream}", kind="correction", body=body
+        )
+        return store.advise("ann", said, **mine)
+
+    yield study, correct
+    store.close()
+
+
+@pytest.mark.parametrize(("stream", "part", "by_s", "rise"), [("eda", 0, 0.5, 0.3), ("bvp", 2, 0.06, 0.0)])
+def test_a_correction_teaches_what_was_corrected_and_nothing_else(sampled, corrections, stream, part, by_s, rise):
+    layout, documents, made = sampled
+    study, correct = corrections
+    ids = {name: i for i, name in enumerate(layout.vocabulary.names)}
+    numbers = {
+        one: correct(one, stream, by_s, rise)
+        for one in made
+        if shown.marks(made[one], invented.ROLES)[stream].times.size
+    }
+    encode, n = source.tokens(layout, study, documents), 0
+    for one, number in numbers.items():
+        whole = [" ".join(encode(name)).split() for name in (f"corrected-{number}", f"uncorrected-{number}", one)]
+        chosen, rejected, original = (crossed.split(np.array([ids[t] for t in w]), layout) for w in whole)
+        assert set(chosen) == set(rejected) == set(original)
+        for i in original:
+            if i != part:
+                np.testing.assert_array_equal(chosen[i], original[i])
+            np.testing.assert_array_equal(
+                rejected[i], crossed.split(written(layout, made[one]), layout)[i] if i == part else original[i]
+            )
+        n += not np.array_equal(chosen[part], rejected[part])
+    assert n > len(numbers) / 2
+
+
+def written(layout: Layout, r: Recording) -> np.ndarray:
+    (document,) = layout.encode([r.streams], [r.labels["stress"]])
+    assert document is not None
+    return document
+
+
+def test_a_correction_that_changes_no_token_teaches_nothing(sampled, corrections, tmp_path, capsys):
+    layout, documents, made = sampled
+    study, correct = corrections
+    first, second, *_ = made
+    correct(first, "bvp", 1e-6)
+    correct(second, "bvp", 0.06)
+    calls.write_pairs(study, tmp_path / "pairs.jsonl", layout, documents)
+    (row,) = map(json.loads, (tmp_path / "pairs.jsonl").read_text().splitlines())
+    assert (row["kind"], row["a"], row["b"]) == ("correction", "corrected-2", "uncorrected-2")
+    assert row["chosen"] != row["rejected"]
+    assert "1 answer left out" in capsys.readouterr().out
+
+
+def test_a_correction_that_fits_no_more_stops_nothing(sampled, corrections, tmp_path, capsys):
+    """Another version may detect other marks in the same recording."""
+    layout, documents, made = sampled
+    study, correct = corrections
+    first, second, *_ = made
+    stale, good = correct(first, "bvp", 0.0, mark=999), correct(second, "bvp", 0.06)
+    card = CohortCard(name="s", licence="", consent="", tasks={"stress": ("calm", "stress")}, streams=layout.streams)
+    source.write_corrected(study, card, tmp_path / "corrected")
+    assert Cohort.read(tmp_path / "corrected").column("id") == [f"corrected-{good}"]
+    assert "1 correction left out" in capsys.readouterr().out
+    encode = source.tokens(layout, study, documents)
+    with pytest.raises(MienError):
+        encode(f"corrected-{stale}")
+    assert encode(f"corrected-{good}")
+    study.store.elsewhere = frozenset({second})
+    source.write_corrected(study, card, tmp_path / "corrected")  # nor is anybody who is recognised written anew
+    assert not (tmp_path / "corrected").exists()

@@ -462,7 +462,7 @@ def test_a_finger_drags_a_response_up_and_what_is_broken_off_is_undone(browser, 
     assert "1 moved" in page.inner_text(f"#told-{side}")
     moves = "Object.values(JSON.parse(Object.values(sessionStorage)[0]).moves).flatMap(m => Object.values(m))"
     first = page.evaluate(moves)
-    assert list(first[0].values())[0][1] > 0
+    assert next(iter(first[0].values()))[1] > 0
     lift("Cancel", 2)
     assert page.evaluate(moves) == first
     w.close()
