@@ -398,13 +398,20 @@ class Store:
 
     def corrections(self) -> list[Advised]:
         """Of each rater, recording and stream the last correction; one without moves takes the earlier ones back. Of control
-        pairs none: a real recording is no sample, however it was changed, and one in pieces is to be believed by nobody."""
-        controls = {p.id for p in self.pairs() if p.kind == "control"}
+        pairs none: a real recording is no sample, however it was changed, and one in pieces is to be believed by nobody. Nor
+        of a pair whose answer was undone: the page shows the correction, and another answer lets it stand again."""
+        controls, undone = {p.id for p in self.pairs() if p.kind == "control"}, self._undone()
         last: dict[tuple[str, str, str], Advised] = {}
         for d in self.advice():
-            if d.advice.kind == "correction" and d.advice.pair not in controls:
+            stands = d.advice.pair not in controls and (d.rater, d.advice.pair) not in undone
+            if d.advice.kind == "correction" and stands:
                 last[d.rater, d.advice.recording, d.advice.body["stream"]] = d
         return [d for d in last.values() if d.advice.body["moves"]]
+
+    def _undone(self) -> set[tuple[str, str]]:
+        """(rater, pair) that were answered, and of which no answer stands."""
+        said = self._read("SELECT DISTINCT s.rater, a.pair FROM answers a JOIN seats s ON s.n = a.seat")
+        return {(rater, pair) for rater, pair in said} - {(rater, a.pair) for _, rater, a, _ in self.standing()}
 
     def counts(self) -> dict[str, int]:
         """Numbers without anybody in them."""
