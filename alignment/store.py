@@ -408,6 +408,17 @@ class Store:
                 last[d.rater, d.advice.recording, d.advice.body["stream"]] = d
         return [d for d in last.values() if d.advice.body["moves"]]
 
+    def told(self) -> list[Advised]:
+        """The advice that stands, in order of time: of each rater, pair and recording the last rating, all regions and
+        instructions, and `corrections`. None of control pairs, of undone answers, or of whom somebody recognised."""
+        controls, undone, out = {p.id for p in self.pairs() if p.kind == "control"}, self._undone(), self.blocked()
+        kept: dict[Any, Advised] = {d.n: d for d in self.corrections()}
+        for d in self.advice():
+            pair, recording, kind = d.advice.pair, d.advice.recording, d.advice.kind
+            if kind in ("rating", "region", "instruction") and pair not in controls and (d.rater, pair) not in undone:
+                kept[(d.rater, pair, recording) if kind == "rating" else d.n] = d
+        return sorted((d for d in kept.values() if d.advice.recording not in out), key=lambda d: d.n)
+
     def _undone(self) -> set[tuple[str, str]]:
         """(rater, pair) that were answered, and of which no answer stands."""
         said = self._read("SELECT DISTINCT s.rater, a.pair FROM answers a JOIN seats s ON s.n = a.seat")

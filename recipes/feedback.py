@@ -23,7 +23,8 @@ class Feedback(verbs.Recipe):
     """synthetic: a generate run; raters: pseudonyms; pairs: for each of them; choose: which, at random or by D-optimal design;
     checks: pairs to add, some shown again and some controls; private: no plain trainer may use the answers; simulate: experts
     answer instead of persons. For one call: host, port: where the page is; names: of a proxy in front; links: raters who need new ones;
-    export: page.html or pairs.jsonl; import: what such a page saved, or preferences."""
+    export: page.html, pairs.jsonl or, of recordings one by one, advice.jsonl (names that end so); import: what such a page saved, or
+    preferences."""
 
     synthetic: str
     raters: tuple[str, ...] = Field(default=("rater-1",), min_length=1)
@@ -100,12 +101,14 @@ def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report
     if recipe.export and recipe.export.endswith(".html"):
         for file in offline.write_pages(study, recipe.raters, Path(recipe.export)):
             console.say(f"one rater's page, with the recordings in it: {file}")
+    elif recipe.export and recipe.export.endswith("advice.jsonl"):
+        calls.write_advice(study, Path(recipe.export))
     elif recipe.export and recipe.export.endswith(".jsonl"):
         layout = Layout.read(runs.by_hash(study.store.model) / "release" / "adapter" / "layout.json")
         folder = runs.find(recipe.synthetic, "generate")
         calls.write_pairs(study, Path(recipe.export), layout, sample.kept(folder / "private"))
     elif recipe.export:
-        raise MienError(f"export: {recipe.export!r} is neither a page (….html) nor answers (….jsonl)")
+        raise MienError(f"export: {recipe.export!r} is neither a page (….html) nor answers (….jsonl, …advice.jsonl)")
     if not (recipe.taken or recipe.export or recipe.simulate):
         server.serve(
             study, host=recipe.host, port=recipe.port, more=recipe.names, recognised=report,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,13 +97,17 @@ def simulate(study: Study, config: Config, raters: Sequence[str]) -> int:
 def write_report(run: runs.Run, store: Store, card: CohortCard, config: Mapping[str, object], seed: int) -> None:
     """`release/report.json`: how much was said, and by nobody in particular."""
     counts, simulated = store.counts(), config.get("simulate") is not None
-    flagged = counts["recordings recognised"]
+    flagged, told = counts["recordings recognised"], Counter(d.advice.kind for d in store.told())
+    ratings = [d.advice.body["value"] for d in store.told() if d.advice.kind == "rating"]
+    also = ", ".join(console.count(told[k], k) for k in ("rating", "region", "correction", "instruction") if told[k])
+    mean = [Result(metric="mean rating, 1 to 5", value=float(np.mean(ratings)), unit="rating")] if ratings else []
     Report(
         verb=run.verb, run=run.name, study=run.study, config=dict(config), inputs=run.inputs,
         data_fingerprint=run.inputs["adapter"], guarantee=card.guarantee, restrictions=card.restrictions,
         environment=environment(seed),
-        summary=f"{counts['raters']} raters compared synthetic recordings of {card.name}; {counts['answers']} answers stand.",
-        results=tuple(Result(metric=k, value=float(v), unit="answer") for k, v in counts.items()),
+        summary=f"{counts['raters']} raters compared synthetic recordings of {card.name}; {counts['answers']} answers stand"
+        + (f", and beside them {also}." if also else "."),
+        results=(*(Result(metric=k, value=float(v), unit="answer") for k, v in counts.items()), *mean),
         not_measured=("What the raters said, and who they are: their answers are in the run's private half.",),
         caveats=(
             *((f"FLAGGED: raters recognised somebody in {flagged} recording(s). Do not publish this cohort, its adapter or"
@@ -109,6 +116,23 @@ def write_report(run: runs.Run, store: Store, card: CohortCard, config: Mapping[
               if simulated else ()),
         ),
     ).write(run.release / "report.json")  # fmt: skip
+
+
+def write_advice(study: Study, path: Path) -> None:
+    """What raters said of recordings one by one, as JSONL: a recording a line, with what each rater's rating, regions,
+    corrections and instructions are. Of control pairs and of whom somebody recognised, nothing."""
+    pairs, found = {p.id: p for p in study.store.pairs()}, dict[str, dict[str, Any]]()
+    told = study.store.told()
+    for d in told:
+        pair, one = pairs[d.advice.pair], d.advice.recording
+        row = found.setdefault(
+            one, {"recording": one, "label": pair.label, "cohort": study.store.cohort, "model": study.store.model}
+            | {f"{kind}s": [] for kind in ("rating", "region", "correction", "instruction")} | {"private": False},
+        )  # fmt: skip
+        row[f"{d.advice.kind}s"].append({"rater": d.rater, "pair": pair.id, "at": d.at, **d.advice.body})
+        row["private"] |= pair.private
+    runs.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.values()))
+    console.say(f"{len(told)} pieces of advice about {console.count(len(found), 'recording')}: {path}")
 
 
 def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str, np.ndarray]) -> None:

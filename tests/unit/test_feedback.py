@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mien.alignment import crossed
-from mien.alignment.store import Advice, Pair, Store
+from mien.alignment.store import Advice, Answer, Pair, Store
 from mien.alignment.studio import calls, server, shown, source
 from mien.core import runs
 from mien.core.config import Plugin
@@ -85,6 +85,44 @@ def test_whom_one_study_recognised_no_other_of_the_cohort_shows(toy):
         assert 0 < len(kept) < len(store.pairs())
     assert sorted(p["pair"] for p in page(toy.home / "page.html")["pairs"]) == sorted(kept)
     assert "FLAGGED" in str(report(other)["caveats"])
+
+
+def test_what_is_said_of_one_recording_is_exported_and_counted(toy):
+    folder = toy.call("export=page.html", study="rated")
+    said = [
+        ("ann", "p", "rating", {"value": 2}), ("ann", "p", "rating", {"value": 4}), ("bob", "p", "rating", {"value": 1}),
+        ("ann", "p", "region", {"stream": "eda", "start": 1.0, "end": 2.5}), ("bob", "p", "instruction", {"text": "<b>slower</b>"}),
+        ("ann", "undone", "rating", {"value": 5}), ("ann", "seen", "instruction", {"text": "x"}), ("bob", "seen", "recognise", {}),
+        ("ann", "control", "rating", {"value": 1}), ("ann", "p", "correction", {"stream": "bvp", "mark": "beat", "moves": [[1, 1.9, 0.0]]}),
+    ]  # fmt: skip
+    with answers(folder) as store:
+        mine = {"cohort": store.cohort, "model": store.model}
+        store.seat("bob")
+        first = store.pairs()[0]
+        free = [p for p in store.pairs() if p.kind == "pair" and not {p.a, p.b} & {first.a}]
+        pairs = {
+            "p": first,
+            "undone": first,
+            "seen": free[0],
+            "control": next(p for p in store.pairs() if p.kind == "control"),
+        }
+        pairs["undone"] = next(p for p in free if p.a not in (free[0].a, free[0].b))
+        for i, (rater, pair, kind, body) in enumerate(said):
+            advice = Advice(pair=pairs[pair].id, recording=pairs[pair].a, nonce=f"nonce-{i:04d}", kind=kind, body=body)
+            store.advise(rater, advice, **mine)
+        store.undo(
+            "ann", store.answer("ann", Answer(pair=pairs["undone"].id, nonce="nonce-answer", choice="A"), **mine)
+        )
+    toy.call("export=advice.jsonl", study="rated")
+    (row,) = map(json.loads, (toy.home / "advice.jsonl").read_text().splitlines())
+    assert (row["recording"], row["label"]) == (first.a, first.label)
+    assert [(x["rater"], x["value"]) for x in row["ratings"]] == [("ann", 4), ("bob", 1)]
+    assert [(x["rater"], x["stream"], x["start"], x["end"]) for x in row["regions"]] == [("ann", "eda", 1.0, 2.5)]
+    assert [(x["rater"], x["text"]) for x in row["instructions"]] == [("bob", "<b>slower</b>")]
+    assert [x["moves"] for x in row["corrections"]] == [[[1, 1.9, 0.0]]]
+    told = report(folder)
+    assert {r["metric"]: r["value"] for r in told["results"]}["mean rating, 1 to 5"] == 2.5
+    assert "2 ratings, 1 region, 1 correction, 1 instruction" in told["summary"]
 
 
 # --- corrections -----------------------------------------------------------------------------------------------------------
