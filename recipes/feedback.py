@@ -20,11 +20,11 @@ from mien.generation.layout import Layout
 
 
 class Feedback(verbs.Recipe):
-    """synthetic: a generate run; raters: pseudonyms; pairs: for each of them; choose: which, at random or by D-optimal design;
-    checks: pairs to add, some shown again and some controls; private: no plain trainer may use the answers; simulate: experts
-    answer instead of persons. For one call: host, port: where the page is; names: of a proxy in front; links: raters who need new ones;
-    export: page.html, pairs.jsonl or, of recordings one by one, advice.jsonl (names that end so); import: what such a page saved, or
-    preferences."""
+    """synthetic: a generate run; raters: pseudonyms; pairs: for each of them (a larger number goes on with the study); choose: which,
+    at random or by D-optimal design; checks: pairs to add, some shown again and some controls; private: no plain trainer may use
+    the answers; simulate: experts answer instead of persons. For one call: host, port: where the page is; names: of a proxy in
+    front; links: raters who need new ones; export: page.html, pairs.jsonl or, of recordings one by one, advice.jsonl (names that
+    end so); import: what such a page saved, or preferences."""
 
     synthetic: str
     raters: tuple[str, ...] = Field(default=("rater-1",), min_length=1)
@@ -58,10 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         calls.carry_over(run)
         with Store.create(run.private / calls.FILE, **about) as store:
             store.elsewhere = calls.recognised(cohort.fingerprint)
-            if not store.pairs():
-                by_design = recipe.choose == "d_optimal"
-                pairs = src.pairs(recipe.pairs, recipe.checks, recipe.seed, by_design=by_design)
-                store.add([plan.hidden(p) for p in pairs] if recipe.private else pairs, **about)
+            by_design = recipe.choose == "d_optimal"
+            pairs = src.pairs(recipe.pairs, recipe.checks, recipe.seed, by_design=by_design, asked=store.pairs())
+            store.add([plan.hidden(p) for p in pairs] if recipe.private else pairs, **about)
             study = server.Study(
                 store=store, recording=src, roles=roles(cohort.card), title=recipe.study, task=src.task,
                 gone=frozenset(r for p in store.pairs() for r in (p.a, p.b) if r not in src),

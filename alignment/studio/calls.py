@@ -29,22 +29,24 @@ Then = Callable[[], None]
 
 
 def carry_over(run: runs.Run) -> None:
-    """Bring along what raters said in the same study under another version of this code, so that nothing is asked twice."""
+    """Bring along what raters said in the same study under another version of this code, or when it had fewer pairs, so that
+    nothing is asked twice."""
     if (run.private / FILE).exists():
         return
     mine = runs.asked(run.folder)
-    earlier = [
-        f.parent.parent
-        for f in runs_home().glob(f"{run.verb}-{run.study}-*/private/{FILE}")
-        if all(runs.asked(f.parent.parent)[k] == mine[k] for k in ("config", "inputs"))
-    ]
+    earlier: list[tuple[int, int, Path]] = []
+    for file in runs_home().glob(f"{run.verb}-{run.study}-*/private/{FILE}"):
+        old = runs.asked(file.parent.parent)
+        pairs = old["config"]["pairs"]
+        alike = {**old["config"], "pairs": 0} == {**mine["config"], "pairs": 0} and old["inputs"] == mine["inputs"]
+        if alike and pairs <= mine["config"]["pairs"]:
+            earlier.append((pairs, file.stat().st_mtime_ns, file))
     if earlier:
-        last = max(earlier, key=lambda f: (f / "private" / FILE).stat().st_mtime_ns)
-        with Store.open(last / "private" / FILE) as store:
+        pairs, _, last = max(earlier)  # what a study with more pairs holds, it had from those with fewer
+        with Store.open(last) as store:
             store.copy(run.private / FILE)
-        console.say(
-            f"going on from {last.name}, which another version of Mien wrote; the raters' links stay as they were"
-        )
+        why = "another version of Mien wrote" if pairs == mine["config"]["pairs"] else f"has {pairs} pairs"
+        console.say(f"going on from {last.parent.parent.name}, which {why}; the raters' links stay as they were")
 
 
 def recognised(cohort: str) -> frozenset[str]:

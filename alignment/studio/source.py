@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,18 +54,27 @@ class Source:
             decks.setdefault(str(label.get(self.task, "")), []).append(one.removeprefix(plan.REAL))
         return decks
 
-    def pairs(self, n: int, checks: plan.Checks, seed: int, *, by_design: bool) -> list[Pair]:
-        """A study's pairs with its checks. by_design: the n of up to eight times as many random ones from which a linear reward
-        on vital signs would learn most (`choose.d_optimal`); held-out pairs are then no random ones."""
-        decks = self.decks()
+    def pairs(
+        self, n: int, checks: plan.Checks, seed: int, *, by_design: bool, asked: Sequence[Pair] = ()
+    ) -> list[Pair]:
+        """A study's pairs with its checks. asked: those it has; what is to be added then, until n are ordinary ones. by_design: of
+        up to eight times as many random ones those from which a linear reward on vital signs would learn most beside what is
+        asked (`choose.d_optimal`); held-out pairs are then no random ones."""
+        decks, before = self.decks(), [p for p in asked if p.kind == "pair"]
+        if n <= len(before):
+            return []
         most = sum(len(d) * (len(d) - 1) // 2 for d in decks.values())
         found = plan.choose(decks, max(n, min(most, 8 * n)) if by_design else n, seed)
+        met = {frozenset((p.a, p.b)) for p in before}
+        found = [p for p in found if frozenset((p.a, p.b)) not in met]
         if by_design:
-            ids = sorted({i for p in found for i in (p.a, p.b)})
+            ids = sorted({i for p in [*before, *found] for i in (p.a, p.b)})
             known = features.table((self(i) for i in ids), self.task, decks)
-            x = np.array([known[p.a] - known[p.b] for p in found])
-            found = [found[i] for i in choose.d_optimal(x, n).tolist()]
-        return plan.with_checks(found, checks, seed, self.decks(real=True))
+            old, x = (np.array([known[p.a] - known[p.b] for p in some]) for some in (before, found))
+            chosen = choose.d_optimal(x, n - len(before), asked=old if len(before) else None)
+            found = [found[i] for i in chosen.tolist()]
+        found, shown = found[: n - len(before)], sum(p.kind == "control" for p in asked)
+        return plan.with_checks(found, checks, seed, self.decks(real=True), shown)
 
 
 def real_windows(cohort: Cohort, layout: Layout, valid: float) -> dict[str, Recording]:

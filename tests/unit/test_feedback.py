@@ -125,6 +125,31 @@ def test_what_is_said_of_one_recording_is_exported_and_counted(toy):
     assert "2 ratings, 1 region, 1 correction, 1 instruction" in told["summary"]
 
 
+@pytest.mark.parametrize("choose", ["random", "d_optimal"])
+def test_more_pairs_go_on_with_the_same_study(toy, choose, capsys):
+    first = toy.call("export=page.html", study="more", pairs=4, choose=choose)
+    with answers(first) as store:
+        mine, few = {"cohort": store.cohort, "model": store.model}, store.pairs()
+        store.answer("ann", Answer(pair=few[0].id, nonce="nonce-0000", choice="A"), **mine)
+        said, token = store.standing(), store.seat("ann", anew=True)
+        assert token
+    capsys.readouterr()
+    for _ in range(2):
+        second = toy.call("export=page.html", study="more", pairs=9, choose=choose)
+    told = capsys.readouterr().out
+    assert told.count(f"going on from {first.name}, which has 4 pairs") == 1
+    with answers(second) as store:
+        every = store.pairs()
+        assert (store.standing(), store.rater(token)) == (said, "ann")
+    assert every[: len(few)] == few
+    ordinary = [frozenset((p.a, p.b)) for p in every if p.kind == "pair"]
+    assert len(ordinary) == len(set(ordinary)) == 9
+    assert sum(p.kind == "repeat" for p in every) == sum(p.kind == "control" for p in every) == 2
+    assert toy.call("export=page.html", study="more", pairs=3, choose=choose) not in (first, second)  # not fewer
+    with answers(runs.find("feedback-more", "feedback")) as store:
+        assert store.standing() == []
+
+
 # --- corrections -----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def sampled():
