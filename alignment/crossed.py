@@ -67,6 +67,20 @@ def split(doc: np.ndarray, layout: Layout) -> dict[int, np.ndarray]:
     return {int(b[0]) - STREAM_0: b for b in np.split(made, ends) if len(b)}
 
 
+def splice(doc: np.ndarray, other: np.ndarray, part: int, layout: Layout) -> np.ndarray:
+    """The document int32[T] with one part's block (its index) as it stands in another. MienError where that has none, or the
+    grammar does not take it here."""
+    blocks, theirs = split(doc, layout), split(other, layout)
+    if part not in theirs:
+        raise MienError(f"{layout.parts[part].name} cannot be written in tokens")
+    blocks[part] = theirs[part]
+    head = doc[: len(doc) - len(layout.made(doc)) - 1]
+    made = np.concatenate([head, *(blocks[i] for i in sorted(blocks)), [EOS]]).astype(np.int32)
+    if not layout.grammar.accepts(made.tolist()):
+        raise MienError(f"{layout.parts[part].name}: another document's block does not fit into this one")
+    return made
+
+
 def _draw(z: np.ndarray, m: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """int64[m] each: draws with chances of exp(z) and of exp(-z), as often the same as these chances allow (the optimal coupling:
     Levin, Peres & Wilmer 2009, Markov Chains and Mixing Times, proposition 4.7). Each is what it would be alone, and so is the

@@ -159,7 +159,12 @@ class Advised:
 
 
 class Store:
-    """One study's file. Every method may be called from any thread; one at a time writes."""
+    """One study's file. Every method may be called from any thread; one at a time writes.
+
+    elsewhere: recordings of its cohort in which somebody was recognised in another study (nobody, until it is told).
+    """
+
+    elsewhere: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, connection: sqlite3.Connection):
         self.path, self._db, self._lock = Path(path), connection, threading.RLock()
@@ -367,8 +372,9 @@ class Store:
         ]  # fmt: skip
 
     def blocked(self) -> frozenset[str]:
-        """Recordings in which a rater recognised somebody: shown to nobody any more."""
-        return frozenset(r for (r,) in self._read("SELECT DISTINCT recording FROM advice WHERE kind = 'recognise'"))
+        """Recordings in which a rater recognised somebody, here or elsewhere: shown to nobody any more."""
+        found = self._read("SELECT DISTINCT recording FROM advice WHERE kind = 'recognise'")
+        return self.elsewhere.union(r for (r,) in found)
 
     # --- what follows -----------------------------------------------------------------------------------
     def preferences(self, *, blocked: bool = False) -> list[Preference]:
@@ -406,13 +412,31 @@ class Store:
 
     def corrections(self) -> list[Advised]:
         """Of each rater, recording and stream the last correction; one without moves takes the earlier ones back. Of control
-        pairs none: a real recording is no sample, however it was changed, and one in pieces is to be believed by nobody."""
-        controls = {p.id for p in self.pairs() if p.kind == "control"}
+        pairs none: a real recording is no sample, however it was changed, and one in pieces is to be believed by nobody. Nor
+        of a pair whose answer was undone: the page shows the correction, and another answer lets it stand again."""
+        controls, undone = {p.id for p in self.pairs() if p.kind == "control"}, self._undone()
         last: dict[tuple[str, str, str], Advised] = {}
         for d in self.advice():
-            if d.advice.kind == "correction" and d.advice.pair not in controls:
+            stands = d.advice.pair not in controls and (d.rater, d.advice.pair) not in undone
+            if d.advice.kind == "correction" and stands:
                 last[d.rater, d.advice.recording, d.advice.body["stream"]] = d
         return [d for d in last.values() if d.advice.body["moves"]]
+
+    def told(self) -> list[Advised]:
+        """The advice that stands, in order of time: of each rater, pair and recording the last rating, all regions and
+        instructions, and `corrections`. None of control pairs, of undone answers, or of whom somebody recognised."""
+        controls, undone, out = {p.id for p in self.pairs() if p.kind == "control"}, self._undone(), self.blocked()
+        kept: dict[Any, Advised] = {d.n: d for d in self.corrections()}
+        for d in self.advice():
+            pair, recording, kind = d.advice.pair, d.advice.recording, d.advice.kind
+            if kind in ("rating", "region", "instruction") and pair not in controls and (d.rater, pair) not in undone:
+                kept[(d.rater, pair, recording) if kind == "rating" else d.n] = d
+        return sorted((d for d in kept.values() if d.advice.recording not in out), key=lambda d: d.n)
+
+    def _undone(self) -> set[tuple[str, str]]:
+        """(rater, pair) that were answered, and of which no answer stands."""
+        said = self._read("SELECT DISTINCT s.rater, a.pair FROM answers a JOIN seats s ON s.n = a.seat")
+        return {(rater, pair) for rater, pair in said} - {(rater, a.pair) for _, rater, a, _ in self.standing()}
 
     def counts(self) -> dict[str, int]:
         """Numbers without anybody in them."""

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -57,9 +58,9 @@ def code_version() -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: beside its place, flushed to disk, renamed."""
+    """Write a whole file or nothing: beside its place, flushed to disk, renamed. Also from several threads at once."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with open(part, "w", encoding="utf-8") as f:
             f.write(text)

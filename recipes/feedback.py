@@ -20,10 +20,10 @@ from mien.generation.adapted import layout_of
 
 
 class Feedback(verbs.Recipe):
-    """synthetic: a generate run; raters: pseudonyms; pairs: for each of them; choose: which, at random or by D-optimal design;
-    checks: pairs to add, some shown again and some controls; private: no plain trainer may use the answers; simulate: experts
-    answer instead of persons. For one call: host, port: where the page is; names: of a proxy in front; links: raters who need new ones;
-    export: page.html or pairs.jsonl; import: what such a page saved, or preferences."""
+    """synthetic: a generate run; raters: pseudonyms; pairs: for each (a larger number goes on with the study); choose: which, at
+    random or by D-optimal design; checks: pairs to add, some shown again and some controls; private: no plain trainer may use the
+    answers; simulate: experts answer instead of persons. For one call: host, port: where the page is; names: of a proxy in front;
+    links: raters who need new ones; export: page.html, pairs.jsonl or advice.jsonl; import: what a page saved, or preferences."""
 
     synthetic: str
     raters: tuple[str, ...] = Field(default=("rater-1",), min_length=1)
@@ -58,10 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     with runs.Run.start("feedback", recipe.study, asked, inputs) as run:
         calls.carry_over(run)
         with Store.create(run.private / calls.FILE, **about) as store:
-            if not store.pairs():
-                by_design = recipe.choose == "d_optimal"
-                pairs = src.pairs(recipe.pairs, recipe.checks, recipe.seed, by_design=by_design)
-                store.add([plan.hidden(p) for p in pairs] if recipe.private else pairs, **about)
+            store.elsewhere = calls.recognised(cohort.fingerprint)
+            by_design = recipe.choose == "d_optimal"
+            pairs = src.pairs(recipe.pairs, recipe.checks, recipe.seed, by_design=by_design, asked=store.pairs())
+            store.add([plan.hidden(p) for p in pairs] if recipe.private else pairs, **about)
             study = server.Study(
                 store=store, recording=src, roles=roles(cohort.card), title=recipe.study, task=src.task,
                 gone=frozenset(r for p in store.pairs() for r in (p.a, p.b) if r not in src),
@@ -101,12 +101,14 @@ def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report
     if recipe.export and recipe.export.endswith(".html"):
         for file in offline.write_pages(study, recipe.raters, Path(recipe.export)):
             console.say(f"one rater's page, with the recordings in it: {file}")
+    elif recipe.export and recipe.export.endswith("advice.jsonl"):
+        calls.write_advice(study, Path(recipe.export))
     elif recipe.export and recipe.export.endswith(".jsonl"):
         layout = layout_of(runs.by_hash(study.store.model))
         folder = runs.find(recipe.synthetic, "generate")
         calls.write_pairs(study, Path(recipe.export), layout, sample.kept(folder / "private"))
     elif recipe.export:
-        raise MienError(f"export: {recipe.export!r} is neither a page (….html) nor answers (….jsonl)")
+        raise MienError(f"export: {recipe.export!r} is neither a page (….html) nor answers (….jsonl, …advice.jsonl)")
     if not (recipe.taken or recipe.export or recipe.simulate):
         server.serve(
             study, host=recipe.host, port=recipe.port, more=recipe.names, recognised=report,

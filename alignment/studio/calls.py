@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,22 +29,33 @@ Then = Callable[[], None]
 
 
 def carry_over(run: runs.Run) -> None:
-    """Bring along what raters said in the same study under another version of this code, so that nothing is asked twice."""
+    """Bring along what raters said in the same study under another version of this code, or when it had fewer pairs, so that
+    nothing is asked twice."""
     if (run.private / FILE).exists():
         return
     mine = runs.asked(run.folder)
-    earlier = [
-        f.parent.parent
-        for f in runs_home().glob(f"{run.verb}-{run.study}-*/private/{FILE}")
-        if all(runs.asked(f.parent.parent)[k] == mine[k] for k in ("config", "inputs"))
-    ]
+    earlier: list[tuple[int, int, Path]] = []
+    for file in runs_home().glob(f"{run.verb}-{run.study}-*/private/{FILE}"):
+        old = runs.asked(file.parent.parent)
+        pairs = old["config"]["pairs"]
+        alike = {**old["config"], "pairs": 0} == {**mine["config"], "pairs": 0} and old["inputs"] == mine["inputs"]
+        if alike and pairs <= mine["config"]["pairs"]:
+            earlier.append((pairs, file.stat().st_mtime_ns, file))
     if earlier:
-        last = max(earlier, key=lambda f: (f / "private" / FILE).stat().st_mtime_ns)
-        with Store.open(last / "private" / FILE) as store:
+        pairs, _, last = max(earlier)  # what a study with more pairs holds, it had from those with fewer
+        with Store.open(last) as store:
             store.copy(run.private / FILE)
-        console.say(
-            f"going on from {last.name}, which another version of Mien wrote; the raters' links stay as they were"
-        )
+        why = "another version of Mien wrote" if pairs == mine["config"]["pairs"] else f"has {pairs} pairs"
+        console.say(f"going on from {last.parent.parent.name}, which {why}; the raters' links stay as they were")
+
+
+def recognised(cohort: str) -> frozenset[str]:
+    """Recordings of a synthetic cohort (its fingerprint) in which somebody was recognised, in any study there is of it."""
+    out: set[str] = set()
+    for file in sorted(runs_home().glob(f"feedback-*/private/{FILE}")):
+        with Store.open(file) as store:  # a file that cannot be read stops us: nobody knows whom it blocks
+            out |= store.blocked() if store.cohort == cohort else set()
+    return frozenset(out)
 
 
 def invite(host: str, port: int, raters: Sequence[str], tokens: Mapping[str, str], names: Sequence[str] = ()) -> None:
@@ -84,13 +99,17 @@ def simulate(study: Study, config: Config, raters: Sequence[str]) -> int:
 def write_report(run: runs.Run, store: Store, card: CohortCard, config: Mapping[str, object], seed: int) -> None:
     """`release/report.json`: how much was said, and by nobody in particular."""
     counts, simulated = store.counts(), config.get("simulate") is not None
-    flagged = counts["recordings recognised"]
+    flagged, told = counts["recordings recognised"], Counter(d.advice.kind for d in store.told())
+    ratings = [d.advice.body["value"] for d in store.told() if d.advice.kind == "rating"]
+    also = ", ".join(console.count(told[k], k) for k in ("rating", "region", "correction", "instruction") if told[k])
+    mean = [Result(metric="mean rating, 1 to 5", value=float(np.mean(ratings)), unit="rating")] if ratings else []
     Report(
         verb=run.verb, run=run.name, study=run.study, config=dict(config), inputs=run.inputs,
         data_fingerprint=run.inputs["adapter"], guarantee=card.guarantee, restrictions=card.restrictions,
         environment=environment(seed),
-        summary=f"{counts['raters']} raters compared synthetic recordings of {card.name}; {counts['answers']} answers stand.",
-        results=tuple(Result(metric=k, value=float(v), unit="answer") for k, v in counts.items()),
+        summary=f"{counts['raters']} raters compared synthetic recordings of {card.name}; {counts['answers']} answers stand"
+        + (f", and beside them {also}." if also else "."),
+        results=(*(Result(metric=k, value=float(v), unit="answer") for k, v in counts.items()), *mean),
         not_measured=("What the raters said, and who they are: their answers are in the run's private half.",),
         caveats=(
             *((f"FLAGGED: raters recognised somebody in {flagged} recording(s). Do not publish this cohort, its adapter or"
@@ -101,6 +120,23 @@ def write_report(run: runs.Run, store: Store, card: CohortCard, config: Mapping[
     ).write(run.release / "report.json")  # fmt: skip
 
 
+def write_advice(study: Study, path: Path) -> None:
+    """What raters said of recordings one by one, as JSONL: a recording a line, with what each rater's rating, regions,
+    corrections and instructions are. Of control pairs and of whom somebody recognised, nothing."""
+    pairs, found = {p.id: p for p in study.store.pairs()}, dict[str, dict[str, Any]]()
+    told = study.store.told()
+    for d in told:
+        pair, one = pairs[d.advice.pair], d.advice.recording
+        row = found.setdefault(
+            one, {"recording": one, "label": pair.label, "cohort": study.store.cohort, "model": study.store.model}
+            | {f"{kind}s": [] for kind in ("rating", "region", "correction", "instruction")} | {"private": False},
+        )  # fmt: skip
+        row[f"{d.advice.kind}s"].append({"rater": d.rater, "pair": pair.id, "at": d.at, **d.advice.body})
+        row["private"] |= pair.private
+    runs.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.values()))
+    console.say(f"{len(told)} pieces of advice about {console.count(len(found), 'recording')}: {path}")
+
+
 def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str, np.ndarray]) -> None:
     """The answers as JSONL, with TRL's columns where one teaches; real recordings are not named. documents: of recordings, as
     they were sampled (`source.tokens`)."""
@@ -108,16 +144,16 @@ def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str
 
     def fits(p: preferences.Preference) -> bool:
         try:
-            return all(encode(one) for one in (p.a, p.b))
+            return encode(p.a) != encode(p.b)
         except MienError:
             return False
 
     shown = [p for p in every if not judged.shows_real(p)]
+    shown = [replace(p, b=source.uncorrected(p.a)) if p.kind == "correction" else p for p in shown]
     kept = [p for p in shown if not preferences.teaches(p) or fits(p)]
     if len(kept) < len(shown):
-        console.say(
-            f"{len(shown) - len(kept)} answers are left out: a recording of theirs is none in the adapter's tokens"
-        )
+        left = console.count(len(shown) - len(kept), "answer")
+        console.say(f"{left} left out: in the adapter's tokens both recordings are the same, or one is none")
     # whoever has a seat may have seen a real recording, and taken the answer back
     saw_real = study.store.raters() if any(map(judged.shows_real, study.store.pairs())) else ()
     preferences.write(path, kept, encode, saw_real)

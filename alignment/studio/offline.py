@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +35,8 @@ def page_for(study: Study, rater: str) -> str:
     """A page for one rater with the pairs they have not answered yet, in their own order, every recording once.
 
     Pairs of real recordings are left out, for a file travels; so is whatever somebody was recognised in. Neither ids nor
-    kinds of pairs are in it.
+    kinds of pairs are in it; which recordings are one and the same (`of`) is, for all of them are hidden together. The seal
+    says whose page it is.
     """
     desk, closed = Desk(study, rater), study.store.blocked() | study.gone
     numbers: dict[str, int] = {}
@@ -49,7 +51,10 @@ def page_for(study: Study, rater: str) -> str:
     if not pairs:
         raise MienError(f"{rater} has answered every pair that may be put into a file")
     recordings = [shown.show(study.recording(r), study.roles) for r in numbers]
-    return page(shown.encode({**study.about, "rater": rater, "pairs": pairs, "recordings": recordings}))
+    groups: dict[str, int] = {}
+    of = [groups.setdefault(r.removeprefix(plan.BROKEN), len(groups)) for r in numbers]
+    about = {**study.about, "rater": rater, "seal": desk.seal}
+    return page(shown.encode({**about, "pairs": pairs, "of": of, "recordings": recordings}))
 
 
 def take(study: Study, path: Path) -> dict[str, int]:
@@ -163,8 +168,15 @@ def _take(study: Study, desks: dict[str, Desk], row: Any, older: set[tuple[str, 
         raise Refused("at: when it was said")
     if rater not in desks:
         desks[rater] = Desk(study, rater)
-    desk = desks[rater]
-    form = {k: v for k, v in row.items() if k not in ("study", "rater", "what", "at")}
+    desk, seal = desks[rater], row.get("seal")
+    if seal is None:
+        raise Refused(
+            f"it does not say which page it is from, as an older Mien's does not; make {rater} a new page (export=page.html),"
+            " and let them load this file in it and save it again"
+        )
+    if not hmac.compare_digest(desk.seal.encode(), str(seal).encode("utf-8", "replace")):
+        raise Refused(f"this was not said on a page of {rater}'s")
+    form = {k: v for k, v in row.items() if k not in ("study", "rater", "seal", "what", "at")}
     if what == "answer":
         nonce = str(form.get("nonce"))
         if _late(study.store, rater, str(form.get("pair")), nonce, at):

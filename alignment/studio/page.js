@@ -88,11 +88,12 @@ function online() {
 function offline(data) {
   const place = `mien ${data.study} ${data.rater}`;
   let rows = [];
-  try { rows = JSON.parse(localStorage.getItem(place) || "[]"); } catch { banner("kept", "This browser keeps nothing for files: save your answers before you close the page."); }
+  const own = (r) => ({...r, seal: data.seal}); // also of what an older page of this rater's kept or saved
+  try { rows = JSON.parse(localStorage.getItem(place) || "[]").map(own); } catch { banner("kept", "This browser keeps nothing for files: save your answers before you close the page."); }
   const keep = () => { try { localStorage.setItem(place, JSON.stringify(rows)); } catch { banner("kept", "This browser could not keep the answer: save your answers now."); } };
   const add = (what, form) => {
     if (!rows.some((r) => r.what === what && r.nonce === form.nonce)) {
-      rows.push({study: data.study, rater: data.rater, what, ...form, at: new Date().toISOString()});
+      rows.push({study: data.study, rater: data.rater, seal: data.seal, what, ...form, at: new Date().toISOString()});
       keep();
     }
     return state();
@@ -104,9 +105,9 @@ function offline(data) {
     const closed = new Set();
     for (const r of rows) if (r.what === "advice" && r.kind === "recognise") {
       const p = data.pairs.find((x) => x.pair === r.pair);
-      if (p) closed.add(p[r.side]);
+      if (p) closed.add(data.of[p[r.side]]);
     }
-    const open = data.pairs.filter((p) => done.has(p.pair) || !(closed.has(p.left) || closed.has(p.right)));
+    const open = data.pairs.filter((p) => done.has(p.pair) || !(closed.has(data.of[p.left]) || closed.has(data.of[p.right])));
     const upcoming = open.filter((p) => !done.has(p.pair)).slice(0, 2).map((p) => ({
       pair: p.pair, label: p.label, nonce: nonce(), left: p.left, right: p.right,
       advice: rows.filter((r) => r.what === "advice" && r.pair === p.pair).map((r) => ({side: r.side, kind: r.kind, ...r.body})),
@@ -123,7 +124,7 @@ function offline(data) {
     take: async (text) => {
       const read = text.split("\n").filter((l) => l.trim()).map((l) => JSON.parse(l));
       if (read.some((r) => r.study !== data.study || r.rater !== data.rater)) throw new Problem(409, "These answers are of another study or another rater.");
-      for (const r of read) if (!rows.some((x) => x.what === r.what && x.nonce === r.nonce)) rows.push(r);
+      for (const r of read) if (!rows.some((x) => x.what === r.what && x.nonce === r.nonce)) rows.push(own(r));
       rows.sort((x, y) => (x.at < y.at ? -1 : x.at > y.at ? 1 : 0));
       keep();
       return state();
@@ -135,6 +136,7 @@ function offline(data) {
 let about = {longest: 60}, backend, state, pair = null, draft = null, shownAt = 0, busy = false;
 let view = {from: 0, to: 60}, cursor = 0, mode = "look", playing = false, hear = "left", lanes = [], actors = [];
 let ahead = 0; // the timer of what is fetched for the pair after this one
+let stale = false; // somebody was recognised while something was in flight: what comes next is to be asked for anew
 const ready = new Map(); // "pair side" -> a promise of a recording
 
 function load(p, side) {
@@ -218,6 +220,27 @@ function save() { try { sessionStorage.setItem(draftPlace(pair), JSON.stringify(
 function saved(p) { try { return {...empty(), ...JSON.parse(sessionStorage.getItem(draftPlace(p)) || "{}")}; } catch { return empty(); } }
 function drop(p) { try { sessionStorage.removeItem(draftPlace(p)); } catch { /* as above */ } }
 const noncefor = (what) => (draft.nonces[what] ||= nonce());
+
+// --- who was recognised: sent beside whatever is in flight, and kept, over a closed page too, until the studio has it ---------
+const unsentPlace = () => `mien recognised ${about.study} ${about.rater}`;
+let unsent = []; // of this page; what is stored may also hold another window's
+function kept() {
+  let stored = [];
+  try { stored = JSON.parse(localStorage.getItem(unsentPlace()) || "[]"); } catch { /* this page still has its own */ }
+  return [...unsent, ...stored.filter((f) => !unsent.some((u) => u.nonce === f.nonce))];
+}
+function keep(forms) {
+  unsent = forms;
+  try { forms.length ? localStorage.setItem(unsentPlace(), JSON.stringify(forms)) : localStorage.removeItem(unsentPlace()); } catch { /* this page still has them */ }
+}
+async function deliver() { // a form sent twice is stored once
+  const forms = kept();
+  for (const form of forms) {
+    await again(() => backend.advise(form));
+    keep(kept().filter((f) => f.nonce !== form.nonce));
+  }
+  return forms.length > 0;
+}
 
 // --- one pair --------------------------------------------------------------------------------------------------
 async function show(filled) {
@@ -763,6 +786,13 @@ function move(cell, i, to, more) {
   redraw();
 }
 
+// a drag that was broken off, for the browser took the finger or a second one came: as it was before
+function unmove(cell, moves) {
+  if (moves) draft.moves[cell.side][cell.lane.name] = moves; else delete draft.moves[cell.side][cell.lane.name];
+  save();
+  redraw();
+}
+
 function region(cell, from, to) {
   const s = cell.stream, a = clamp(Math.min(from, to), 0, s.offset + s.seconds), b = clamp(Math.max(from, to), 0, s.offset + s.seconds);
   if (b - a < (view.to - view.from) / 400) return;
@@ -783,11 +813,11 @@ function listen(cell) {
     canvas.setPointerCapture(e.pointerId);
     const [x, y, w] = at(e);
     down.set(e.pointerId, x);
-    if (down.size === 2) { const [p, q] = [...down.values()]; start = {pinch: Math.abs(p - q), view: {...view}, middle: tOf((p + q) / 2, w)}; cell.drag = null; return; }
+    if (down.size === 2) { const [p, q] = [...down.values()]; if (start?.mark !== undefined && start.moved) { unmove(cell, start.moves); listAdvice(); } start = {pinch: Math.abs(p - q), view: {...view}, middle: tOf((p + q) / 2, w)}; cell.drag = null; return; }
     start = {x, y, t: tOf(x, w), view: {...view}, moved: false};
     if (mode === "correct" && cell.stream.marks) {
       const near = placed(cell.stream, movesOf(cell.side, cell.lane.name)).map((t, i) => [Math.abs(xOf(t, w) - x), i]).sort((p, q) => p[0] - q[0])[0];
-      if (near && near[0] < (e.pointerType === "mouse" ? 11 : 22)) { cell.chosen = start.mark = near[1]; start.was = movesOf(cell.side, cell.lane.name)[near[1]] || [cell.stream.marks.times[near[1]], 0]; }
+      if (near && near[0] < (e.pointerType === "mouse" ? 11 : 22)) { cell.chosen = start.mark = near[1]; start.was = movesOf(cell.side, cell.lane.name)[near[1]] || [cell.stream.marks.times[near[1]], 0]; start.moves = draft.moves[cell.side][cell.lane.name] && {...draft.moves[cell.side][cell.lane.name]}; }
     }
   });
   canvas.addEventListener("pointermove", (e) => {
@@ -818,7 +848,10 @@ function listen(cell) {
     const [x, , w] = at(e);
     if (!down.delete(e.pointerId)) return;
     if (cell.drag?.region && e.type === "pointerup") region(cell, ...cell.drag.region);
-    if (start?.mark !== undefined && start.moved) { listAdvice(); tell("Moved; the curve follows"); }
+    if (start?.mark !== undefined && start.moved) {
+      if (e.type === "pointerup") tell("Moved; the curve follows"); else unmove(cell, start.moves);
+      listAdvice();
+    }
     if (start && !start.moved && start.pinch === undefined && e.type === "pointerup") seek(tOf(x, w));
     cell.drag = null;
     if (!down.size) start = null;
@@ -826,6 +859,8 @@ function listen(cell) {
   };
   canvas.addEventListener("pointerup", up);
   canvas.addEventListener("pointercancel", up);
+  // a finger on a mark drags it, up too; anywhere else it still scrolls the page
+  canvas.addEventListener("touchstart", (e) => { if (start?.mark !== undefined) e.preventDefault(); }, {passive: false});
   canvas.addEventListener("dblclick", (e) => { const [x, , w] = at(e); zoom(0.4, tOf(x, w)); });
   canvas.addEventListener("wheel", (e) => {
     const [x, , w] = at(e);
@@ -1106,18 +1141,29 @@ async function guarded(work) {
   busy = true;
   $("rate").setAttribute("aria-busy", "true");
   $("next").disabled = true;
-  try { await work(); banner("refused", ""); } catch (error) {
-    if (error instanceof Problem && error.status === 401) { seatless(error.message); return; }
-    tell(error.message);
-    if (error instanceof Problem && [403, 409].includes(error.status)) {
-      banner("refused", `${error.message}.`);
-      try { state = await again(() => backend.start()); await show(); } catch { /* the banner says what happened */ }
-    }
-  } finally {
+  try { await work(); banner("refused", ""); } catch (error) { await failed(error); } finally {
     busy = false;
     $("rate").setAttribute("aria-busy", "false");
     if (draft) ready4next();
+    if (stale) without();
   }
+}
+async function failed(error) {
+  if (error instanceof Problem && error.status === 401) { seatless(error.message); return; }
+  tell(error.message);
+  if (error instanceof Problem && [403, 409].includes(error.status)) {
+    banner("refused", `${error.message}.`);
+    try { state = await again(() => backend.start()); await show(); } catch { /* the banner says what happened */ }
+  }
+}
+// what comes next, without those in whom somebody was recognised; once nothing else is in flight
+function without() {
+  stale = busy;
+  guarded(async () => {
+    state = await again(() => backend.start());
+    await show();
+    tell("Hidden from everybody. Thank you.");
+  });
 }
 
 function pending() {
@@ -1161,16 +1207,16 @@ function undo() {
 }
 
 function recognise(side) {
-  const dialog = $("recognise");
+  // of the pair that is shown now: an answer in flight may bring the next one behind the question
+  const dialog = $("recognise"), form = {pair: pair.pair, side, kind: "recognise", body: {}, nonce: noncefor(`recognise ${side}`)};
   dialog.returnValue = "";
   dialog.onclose = () => {
     if (dialog.returnValue !== "yes") return;
     clearTimeout(ahead);
-    guarded(async () => {
-      state = await again(() => backend.advise({pair: pair.pair, side, kind: "recognise", body: {}, nonce: noncefor(`recognise ${side}`)}));
-      drop(pair);
-      await show();
-      tell("Hidden from everybody. Thank you.");
+    keep([...kept().filter((f) => f.nonce !== form.nonce), form]);
+    deliver().then(() => { drop(form); without(); }, async (error) => {
+      await failed(error);
+      banner("recognised", "Whom you recognised is kept here, and sent when you open this page again; tell whoever runs the study.");
     });
   };
   dialog.showModal();
@@ -1273,7 +1319,10 @@ async function begin() {
   $("study").textContent = [about.title, about.rater].filter(Boolean).join(" · ");
   $("sources").replaceChildren(...Object.entries(about.ranges).map(([k, r]) => el("li", {text: `${k}: ${r.low}–${r.high} ${r.unit} (${r.source})`})));
   document.title = `${about.title || "Mien"} – studio`;
-  await guarded(() => show());
+  await guarded(async () => {
+    if (await deliver()) state = await again(() => backend.start());
+    await show();
+  });
 }
 begin();
 })();

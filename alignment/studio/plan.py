@@ -67,10 +67,11 @@ def _draw(deck: list[str], drawn: list[str], seen: set[tuple[str, str]], rng: np
 
 
 def with_checks(
-    pairs: Sequence[Pair], checks: Checks, seed: int, real: Mapping[str, Sequence[str]] | None = None
+    pairs: Sequence[Pair], checks: Checks, seed: int, real: Mapping[str, Sequence[str]] | None = None, shown: int = 0
 ) -> list[Pair]:
     """The pairs, and beside them some shown again and control pairs. real: label -> ids of real recordings, of persons
-    who agreed (only for control="real"). Raters cannot tell them apart from the others, ids included."""
+    who agreed (only for control="real"); shown: how many pairs of these there are already. Raters cannot tell them apart from
+    the others, ids included."""
     rng = np.random.default_rng((seed, 0xC4EC5))
     n_again, n_control = (_count(x, len(pairs)) for x in (checks.repeats, checks.controls))
     out = list(pairs)
@@ -78,7 +79,7 @@ def with_checks(
         p = pairs[i]
         out.append(replace(p, id=_id(seed, "again", p.id), kind="repeat", again=p.id))
     if checks.control == "real" and n_control:
-        found = choose(real or {}, n_control, seed)
+        found = choose(real or {}, shown + n_control, seed)[shown:]
         out += [
             replace(p, id=_id(seed, REAL, p.id), a=REAL + p.a, b=REAL + p.b, kind="control", private=True)
             for p in found

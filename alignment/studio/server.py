@@ -113,6 +113,11 @@ class Desk:
         said = f"{self.rater}\0{pair}\0{n}".encode()
         return hmac.new(self.study.store.key, said, hashlib.sha256).hexdigest()[:32]
 
+    @property
+    def seal(self) -> str:
+        """What this rater's page in a file carries, and what comes back from it: nobody can make another rater's."""
+        return hmac.new(self.study.store.key, f"page\0{self.rater}".encode(), hashlib.sha256).hexdigest()[:32]
+
     def recording(self, pair: str, side: str) -> str:
         """The id of what stands on one side of a pair."""
         p, left = self._pair(pair)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ...core import console
 from ...core.errors import MienError
 from ...core.records import Cohort, CohortCard, Recording, Window, cut
 from ...generation.layout import Layout
 from ...generation.machine import OWN
-from .. import choose, features
-from ..store import Pair
+from .. import choose, crossed, features
+from ..store import Advised, Pair
 from . import mended, plan
 from .server import Study
 
@@ -53,18 +54,27 @@ class Source:
             decks.setdefault(str(label.get(self.task, "")), []).append(one.removeprefix(plan.REAL))
         return decks
 
-    def pairs(self, n: int, checks: plan.Checks, seed: int, *, by_design: bool) -> list[Pair]:
-        """A study's pairs with its checks. by_design: the n of up to eight times as many random ones from which a linear reward
-        on vital signs would learn most (`choose.d_optimal`); held-out pairs are then no random ones."""
-        decks = self.decks()
+    def pairs(
+        self, n: int, checks: plan.Checks, seed: int, *, by_design: bool, asked: Sequence[Pair] = ()
+    ) -> list[Pair]:
+        """A study's pairs with its checks. asked: those it has; what is to be added then, until n are ordinary ones. by_design: of
+        up to eight times as many random ones those from which a linear reward on vital signs would learn most beside what is
+        asked (`choose.d_optimal`); held-out pairs are then no random ones."""
+        decks, before = self.decks(), [p for p in asked if p.kind == "pair"]
+        if n <= len(before):
+            return []
         most = sum(len(d) * (len(d) - 1) // 2 for d in decks.values())
         found = plan.choose(decks, max(n, min(most, 8 * n)) if by_design else n, seed)
+        met = {frozenset((p.a, p.b)) for p in before}
+        found = [p for p in found if frozenset((p.a, p.b)) not in met]
         if by_design:
-            ids = sorted({i for p in found for i in (p.a, p.b)})
+            ids = sorted({i for p in [*before, *found] for i in (p.a, p.b)})
             known = features.table((self(i) for i in ids), self.task, decks)
-            x = np.array([known[p.a] - known[p.b] for p in found])
-            found = [found[i] for i in choose.d_optimal(x, n).tolist()]
-        return plan.with_checks(found, checks, seed, self.decks(real=True))
+            old, x = (np.array([known[p.a] - known[p.b] for p in some]) for some in (before, found))
+            chosen = choose.d_optimal(x, n - len(before), asked=old if len(before) else None)
+            found = [found[i] for i in chosen.tolist()]
+        found, shown = found[: n - len(before)], sum(p.kind == "control" for p in asked)
+        return plan.with_checks(found, checks, seed, self.decks(real=True), shown)
 
 
 def real_windows(cohort: Cohort, layout: Layout, valid: float) -> dict[str, Recording]:
@@ -90,43 +100,73 @@ def real_windows(cohort: Cohort, layout: Layout, valid: float) -> dict[str, Reco
     return out
 
 
-def corrected(study: Study) -> Iterator[Recording]:
-    """The recordings that raters corrected (ids as in `Store.preferences`), with the labels of the originals."""
+def corrected(study: Study) -> tuple[list[tuple[Advised, Recording]], int]:
+    """What raters corrected, each correction with the recording it makes (ids as in `Store.preferences`, labels as the
+    original's), and how many make none (any more): other marks are detected in it now, or it is not in the cohort."""
+    made, left, hidden = [], 0, study.store.blocked()
     for d in study.store.corrections():
-        original, body = study.recording(d.advice.recording), d.advice.body
-        made = (body["stream"], body["mark"], body["moves"], study.roles)
-        yield mended.corrected(original, *made, f"corrected-{d.of}")
+        body = d.advice.body
+        if d.advice.recording in hidden:
+            continue
+        try:
+            how = (body["stream"], body["mark"], body["moves"], study.roles)
+            made.append((d, mended.corrected(study.recording(d.advice.recording), *how, f"corrected-{d.of}")))
+        except MienError:
+            left += 1
+    return made, left
 
 
 def write_corrected(study: Study, card: CohortCard, folder: Path) -> None:
-    """A cohort of the corrected recordings; the folder is gone where there are none."""
+    """A cohort of the corrected recordings; the folder is gone where there are none. Says how many could not be made."""
     shutil.rmtree(folder, ignore_errors=True)
-    made = list(corrected(study))
+    made, left = corrected(study)
+    if left:
+        console.say(f"{console.count(left, 'correction')} left out: what was moved is not detected there any more")
     if made:
         consent = "synthetic recordings, each corrected by a rater"
-        Cohort.store(made, folder, card=replace(card, name=f"{card.name}-corrected", consent=consent))
+        Cohort.store([r for _, r in made], folder, card=replace(card, name=f"{card.name}-corrected", consent=consent))
+
+
+def uncorrected(name: str) -> str:
+    """What a corrected recording (`corrected-…`) is compared with in tokens: see `tokens`."""
+    return f"un{name}"
 
 
 def tokens(
     layout: Layout, study: Study, documents: Mapping[str, np.ndarray] | None = None
 ) -> Callable[[str], tuple[str, str]]:
     """Recording id -> (prompt, completion) as token strings, what `preferences.trl_rows` asks for. documents: recording id -> the
-    document that it was decoded from, where that is known; corrected recordings, and others, are written in tokens anew.
-    The function raises MienError for a recording that cannot be."""
-    names = layout.vocabulary.names
-    made = {r.id: r for r in corrected(study)}
+    document that it was decoded from, where that is known; other recordings are written in tokens anew.
+
+    `corrected-…` is the original's document with the block of the corrected stream written anew, and `uncorrected-…` the
+    same without the correction. What is read from a decoded recording is not what was sampled (other marks are detected,
+    noise is drawn anew), always in the same direction; so all other blocks stay, and both sides have it in this one.
+    The function raises MienError for a recording that cannot be written.
+    """
+    names, known = layout.vocabulary.names, documents or {}
+    by_name: dict[str, tuple[Advised, Recording]] = {}
+    for d, r in corrected(study)[0]:
+        by_name |= {r.id: (d, r), uncorrected(r.id): (d, study.recording(d.advice.recording))}
 
     def said(ids: np.ndarray) -> str:
         return " ".join(names[t] if t < OWN else f"own:{t - OWN}" for t in ids.tolist())
 
-    def encode(name: str) -> tuple[str, str]:
-        if documents is not None and name in documents:
-            document = documents[name]
-        else:
-            r = made[name] if name in made else study.recording(name)
-            (document,) = layout.encode([r.streams], [str(r.labels[layout.task])])
+    def written(r: Recording) -> np.ndarray:
+        (document,) = layout.encode([r.streams], [str(r.labels[layout.task])])
         if document is None:
-            raise MienError(f"recording {name!r} cannot be written in the tokens of its adapter")
-        return said(document[: layout.prompt_length]), said(document[layout.prompt_length :])
+            raise MienError(f"recording {r.id!r} cannot be written in the tokens of its adapter")
+        return document
+
+    def document(name: str) -> np.ndarray:
+        if name not in by_name:
+            return known[name] if name in known else written(study.recording(name))
+        d, r = by_name[name]
+        if (stream := d.advice.body["stream"]) not in layout.streams:
+            raise MienError(f"stream {stream!r} has no tokens in this adapter")
+        return crossed.splice(document(d.advice.recording), written(r), layout.of_stream(stream), layout)
+
+    def encode(name: str) -> tuple[str, str]:
+        ids = document(name)
+        return said(ids[: layout.prompt_length]), said(ids[layout.prompt_length :])
 
     return encode

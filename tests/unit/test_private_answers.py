@@ -258,7 +258,8 @@ def test_an_older_page_does_not_take_back_what_was_said_since(study, tmp_path):
     """Its own answers and undos follow each other as they were said, whenever they are brought."""
 
     def line(what, nonce, at, **more):  # fmt: skip
-        return {"study": study.key, "rater": "ann", "what": what, "nonce": nonce, "at": AT(at), **more}
+        seal = offline.Desk(study, "ann").seal
+        return {"study": study.key, "rater": "ann", "seal": seal, "what": what, "nonce": nonce, "at": AT(at), **more}
 
     rows = [
         line("answer", "nonce-page-1", 1, pair="p0", choice="tie"), line("undo", "nonce-page-1", 2),
@@ -269,7 +270,8 @@ def test_an_older_page_does_not_take_back_what_was_said_since(study, tmp_path):
         store.add(study.store.pairs(), **MINE), store.seat("ann")
         other = replace(study, store=store)
         store.answer("ann", Answer(pair="p0", nonce="nonce-0001", choice="B"), **MINE, at=AT(4))
-        page.write_text("".join(json.dumps(r | {"study": other.key}) + "\n" for r in rows))
+        elsewhere = {"study": other.key, "seal": offline.Desk(other, "ann").seal}
+        page.write_text("".join(json.dumps(r | elsewhere) + "\n" for r in rows))
         assert offline.take(other, page) == {offline.LATE: 3}
         assert [p.choice for p in store.preferences()] == ["B"]
     page.write_text("".join(json.dumps(r) + "\n" for r in rows))

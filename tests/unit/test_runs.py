@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -74,6 +75,14 @@ def test_failed_run_is_continued_and_leftovers_are_swept(home, capsys, error, st
 def test_two_writers_are_refused(home):
     with start(), pytest.raises(MienError, match="another process"):
         start()
+
+
+def test_two_threads_write_one_file(tmp_path):
+    """The studio's report, when two raters recognise somebody at once."""
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda i: runs.write_text(tmp_path / "report.json", f"{i % 10}" * 5000), range(100)))
+    assert len(set((tmp_path / "report.json").read_text())) == 1
+    assert [f.name for f in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_whole_folder_or_nothing(tmp_path):

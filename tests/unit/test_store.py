@@ -218,6 +218,24 @@ def test_what_preferences_say(tmp_path):
     assert "ann" not in str(store.counts())
 
 
+def test_an_undone_answer_takes_its_corrections_with_it(tmp_path):
+    store = made(tmp_path / "f.sqlite")
+    for i, (rater, pair, one) in enumerate((("ann", "p0", "r0"), ("bob", "p0", "r0"), ("ann", "p1", "r1"))):
+        body = {"stream": "bvp", "mark": "beat", "moves": [[3, 2.5, 0.0]]}
+        said = Advice(pair=pair, recording=one, nonce=f"nonce-adv{i}", kind="correction", body=body)
+        store.advise(rater, said, **MINE)
+
+    def teach() -> list[tuple[str, str]]:
+        return [(p.rater, p.b) for p in store.preferences() if p.kind == "correction"]
+
+    n = store.answer("ann", form(), **MINE)
+    assert teach() == [("ann", "r0"), ("bob", "r0"), ("ann", "r1")]
+    store.undo("ann", n)
+    assert teach() == [("bob", "r0"), ("ann", "r1")]
+    store.answer("ann", form(nonce="nonce-0002"), **MINE)
+    assert teach() == [("ann", "r0"), ("bob", "r0"), ("ann", "r1")]
+
+
 def test_a_token_opens_one_seat_until_another_is_given(tmp_path):
     store = Store.create(tmp_path / "f.sqlite", **MINE)
     ann, bob = store.seat("ann"), store.seat("bob")

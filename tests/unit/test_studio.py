@@ -221,6 +221,11 @@ def test_checks_are_added_and_look_like_the_others():
     assert not any(word in p.id for p in every for word in ("real", "broken", "again"))
     real = plan.with_checks(pairs, plan.Checks(control="real"), 0, {"calm": ["w1", "w2", "w3"]})[-3:]
     assert all(p.private and p.a.startswith("real:") for p in real)
+    six = {"calm": ["w1", "w2", "w3", "w4"]}
+    every = plan.with_checks(pairs, plan.Checks(control="real"), 0, six) + plan.with_checks(
+        pairs, plan.Checks(control="real"), 0, six, 3
+    )
+    assert len({frozenset((p.a, p.b)) for p in every if p.private}) == 6
     with pytest.raises(MienError, match="the cohort gives 0"):
         plan.with_checks(pairs, plan.Checks(control="real"), 0, {})
 

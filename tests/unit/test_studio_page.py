@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from mien.alignment.store import Store
 from mien.alignment.studio import mended, offline, shown
+from mien.core.errors import MienError
 
 from . import invented
 from .studio_process import Running
@@ -33,7 +35,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def wrist(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     made = Running(
-        tmp_path_factory.mktemp("wrist"), ("--kind", "wrist", "--pairs", "6", "--raters", "ann", "bob", "cy")
+        tmp_path_factory.mktemp("wrist"), ("--kind", "wrist", "--pairs", "6", "--raters", "ann", "bob", "cy", "dee")
     ).start()
     yield made
     made.stop()
@@ -337,6 +339,40 @@ def test_who_is_recognised_is_hidden_after_asking(browser, plain):
     w.close()
 
 
+def test_whom_a_rater_recognises_is_never_lost(browser, plain):
+    """Neither while an answer is in flight, nor where nothing gets through and the page is closed before it does."""
+    w = Window(browser).open(plain.page("eve"))
+
+    def recognise() -> set[str]:
+        w.page.click(".say.a .recognise")
+        w.page.click("#recognise button[value=yes]")
+        w.page.wait_for_timeout(1000)
+        with Store.open(plain.folder / "feedback.sqlite") as store:
+            return set(store.blocked())
+
+    with Store.open(plain.folder / "feedback.sqlite") as store:
+        before, answers = set(store.blocked()), len(store.standing("eve"))
+    w.page.route("**/api/answer", lambda r: r.abort())
+    w.press("a", "Enter")
+    w.page.wait_for_selector("#banner:not([hidden])")
+    first = recognise()
+    assert len(first - before) == 1
+    w.page.unroute("**/api/answer")
+    says(w.page, "count", f"^{answers + 1} of")
+    assert len(said(plain, "eve")) == answers + 1
+    w.page.route("**/api/advice", lambda r: r.abort())
+    assert recognise() == first
+    assert "kept here" in w.page.inner_text("#banner")
+    w.page.unroute("**/api/advice")
+    w.page.goto("about:blank")
+    w.open(plain.page("eve"))
+    says(w.page, "count", f"^{answers + 1} of")
+    with Store.open(plain.folder / "feedback.sqlite") as store:
+        assert len(store.blocked() - first) == 1
+    assert w.page.evaluate("Object.keys(localStorage)") == []
+    w.context.close()  # what did not get through is told to the console
+
+
 def test_hundredths_of_a_degree_do_not_fill_a_lane(browser, wrist):
     """Where B has no temperature, A's stands on a scale of a degree at the least."""
     w = Window(browser)
@@ -391,6 +427,47 @@ def test_a_phone_is_wide_enough_and_colours_can_be_told(browser, wrist, scheme):
     w.close()
 
 
+def test_a_finger_drags_a_response_up_and_what_is_broken_off_is_undone(browser, wrist):
+    w = Window(browser, viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True).open(wrist.page("dee"))
+    page = w.page
+    w.press("m", "m")
+    side, times = page.evaluate(
+        """async () => { const how = {headers: {'X-Seat': location.hash.slice(6)}};
+        const {pair} = (await (await fetch('api/seat', how)).json()).upcoming[0];
+        for (const side of ['left', 'right']) {
+          const r = await (await fetch(`api/recording/${pair}/${side}`, how)).json(), s = r.streams.find(x => x.name === 'eda');
+          if (s.marks.times.length) return [side, s.marks.times]; } }"""
+    )
+    finger = w.context.new_cdp_session(page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        at = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        finger.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": at})
+        page.wait_for_timeout(30)
+
+    def lift(end: str, by: int = 5) -> float:
+        """A finger on the response goes up; by how much the page scrolled."""
+        x, y = pixel(page, "Skin conductance", ("left", "right").index(side), times[len(times) // 2], 0.5)
+        before = page.evaluate("scrollY")
+        touch("Start", (x, y))
+        for i in range(1, 10):
+            touch("Move", (x, y - i * by))
+        touch(end)
+        page.wait_for_timeout(300)
+        return page.evaluate("scrollY") - before
+
+    assert lift("Cancel") == 0
+    assert page.inner_text(f"#told-{side}") == ""
+    assert lift("End") == 0
+    assert "1 moved" in page.inner_text(f"#told-{side}")
+    moves = "Object.values(JSON.parse(Object.values(sessionStorage)[0]).moves).flatMap(m => Object.values(m))"
+    first = page.evaluate(moves)
+    assert next(iter(first[0].values()))[1] > 0
+    lift("Cancel", 2)
+    assert page.evaluate(moves) == first
+    w.close()
+
+
 def test_the_head_of_a_page_in_a_file_fits_a_phone(browser, tmp_path):
     study, _ = invented.study(tmp_path, "noise", 10, ["ann"])
     (file,) = offline.write_pages(study, ["ann"], tmp_path / "page.html")
@@ -403,6 +480,31 @@ def test_the_head_of_a_page_in_a_file_fits_a_phone(browser, tmp_path):
     assert all(a[1] <= b[0] for a, b in pairwise(sorted(boxes)))
     assert max(b[1] for b in boxes) <= 360
     assert max(b[2] for b in boxes) < 50  # one line each
+    w.close()
+
+
+def test_a_page_in_a_file_hides_all_of_whom_is_recognised(browser, tmp_path):
+    """A recording in pieces and the one that it was made of are the same person."""
+    raters = [f"rater-{i}" for i in range(12)]
+    study, _ = invented.study(tmp_path, "noise", 10, raters)
+    done, hidden, side, file = 0, 0, "", tmp_path
+    for file in offline.write_pages(study, raters, tmp_path / "page.html"):  # the order is drawn anew for each of them
+        data = json.loads(file.read_text().split('id="data">')[1].split("</script>")[0])
+        pairs, of = data["pairs"], data["of"]
+        done = next(i for i, p in enumerate(pairs) if of[p["left"]] == of[p["right"]])
+        shown_in = Counter(p[side] for p in pairs for side in ("left", "right"))
+        side = min(("left", "right"), key=lambda s: shown_in[pairs[done][s]])  # the one in pieces: it is nowhere else
+        hidden = sum(of[pairs[done][side]] in (of[p["left"]], of[p["right"]]) for p in pairs[done:])
+        if hidden > 1 and done < 6:
+            break
+    assert hidden > 1
+    w = Window(browser, offline=True).open(file.as_uri())
+    for i in range(done):
+        w.press("a", "Enter")
+        w.count(f"{i + 1} of 12")
+    w.page.click(f".say.{'a' if side == 'left' else 'b'} .recognise")
+    w.page.click("#recognise button[value=yes]")
+    w.count(f"{done} of {12 - hidden}")
     w.close()
 
 
@@ -430,6 +532,17 @@ def test_a_page_in_a_file_keeps_saves_and_loads(browser, tmp_path):
     other.count("0 of 12")
     other.page.set_input_files("#picker", saved)
     other.count("3 of 12")
+    older = [{k: v for k, v in json.loads(x).items() if k != "seal"} for x in saved.read_text().splitlines()]
+    (tmp_path / "older.jsonl").write_text("\n".join(map(json.dumps, older)))
+    with pytest.raises(MienError, match="load this file in it"):
+        offline.take(study, tmp_path / "older.jsonl")
+    third = Window(browser, accept_downloads=True).open(file.as_uri())
+    third.page.set_input_files("#picker", tmp_path / "older.jsonl")
+    third.count("3 of 12")
+    with third.page.expect_download() as download:
+        third.page.click("#file")
+    assert Path(download.value.path()).read_text().count('"seal"') == len(older)
+    third.close()
     (tmp_path / "foreign.jsonl").write_text(saved.read_text().replace('"ann"', '"bob"'))
     other.page.set_input_files("#picker", tmp_path / "foreign.jsonl")
     says(other.page, "status", "another rater")

@@ -236,20 +236,13 @@ def test_a_page_without_a_server_says_the_same(tmp_path):
     for word in ("made-", "broken", "real:", "repeat", "control", '"kind":"pair"'):
         assert word not in json.dumps({**data, "recordings": []})
     assert "default-src 'none'" in text
+    mine = {"study": data["study"], "rater": "ann", "seal": data["seal"]}
     rows = [
-        {"study": data["study"], "rater": "ann", "what": "answer", "pair": p["pair"], "nonce": f"nonce-{i:05d}", "choice": "left",
+        {**mine, "what": "answer", "pair": p["pair"], "nonce": f"nonce-{i:05d}", "choice": "left",
          "confidence": 2, "aspects": {}, "comment": "<b>", "seconds": 3.5, "at": f"2026-01-01T00:00:{i:02d}.000Z"}
         for i, p in enumerate(data["pairs"])
     ]  # fmt: skip
-    rows.append(
-        {
-            "study": data["study"],
-            "rater": "ann",
-            "what": "undo",
-            "nonce": "nonce-00000",
-            "at": "2026-01-01T00:01:00.000Z",
-        }
-    )
+    rows.append({**mine, "what": "undo", "nonce": "nonce-00000", "at": "2026-01-01T00:01:00.000Z"})
     (file := tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     assert offline.take(study, file) == {"answer": len(rows) - 1, "undo": 1}
     before = study.store.fingerprint()
@@ -265,6 +258,8 @@ def test_a_page_without_a_server_says_the_same(tmp_path):
         ({**rows[0], "choice": "A"}, "choice"), ({**rows[0], "choice": "right"}, "said something else"),
         ({**rows[0], "at": None}, "when it was said"), ({**rows[0], "what": "shout"}, "answer, undo or advice"),
         ({**rows[0], "what": "undo", "nonce": "never"}, "never said"), ([1], "another cohort"),
+        ({**rows[0], "rater": "bob"}, "not said on a page of bob"), ({**rows[0], "seal": "é"}, "not said on a page of ann"),
+        ({k: v for k, v in rows[0].items() if k != "seal"}, "make ann a new page"),
     ):  # fmt: skip
         (bad := tmp_path / "bad.jsonl").write_text(json.dumps(rows[1]) + "\n" + json.dumps(wrong))
         with pytest.raises(offline.MienError, match=f"line 2.*{told}"):
