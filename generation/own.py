@@ -20,7 +20,7 @@ from ..adapters.training import draw
 from ..core import console
 from ..core.config import Plugin, Section
 from ..core.errors import MienError
-from ..core.runs import Run, write_text
+from ..core.runs import Run, keyed, write_text
 from ..data import lineage
 from ..data.load import open_cohort, require_consent
 from .adapted import Adapted
@@ -101,6 +101,11 @@ def fit(adapted: Adapted, asked: Own, run: Run, seed: int) -> None:
             bar.step()
     model.requires_grad_(False)
     model.eval()
+
+
+def inputs(asked: Own | None) -> dict[str, str]:
+    """Whose, under the key of these runs: a run is named after what it was asked, and ids are few enough to be guessed."""
+    return {"person": keyed(asked.person)} if asked else {}
 
 
 def public(config: dict[str, Any]) -> dict[str, Any]:

@@ -41,11 +41,11 @@ def main(argv: list[str] | None = None) -> int:
     own.possible(recipe.personal, asked, recipe.given is not None)
     require(asked, recipe.sampling, recipe.given)
     require_consent(config.Plugin(**asked["cohort"]), split.train, "generation")
-    inputs = {"adapter": runs.fingerprint(source)}
+    inputs = {"adapter": runs.fingerprint(source), **own.inputs(recipe.personal)}
     cohort = open_cohort(config.Plugin(**asked["cohort"]), "generation")[0] if recipe.given else None
     if cohort is not None:
         inputs["cohort"] = runs.keyed(cohort.fingerprint)
-    run = runs.Run.start("generate", recipe.study, recipe.model_dump(mode="json"), inputs, fresh=fresh)
+    run = runs.Run.start("generate", recipe.study, own.public(recipe.model_dump(mode="json")), inputs, fresh=fresh)
     place = (run.private if hidden else run.release) / "cohort"
     with run:
         if not run.reused and asked.get("autoencoder"):

@@ -70,6 +70,7 @@ def test_what_it_makes_is_private_refused_and_forgotten(mine, capsys):
     assert cohort.card.guarantee == own.GUARANTEE
     assert not (run / "release" / "cohort").exists()
     assert all(person not in f.read_text(errors="replace") for f in (run / "release").rglob("*") if f.is_file())
+    assert person not in (run / "config.yaml").read_text()
     with pytest.raises(MienError, match="never shared"):
         personal.refuse_to_share(run)
     assert cli.main(["data", "touches", person]) == 0
