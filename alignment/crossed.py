@@ -1,56 +1,62 @@
-"""Pairs of fresh samples, made block by block towards a linear reward and away from it: what DPO learns from on policy.
+"""Pairs of fresh samples, made piece by piece towards a linear reward and away from it: what DPO learns from on policy.
 
 Some hundred answers teach a reward well and a generator badly: they say which of two documents is better, and not which of
 their some hundred tokens made it so. The reward can say more. Each of its signs is read from one block of the document
-(skin conductance, temperature, heart with breath), and blocks can be exchanged between documents of one label: the grammar takes any.
-So a pair is chosen and rejected block by block, each block drawn from the fresh samples with a chance of
-exp(± tilt * its share of the reward / the reward's standard deviation), which is what a policy optimal for the reward would
-draw (Peters & Schaal 2007, ICML; pairs labelled by a reward: RSO, Liu et al. 2024, arXiv 2309.06657). The same number of
-samples moves every block as far as the best of n moves the document, and no block is blamed for another. A block is the same on
-both sides as often as the two chances allow: what the reward hardly looks at teaches nothing, and costs nothing.
+(skin conductance, temperature, heart with breath), most of it from the tokens that open the block (`credit.py`), and pieces can be
+exchanged between documents of one label. So a pair is one fresh sample as far as a block, and then, chosen and
+rejected, a piece of two others: the block's first tokens, or all of it. Each is drawn with a chance of exp(± tilt * what it adds to
+the reward / the reward's standard deviation), which is what a policy optimal for the reward would draw (Peters & Schaal
+2007, ICML; pairs labelled by a reward: RSO, Liu et al. 2024, arXiv 2309.06657). There the pair ends: no token is blamed for what
+another said, the same beginning cancels out of DPO's loss, and a few tokens cost less than a document.
+
+Of two such pieces, x was chosen and y rejected with odds of exp(2 (v(x) - v(y))), so that DPO is at rest where log p/p_ref =
+2 v / beta (equation 4 of arXiv 2305.18290): with beta = 2 at what the chosen ones are drawn from, and no further.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..core.errors import MienError
 from ..generation.layout import Layout
-from ..generation.vocabulary import EOS, STREAM_0
+from ..generation.vocabulary import EOS
+from .credit import begin, learn, split
 from .decoded import Decoded
 from .pairs import Pairs
 
+_LEAST = 0.05  # of the best piece's gain a token: what is worth less is mostly long, and every pair of a batch is padded to it
+
 
 def pairs(reward: Decoded, docs: Sequence[np.ndarray], n: int, tilt: float, seed: int) -> Pairs:
-    """n pairs, labels in proportion to their documents. docs: int32[T] local ids of one layout, none with a recording given.
-    tilt: by how many of its standard deviations the mean reward of what is chosen lies above, about, and of what is rejected
-    below. A block that adds the same everywhere is the same on both sides. MienError where all documents of a label are alike."""
+    """At most n pairs (where both sides are drawn alike there is none), labels in proportion to their documents; they are
+    beginnings of documents, of one prompt each. docs: int32[T] local ids of one layout, none with a recording given. tilt: by how
+    many of its standard deviations the mean reward of what is chosen lies above, about, and of what is rejected below, over
+    all pieces. MienError where all documents of a label are worth the same."""
     layout = reward.signs.layout
     share, of = reward.by_block(docs)
-    blocks = [split(d, layout) for d in docs]
     rng = np.random.default_rng([seed, 0xC205])
     chosen, rejected = [], []
     for label in sorted(set(of.tolist())):
-        rows = np.flatnonzero(of == label)
-        spread = float(share[rows].sum(1).std())
+        mine, worth = [d for d, k in zip(docs, of.tolist(), strict=True) if k == label], share[of == label]
+        spread = float(worth.sum(1).std())
         if not spread > 0:
             raise MienError(
-                f"all {len(rows)} fresh samples of {label!r} are worth the same: a reward that moves nothing"
+                f"all {len(mine)} fresh samples of {label!r} are worth the same: a reward that moves nothing"
             )
-        m = round(n * len(rows) / len(docs))
-        z = tilt * (share[rows] - share[rows].mean(0)) / spread
-        sides = [[docs[rows[0]][: layout.prompt_length]] for _ in range(2 * m)]
-        for i in range(len(layout.parts)):
-            up, down = _draw(z[:, i], m, rng)
-            for k, j in enumerate([*rows[up].tolist(), *rows[down].tolist()]):
-                sides[k].append(blocks[j].get(i, np.empty(0, np.int32)))
-        made = [np.concatenate([*s, [EOS]]).astype(np.int32) for s in sides]
-        both = [(a, b) for a, b in zip(made[:m], made[m:], strict=True) if a.tobytes() != b.tobytes()]
-        both = [p for p in both if all(layout.grammar.accepts(d.tolist()) for d in p)]  # a document needs a block
-        chosen += [a for a, _ in both]
-        rejected += [b for _, b in both]
+        found = [p for i in range(len(layout.parts)) for p in pieces(mine, tilt * worth[:, i] / spread, i, layout)]
+        wanted = np.array([p.gain for p in found])
+        wanted[wanted < _LEAST * wanted.max()] = 0.0
+        wanted *= n * len(mine) / len(docs) / wanted.sum()
+        for p, m in zip(found, np.floor(wanted + rng.random(len(wanted))).astype(int).tolist(), strict=True):
+            up, down = (rng.choice(len(w), size=m, p=w / w.sum()) for w in (np.exp(p.value), np.exp(-p.value)))
+            for k, a, b in zip(rng.integers(len(mine), size=m).tolist(), up.tolist(), down.tolist(), strict=True):
+                if p.tokens[a].tobytes() != p.tokens[b].tobytes():
+                    head = mine[k][: begin(mine[k], p.part, layout)]
+                    chosen.append(np.concatenate([head, p.tokens[a]]))
+                    rejected.append(np.concatenate([head, p.tokens[b]]))
     order = rng.permutation(len(chosen))
     text = np.array([""] * len(order), dtype=object)
     return Pairs(
@@ -60,11 +66,43 @@ def pairs(reward: Decoded, docs: Sequence[np.ndarray], n: int, tilt: float, seed
     )  # fmt: skip
 
 
-def split(doc: np.ndarray, layout: Layout) -> dict[int, np.ndarray]:
-    """Part's index -> its block with the marker in front, as it stands in the document."""
-    made = layout.made(doc)
-    ends = np.flatnonzero((made >= STREAM_0) & (made < STREAM_0 + len(layout.parts)))
-    return {int(b[0]) - STREAM_0: b for b in np.split(made, ends) if len(b)}
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What may stand where part number `part` begins: tokens[n], and what the last of each adds to the reward, value: float64[n]
+    of mean 0."""
+
+    part: int
+    tokens: Sequence[np.ndarray]
+    value: np.ndarray
+
+    @property
+    def gain(self) -> float:
+        """By how much drawing with chances of exp(value) raises the mean value, a token: what hangs on few tokens is soonest
+        learned, and most pairs are of it."""
+        w = np.exp(self.value - self.value.max())
+        return float(w @ self.value / w.sum()) / float(np.mean([len(t) for t in self.tokens]))
+
+
+def pieces(docs: Sequence[np.ndarray], share: np.ndarray, part: int, layout: Layout) -> list[Piece]:
+    """A part's share of the reward, float64[n], as it becomes known: with whether there is a block at all, with each token of its
+    opening that lets the share be expected better, and with the rest of the block."""
+    blocks = [split(d, layout).get(part) for d in docs]
+    there = np.array([b is not None for b in blocks])
+    mine = [b for b in blocks if b is not None]
+    if not mine:
+        return []
+    out = []
+    if not there.all():
+        expected = np.where(there, share[there].mean(), share)
+        ends = [d[begin(d, part, layout) :][:1] for d in docs]  # the marker, or what stands there without a block
+        out.append(Piece(part=part, tokens=ends, value=expected - expected.mean()))
+    expected, known = learn(mine, share[there], layout.coders[part].machine)
+    added = [*np.diff(known, axis=0), share[there] - known[-1]]
+    ends = [*(s.k + 1 for s in expected.steps), max(map(len, mine))]
+    return [
+        *out,
+        *(Piece(part=part, tokens=[b[:k] for b in mine], value=v - v.mean()) for k, v in zip(ends, added, strict=True)),
+    ]
 
 
 def splice(doc: np.ndarray, other: np.ndarray, part: int, layout: Layout) -> np.ndarray:
@@ -79,19 +117,3 @@ def splice(doc: np.ndarray, other: np.ndarray, part: int, layout: Layout) -> np.
     if not layout.grammar.accepts(made.tolist()):
         raise MienError(f"{layout.parts[part].name}: another document's block does not fit into this one")
     return made
-
-
-def _draw(z: np.ndarray, m: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """int64[m] each: draws with chances of exp(z) and of exp(-z), as often the same as these chances allow (the optimal coupling:
-    Levin, Peres & Wilmer 2009, Markov Chains and Mixing Times, proposition 4.7). Each is what it would be alone, and so is the
-    mean gradient at the reference; what both sides share is no noise in it."""
-    up, down = (w / w.sum() for w in (np.exp(z - z.max()), np.exp(z.min() - z)))
-    both = np.minimum(up, down)
-    same = rng.random(m) < both.sum()
-    one = rng.choice(len(z), size=m, p=both / both.sum())
-    if same.all():
-        return one, one
-    left = (np.maximum(w - both, 0) for w in (up, down))
-    apart = (rng.choice(len(z), size=m, p=w / w.sum()) for w in left)
-    first, second = (np.where(same, one, other) for other in apart)
-    return first, second

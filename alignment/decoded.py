@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +27,7 @@ from ..data.vitals import VITALS, needs, roles
 from ..generation import sample
 from ..generation.layout import Layout
 from ..generation.vocabulary import EOS, STREAM_0
-from . import features, linear
+from . import credit, features, linear
 from .dpo import refuse_private
 from .pairs import Pairs
 from .reward import share
@@ -54,13 +53,14 @@ class Signs:
 class Decoded:
     """linear: the weights of `features.names`; centre: label -> the mean reward of its judged samples; least: label ->
     float64[len(VITALS)], the worst share of the reward that a sign had in them; block_centre: label -> float64[parts], the mean
-    of `by_block` in them."""
+    of `by_block` in them; expected: label -> part's index -> what its first tokens say of its share (`credit.py`)."""
 
     signs: Signs
     linear: linear.Linear
     centre: Mapping[str, float]
     least: Mapping[str, np.ndarray]
     block_centre: Mapping[str, np.ndarray] = field(default_factory=dict)
+    expected: Mapping[str, Mapping[int, credit.Expected]] = field(default_factory=dict)
 
     @staticmethod
     def learn(data: Pairs, layout: Layout, l2: float) -> Decoded:
@@ -88,9 +88,16 @@ class Decoded:
         least = {k: _least(part[of == k]) for k in sorted(set(of.tolist()))}
         made = Decoded(signs=signs, linear=weights, centre={}, least=least)
         whole, block = made(judged), made.by_block(judged)[0]
+        expected: dict[str, dict[int, credit.Expected]] = {k: {} for k in least}
+        for i, coder in enumerate(layout.coders):
+            blocks = {j: d[i] for j, d in enumerate(credit.split(d, layout) for d in judged) if i in d}
+            for k in least:
+                rows = [j for j in blocks if of[j] == k]
+                if rows:
+                    expected[k][i] = credit.learn([blocks[j] for j in rows], block[rows, i], coder.machine)[0]
         return Decoded(
             signs=signs, linear=weights, least=least, centre={k: float(whole[of == k].mean()) for k in least},
-            block_centre={k: block[of == k].mean(0) for k in least},
+            block_centre={k: block[of == k].mean(0) for k in least}, expected=expected,
         )  # fmt: skip
 
     def parts(self, docs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -128,20 +135,26 @@ class Decoded:
         return self._read(backbone, lambda docs: [np.full(len(d), r) for d, r in zip(docs, self(docs), strict=True)])
 
     def critic(self, backbone: CausalBackbone) -> Any:
-        """What TRL's PPO takes for a value model, and nothing to learn: at every place, what the blocks that are written by then
-        add to the reward, from the mean of judged samples. With λ = 1 a token is then blamed for its own block and for
-        those after it, and no more for what stood there before."""
+        """What TRL's PPO takes for a value model, and nothing to learn: at every place, what the tokens until then let expect of the
+        reward, from the mean of judged samples: blocks that are written, and the opening of the one that is being
+        written. So a token is blamed for what it changes, and no more for what stood there before."""
         starts = STREAM_0 + np.arange(len(self.signs.layout.parts))
 
         def values(docs: Sequence[np.ndarray]) -> list[np.ndarray]:
             share, of = self.by_block(docs)
             out = []
             for d, mine, k in zip(docs, share, of.tolist(), strict=True):
-                ends = np.flatnonzero(np.isin(d, starts) | (d == EOS)) - 1  # a block's last token
+                added = mine - self.block_centre.get(k, np.zeros(len(mine)))
+                ends = np.flatnonzero(np.isin(d, starts) | (d == EOS)).tolist()
+                parts = [int(d[at]) - STREAM_0 if d[at] != EOS else len(mine) for at in ends]
                 known = np.zeros(len(d))
-                for first, last in pairwise(ends.tolist()):
-                    i = int(d[first + 1]) - STREAM_0
-                    known[last:] += mine[i] - self.block_centre[k][i] if k in self.block_centre else mine[i]
+                for first, last, i, left in zip(ends, [*ends[1:], len(d)], parts, [-1, *parts], strict=False):
+                    known[first:] = before = known[first - 1] + added[left + 1 : i].sum()  # what was left away
+                    if i < len(mine):
+                        found = self.expected.get(k, {}).get(i)
+                        for at, value in found.known(d[first:last]) if found is not None else ():
+                            known[first + at :] = before + value - (mine[i] - added[i])
+                        known[last - 1 :] = before + added[i]
                 out.append(known)
             return out
 

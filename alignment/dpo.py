@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ..adapters import training
 from ..backbones.causal_lm import CausalBackbone
+from ..core import console
 from ..core.config import Section
 from ..core.errors import MienError
 from ..generation.layout import Layout
@@ -28,8 +29,8 @@ from .pairs import Pairs
 class Dpo(Section):
     """beta: how dear it is to leave the reference (equation 7); steps; batch: pairs per step over all processes; lr: peak
     of a warm-up and cosine; fresh: documents of each class that are sampled anew, for each turn, so that the linear reward of the
-    answers teaches by them (`crossed.py`) and not the answers themselves (0: these); tilt: of what is chosen there, in standard
-    deviations of the reward; turns: of sampling and learning."""
+    answers teaches by them (`crossed.py`, where a beta of 2 goes as far as tilt says) and not the answers themselves (0: these);
+    tilt: of what is chosen there, in standard deviations of the reward; turns: of sampling and learning."""
 
     beta: float = Field(default=0.1, gt=0)
     steps: int = Field(default=60, ge=1)
@@ -114,8 +115,7 @@ def train(
     )
     model.delete_adapter("ref")  # TRL's own copy of the private adapter; the reference is known already
     beside.ready(model)
-    quiet(trainer)
-    trainer.train()
+    run(trainer, f"DPO on {len(data)} pairs", asked.steps)
     model.eval()
     return [row for row in trainer.state.log_history if "loss" in row]
 
@@ -219,11 +219,18 @@ def common(accelerator: Any, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def quiet(trainer: Any) -> None:
-    """No raw dictionaries of numbers on the screen; they are in the trainer's history."""
-    from transformers import PrinterCallback
+def run(trainer: Any, label: str, steps: int) -> None:
+    """Train, with a progress bar over its steps in place of raw dictionaries of numbers, which are in the trainer's history."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Told(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            bar.step()
 
     trainer.remove_callback(PrinterCallback)
+    with console.progress(label, steps, quiet=not trainer.accelerator.is_main_process) as bar:
+        trainer.add_callback(Told())
+        trainer.train()
 
 
 def tokenizer(backbone: CausalBackbone) -> Any:

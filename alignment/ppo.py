@@ -21,7 +21,7 @@ from ..core.config import Section
 from ..core.errors import MienError
 from ..generation.layout import Layout
 from . import beside
-from .dpo import common, per_process, public_world, quiet, tokenizer
+from .dpo import common, per_process, public_world, run, tokenizer
 
 
 class Ppo(Section):
@@ -99,8 +99,7 @@ def train(
         reward_model=reward, value_model=value,
         train_dataset=Dataset.from_dict({"input_ids": queries}),
     )  # fmt: skip
-    quiet(trainer)
-    trainer.train()
+    run(trainer, f"PPO, {asked.batch} documents an update", -(-asked.episodes // asked.batch))
     model.generation_config = generation
     beside.ready(model).eval()
     return [row for row in trainer.state.log_history if "objective/kl" in row]

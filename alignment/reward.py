@@ -20,7 +20,7 @@ from ..core.errors import MienError
 from ..core.intervals import Interval, clopper_pearson
 from ..core.runs import whole_folder
 from ..generation.layout import Layout
-from .dpo import common, per_process, public_world, quiet, refuse_private, tokenizer, weighted
+from .dpo import common, per_process, public_world, refuse_private, run, tokenizer, weighted
 from .pairs import Pairs
 
 
@@ -109,8 +109,7 @@ def train(
             target_modules=[n for n in backbone.lora_targets if n != "score"],
         ),
     )  # fmt: skip
-    quiet(trainer)
-    trainer.train()
+    run(trainer, f"a reward model of {len(learn)} pairs", asked.steps)
     merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()  # type: ignore[operator]
     merged.requires_grad_(False).eval()
     difference = score(backbone, merged, check.chosen) - score(backbone, merged, check.rejected)

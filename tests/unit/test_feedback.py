@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mien.alignment import crossed
+from mien.alignment import credit
 from mien.alignment.store import Advice, Answer, Pair, Store
 from mien.alignment.studio import calls, server, shown, source
 from mien.core import runs
@@ -211,13 +211,13 @@ def test_a_correction_teaches_what_was_corrected_and_nothing_else(sampled, corre
     encode, n = source.tokens(layout, study, documents), 0
     for one, number in numbers.items():
         whole = [" ".join(encode(name)).split() for name in (f"corrected-{number}", f"uncorrected-{number}", one)]
-        chosen, rejected, original = (crossed.split(np.array([ids[t] for t in w]), layout) for w in whole)
+        chosen, rejected, original = (credit.split(np.array([ids[t] for t in w]), layout) for w in whole)
         assert set(chosen) == set(rejected) == set(original)
         for i in original:
             if i != part:
                 np.testing.assert_array_equal(chosen[i], original[i])
             np.testing.assert_array_equal(
-                rejected[i], crossed.split(written(layout, made[one]), layout)[i] if i == part else original[i]
+                rejected[i], credit.split(written(layout, made[one]), layout)[i] if i == part else original[i]
             )
         n += not np.array_equal(chosen[part], rejected[part])
     assert n > len(numbers) / 2
