@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ..adapters.shown import Protect, protected, together
-from ..core.config import Section
+from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.records import Cohort, Stream, cut, recording_windows
 from ..core.runs import Run
@@ -172,6 +172,8 @@ def opened(
         prompts = [layout.prompt(s.label, s.contexts) for s in found]
         return Opened(prompts=prompts, shown=shown, told=told, guarantee=UNPROTECTED)
     people, each = turns(cohort, split, asked)
+    section, counted = Plugin(**adapted.config["cohort"]), bool(adapted.config.get("privacy"))
+    beside = "" if adapted.eyes is None else adapted.eyes.beside(section, people, counted)
     soft, sentence = protected(
         run, source, people, each, asked.protect,
         lambda: backbone.soften(adapted.model, slots(cohort, people, layout, asked, **windows)).double().cpu().numpy(),
@@ -180,7 +182,7 @@ def opened(
     return Opened(
         prompts=[layout.prompt(label, sampling.contexts) for label in labels], shown=torch.from_numpy(soft),
         told="".join(f"{name(i)},,{people[i % len(people)]}\n" for i in range(asked.windows)),
-        guarantee=together(training, sentence),
+        guarantee=together(training, sentence) + beside,
     )  # fmt: skip
 
 
