@@ -36,7 +36,7 @@ from ..backbones._binder import Binder, collate
 from ..core import config, console, plugins, runs
 from ..core.config import Plugin
 from ..core.errors import MienError
-from ..core.records import Cohort, StreamSpec
+from ..core.records import Cohort, CohortCard, StreamSpec
 from ..core.results import Report
 from ..core.units import conversion
 from ..data.load import ledger_source, require_consent, simulated
@@ -151,15 +151,16 @@ class Embedded:
         if self.guarantee is not None:
             return f". The binder they are shown through: {self.guarantee.sentence()}. For a person in both, the two add up"
         theirs = Plugin(**self.asked["cohort"])
-        both = set(shown) & set(self.learned) if same_people(theirs, section) else set()
+        same = same_people(theirs, section)
+        if simulated(theirs) and not same:
+            return ""
+        both = set(shown) & set(self.learned) if same else set()
         if both:
             raise MienError(
                 f"given.protect: {self.run.name} was trained without privacy on {len(both)} of the {len(set(shown))} persons who are to"
                 " be shown: noise on their soft tokens does not hide them from its weights. Adapt with"
                 f" `split: {{same_as: {self.run.name}}}`, which holds out the same persons in both, or {WAY_OUT}"
             )
-        if simulated(theirs):
-            return ""
         return (
             ". The binder they are shown through was trained without privacy on other persons: nothing bounds what is revealed about"
             " those"
@@ -175,12 +176,12 @@ def same_people(one: Plugin, other: Plugin) -> bool:
         return simulated(one) and simulated(other) and len(seeds) == 1
     if one == other:
         return True
-    return len({ledger_source(s, _cohort(s)) for s in (one, other)}) == 1
+    return len({ledger_source(s, cohort_of(s)) for s in (one, other)}) == 1
 
 
-def with_binder(section: Plugin, streams: Mapping[str, StreamSpec], seconds: float) -> Plugin:
+def with_binder(section: Plugin, card: CohortCard, written: Collection[str], seconds: float) -> Plugin:
     """A recipe's backbone section, for `binder:` with the run or the weights it stands for by name, and the folder of the joined
-    model, made now if need be; others come back as they are. streams, seconds: of the windows to be shown. MienError as `of`."""
+    model, made now if need be; others come back as they are. The rest, and MienError, as `of`."""
     asked = _asked(section)
     if asked is None:
         return section
@@ -193,24 +194,26 @@ def with_binder(section: Plugin, streams: Mapping[str, StreamSpec], seconds: flo
         exact = {"base": tiny.with_weights(asked.base).model_dump()}
     raw = {**asked.model_dump(exclude={"run", "base"}), **exact}
     named = Plugin(**{**section.options, "name": "llava", "binder": raw})
-    made = of(named, streams, seconds)
+    made = of(named, card, written, seconds)
     assert made is not None
     made.require_consent("training")
     console.lines(f"  {s}" for s in made.said)
     return llava.with_embeddings(named, tokens=len(made.takes), width=made.binder.dim, binder=made.fingerprint)
 
 
-def of(section: Plugin | None, streams: Mapping[str, StreamSpec], seconds: float) -> Embedded | None:
-    """The binder that a backbone section names, opened for windows of these streams; None where it names none. MienError for a run
-    that is no representation's or is gone, one whose base has changed, and windows or streams that its towers were not made for."""
+def of(section: Plugin | None, card: CohortCard, written: Collection[str], seconds: float) -> Embedded | None:
+    """The binder that a backbone section names, opened for a cohort's windows; None where it names none. card: the cohort's; written:
+    the streams that the model writes, which a base alone is shown where the recipe does not say (a run is shown its own: a stream need
+    not be written to be shown). MienError for a run that is no representation's or is gone, one whose base has changed, and
+    windows or streams that its towers were not made for."""
     asked = _asked(section)
     if asked is None:
         return None
     if asked.base is not None:
         binder = open_binder(asked.base)
-        own = {n: n for n in sorted(streams) if n in binder.towers}
-        chosen = _chosen(asked.streams, own, list(binder.towers), streams)
-        return _opened(binder, binder.model, chosen, streams, {}, None, {})
+        own = {n: n for n in sorted(written) if n in binder.towers}
+        chosen = _chosen(asked.streams, own, list(binder.towers), card)
+        return _opened(binder, binder.model, chosen, card.streams, {}, None, {})
     assert asked.run is not None
     folder = runs.find(asked.run, "adapt")
     told = runs.asked(folder)
@@ -228,8 +231,8 @@ def of(section: Plugin | None, streams: Mapping[str, StreamSpec], seconds: float
             f"backbone.binder: {folder.name} represents windows of {raw['seconds']:g} s, and `seconds` is {seconds:g} here; make them"
             " the same"
         )
-    chosen = _chosen(asked.streams, raw["streams"], list(made.modalities), streams)
-    card = _cohort(Plugin(**told["config"]["cohort"])).card
+    chosen = _chosen(asked.streams, raw["streams"], list(made.modalities), card)
+    known = cohort_of(Plugin(**told["config"]["cohort"])).card.streams
     theirs: dict[str, list[str]] = {}
     for stream, tower in raw["streams"].items():
         theirs.setdefault(tower, []).append(stream)
@@ -240,10 +243,10 @@ def of(section: Plugin | None, streams: Mapping[str, StreamSpec], seconds: float
             raise MienError(
                 f"backbone.binder.streams: the tower {tower!r} of {folder.name} takes {', '.join(theirs[tower])}"
             )
-        specs |= {s: card.streams[s if len(mine) > 1 else theirs[tower][0]] for s in mine}
+        specs |= {s: known[s if len(mine) > 1 else theirs[tower][0]] for s in mine}
     files = [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"]
     what = {"adapter": [hashlib.sha256(f.read_bytes()).hexdigest() for f in files], "represent": raw}
-    return _opened(binder, made.model, chosen, streams, specs, folder, what)
+    return _opened(binder, made.model, chosen, card.streams, specs, folder, what)
 
 
 def _opened(
@@ -251,6 +254,9 @@ def _opened(
     run: Path | None, what: Mapping[str, Any],
 ) -> Embedded:  # fmt: skip
     """specs: stream -> as the representation run's cohort has it; what: of the run, for the fingerprint."""
+    takes = {t: tuple(s for s, of in chosen.items() if of == t) for t in dict.fromkeys(chosen.values())}
+    if twice := [t for t, s in takes.items() if len(s) > 1 and not binder.towers[t].joins]:
+        raise MienError(f"backbone.binder.streams: two streams for the tower {twice[0]!r}; leave one out")
     turns, said = {}, []
     for stream, tower in chosen.items():
         spec = specs.get(stream, streams[stream])
@@ -261,9 +267,6 @@ def _opened(
             second, fitted = fit(spec)
         turns[stream] = lambda s, one=first, two=second: two(one(s))
         said += [words for words in (done, fitted and f"{stream}: {fitted}") if words]
-    takes = {t: tuple(s for s, of in chosen.items() if of == t) for t in dict.fromkeys(chosen.values())}
-    if twice := [t for t, s in takes.items() if len(s) > 1 and not binder.towers[t].joins]:
-        raise MienError(f"backbone.binder.streams: two streams for the tower {twice[0]!r}; leave one out")
     shapes = {s: (list(specs[s].channels), specs[s].unit, specs[s].range) for s in sorted(specs)}
     told = {"base": binder.fingerprint, "takes": [[t, *s] for t, s in takes.items()], "streams": shapes, **what}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
@@ -279,26 +282,27 @@ def _asked(section: Plugin | None) -> llava.Bound | None:
 
 
 def _chosen(
-    asked: Mapping[str, str], own: Mapping[str, str], towers: Sequence[str], streams: Mapping[str, StreamSpec]
+    asked: Mapping[str, str], own: Mapping[str, str], towers: Sequence[str], card: CohortCard
 ) -> dict[str, str]:
     """stream -> tower. asked: as the recipe says; own: where it says nothing. MienError naming what does not fit."""
     chosen, known = dict(asked or own), f"the towers are {', '.join(sorted(towers))}"
     if not chosen:
         raise MienError(
-            f"backbone.binder: none of the streams {', '.join(streams)} has a tower of its name; {known}. Say which is shown to which"
-            " under backbone.binder.streams (stream: tower)"
+            f"backbone.binder: none of the streams that this recipe writes has a tower of its name; {known}. Say which of the cohort's"
+            f" ({', '.join(sorted(card.streams))}) is shown to which under backbone.binder.streams (stream: tower)"
         )
     for stream, tower in chosen.items():
-        if stream not in streams:
+        if stream not in card.streams:
             raise MienError(
-                f"backbone.binder: it takes the stream {stream!r}, which this recipe does not write ({', '.join(streams)}); say which are"
-                " shown under backbone.binder.streams (stream: tower)"
+                f"backbone.binder: it is shown the stream {stream!r}, and cohort {card.name!r} has {', '.join(sorted(card.streams))}; say"
+                " which of these are shown to which tower under backbone.binder.streams (stream: tower)"
             )
         if tower not in towers:
             raise MienError(f"backbone.binder.streams: no tower {tower!r}; {known}")
     return chosen
 
 
-def _cohort(section: Plugin) -> Cohort:
+def cohort_of(section: Plugin) -> Cohort:
+    """The cohort of a recipe's section: for its card, not for anybody's recordings."""
     module, options = plugins.resolve("data/datasets", section, f"cohort {section.name}")
     return module.load(options)

@@ -56,7 +56,7 @@ class Writing:
         self.restrictions: tuple[str, ...] = ()
         self.made_from: Mapping[str, str] = {}
         self.earlier = None
-        self.eyes = eyes = embedded.of(recipe.backbone, self.layout.streams, self.layout.seconds)
+        self.eyes = eyes = embedded.of(recipe.backbone, card, self.layout.streams, self.layout.seconds)
         if eyes is not None:
             self.restrictions, self.made_from = eyes.restrictions, eyes.inputs
             if (privacy := getattr(recipe, "privacy", None)) is not None:
@@ -148,10 +148,10 @@ def _others(layout: Layout, base: str, codecs: Sequence[str] = ()) -> str:
     )
 
 
-def joined(section: Plugin, layout: Layout) -> Plugin:
+def joined(section: Plugin, layout: Layout, card: CohortCard) -> Plugin:
     """A recipe's backbone section with the model that is made here for `signals:` or `binder:`; others come back as they are."""
     with_tower = llava.with_tower(section, layout.streams, layout.seconds)
-    return embedded.with_binder(with_tower, layout.streams, layout.seconds)
+    return embedded.with_binder(with_tower, card, layout.streams, layout.seconds)
 
 
 def open_base(
@@ -237,8 +237,10 @@ def open_adapted(folder: Path) -> Adapted:
     if asked["config"].get("represent") or asked["config"].get("autoencoder"):
         raise MienError(f"{folder.name} represents recordings and has no model that writes them as tokens")
     layout = layout_of(folder)
-    section = Plugin(**asked["config"]["backbone"])
-    eyes = embedded.of(section, layout.streams, layout.seconds)
+    section, eyes = Plugin(**asked["config"]["backbone"]), None
+    if section.options.get("binder") is not None:
+        card = embedded.cohort_of(Plugin(**asked["config"]["cohort"])).card
+        eyes = embedded.of(section, card, layout.streams, layout.seconds)
     backbone = open_base(section, layout, shows(asked["config"]), eyes)
     if backbone.fingerprint != asked["inputs"]["base"]:
         raise MienError(

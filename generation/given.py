@@ -124,7 +124,8 @@ def sources(
             streams, why = cut(r, w, valid)
             if why or split.side(w) != asked.side or not (names & set(streams)):
                 continue
-            given = Given(relation=asked.relation, streams={n: s for n, s in streams.items() if n in names})
+            shown = {n: s for n, s in streams.items() if asked.soft or n in names}
+            given = Given(relation=asked.relation, streams=shown)
             people.setdefault(r.person, []).append(
                 Source(
                     person=r.person, recording=r.id, label=str(r.labels[layout.task]),
@@ -203,8 +204,7 @@ def slots(
     for r in cohort:
         for w in recording_windows(r, layout.seconds, stride_s) if r.person in mine else ():
             streams, why = cut(r, w, valid)
-            kept = {n: s for n, s in streams.items() if n in layout.streams}
-            if kept and not why:
-                mine[r.person].append(kept)
+            if not why and set(streams) & set(layout.streams):
+                mine[r.person].append(streams)
     places = [(people[i % len(people)], i // len(people)) for i in range(asked.windows)]
     return [mine[p][k] if k < len(mine[p]) else None for p, k in places]

@@ -153,7 +153,12 @@ def test_it_is_attacked_like_any_other(here):
     [
         ("adapt", [PRIVATE], "on recordings of the persons this run is to protect"),
         ("adapt", ["seconds=4", "stride_s=4"], "represents windows of 2 s, and `seconds` is 4"),
-        ("adapt", ["streams=[acc]"], "takes the stream 'gyro', which this recipe does not write"),
+        ("adapt", ["backbone.binder.streams={acc: gyro, gyro: gyro}"], "the tower 'gyro' of adapt-toy_represent-"),
+        (
+            "adapt",
+            ["backbone.binder.streams={eda: gyro}"],
+            "is shown the stream 'eda', and cohort 'motion' has acc, gyro",
+        ),
         ("adapt", ["backbone.binder={run: adapt-toy_shown}"], "whose recipe has a `represent:` section"),
         ("adapt", ["backbone.binder={run: adapt-nobody}"], "no finished run 'adapt-nobody'"),
         ("adapt", ["condition.soft=0"], "no recording is given as soft tokens"),

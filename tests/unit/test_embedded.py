@@ -18,12 +18,12 @@ from mien.backbones import _behaviour, behaviour, llava, tiny
 from mien.core import runs
 from mien.core.config import Plugin
 from mien.core.errors import MienError
-from mien.core.records import Signal, StreamSpec
+from mien.core.records import Cohort, Signal, StreamSpec
 from mien.core.results import Report
 from mien.core.verbs import PLAIN
 from mien.data.datasets import folder as folders
 from mien.data.splits import Splits
-from mien.generation import adapted
+from mien.generation import adapted, given
 from mien.generation.layout import Layout
 from mien.generation.tokens import Condition, Documents
 from mien.privacy import guards
@@ -31,7 +31,7 @@ from mien.privacy.flat import Flat
 from mien.privacy.gradients import PersonGradients
 from mien.privacy.plan import Guarantee, PrivacySpec
 
-from ..conftest import CARD, recordings
+from ..conftest import CARD, consents, recordings
 from . import person_by_person
 
 SECONDS = 3
@@ -73,8 +73,8 @@ def section(words, binder, **more):
 
 
 def opened(words, binder, layout, shown=True) -> Any:
-    made = adapted.joined(section(words, binder), layout)
-    eyes = embedded.of(made, layout.streams, layout.seconds)
+    made = adapted.joined(section(words, binder), layout, CARD)
+    eyes = embedded.of(made, CARD, layout.streams, layout.seconds)
     return adapted.open_base(made, layout, shown, eyes), eyes
 
 
@@ -142,16 +142,16 @@ def test_soft_tokens_are_the_projector_of_the_embeddings(made, towers, layout, d
 def test_a_unit_sees_its_own_recording_and_no_other(made, layout, documents):
     model, seen = attached(made, layout).eval(), windows()
 
-    def losses(docs, given):
-        batch = made.batch(docs, prompt=layout.prompt_length, persons=[0] * len(docs), given=given)
+    def losses(docs, shown):
+        batch = made.batch(docs, prompt=layout.prompt_length, persons=[0] * len(docs), given=shown)
         with torch.no_grad():
             return made.losses(model, batch).numpy()
 
     mine = losses([documents[3]], [seen[0]])[0]
-    for docs, given in (
+    for docs, shown in (
         (documents[:3], seen[1:4]), (documents[2::-1], [None, {"acc": seen[1]["acc"]}, seen[2]]), ([documents[4]], [None]),
     ):  # fmt: skip
-        assert np.allclose(losses([documents[3], *docs], [seen[0], *given])[0], mine, atol=2e-5)
+        assert np.allclose(losses([documents[3], *docs], [seen[0], *shown])[0], mine, atol=2e-5)
     assert abs(losses([documents[3]], [seen[5]])[0] - mine) > 1e-4  # what is shown matters
     plain = made.batch([documents[3]], prompt=layout.prompt_length, persons=[0])
     with torch.no_grad():  # nothing shown, beside others that are: as without soft tokens
@@ -164,11 +164,11 @@ def test_gradients_per_person_are_the_loops(made, layout, documents):
     model, seen = attached(made, layout).double(), windows()
     rows = [i for i, (name, _) in enumerate(model.named_parameters()) if "projector" in name and "lora_" in name]
     assert rows
-    given, person = [seen[0], seen[1], {"acc": seen[2]["acc"]}, None, seen[4]], torch.tensor([0, 0, 1, 1, 2])
+    shown, person = [seen[0], seen[1], {"acc": seen[2]["acc"]}, None, seen[4]], torch.tensor([0, 0, 1, 1, 2])
 
     def losses(which):
         docs = [documents[i] for i in which.tolist()]
-        batch = made.batch(docs, prompt=layout.prompt_length, persons=[0] * len(docs), given=[given[i] for i in which])
+        batch = made.batch(docs, prompt=layout.prompt_length, persons=[0] * len(docs), given=[shown[i] for i in which])
         logits = model(**made.inputs(batch)).logits  # `losses` is float32 at its end
         nll = torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), batch.ids[:, 1:], reduction="none")
         counted = made._counted(batch)
@@ -193,8 +193,8 @@ def test_the_checks_of_a_private_run(made, layout, documents, checkpointing):
 
 
 def test_what_is_saved_names_no_machine_and_no_weights(home, towers, words, layout):
-    made = adapted.joined(section(words, of_base(towers)), layout)
-    assert adapted.joined(section(words, of_base(towers)), layout) == made  # found again
+    made = adapted.joined(section(words, of_base(towers)), layout, CARD)
+    assert adapted.joined(section(words, of_base(towers)), layout, CARD) == made  # found again
     kept = json.loads((llava.Path(made.options["model"]) / "config.json").read_text())
     assert str(home) not in json.dumps(kept)
     assert str(towers) not in json.dumps(kept)
@@ -203,14 +203,14 @@ def test_what_is_saved_names_no_machine_and_no_weights(home, towers, words, layo
     binder = behaviour.load(behaviour.Config(weights=str(towers)))
     assert tower["binder"] not in ("", binder.fingerprint)  # under these runs' key
     assert made.options["adapt_projector"]
-    other = adapted.joined(section(words, of_base(towers, streams={"eda": "eda"})), layout)
+    other = adapted.joined(section(words, of_base(towers, streams={"eda": "eda"})), layout, CARD)
     assert other.options["model"] != made.options["model"]
     assert opened(words, of_base(towers, streams={"eda": "eda"}), layout)[0].soft == 1
 
 
 def test_a_base_in_half_precision(home, towers, words, layout, documents):
-    made = adapted.joined(section(words, of_base(towers), dtype="bfloat16"), layout)
-    base = adapted.open_base(made, layout, True, embedded.of(made, layout.streams, layout.seconds))
+    made = adapted.joined(section(words, of_base(towers), dtype="bfloat16"), layout, CARD)
+    base = adapted.open_base(made, layout, True, embedded.of(made, CARD, layout.streams, layout.seconds))
     batch = base.batch(documents[:2], prompt=layout.prompt_length, persons=[0, 0], given=windows()[:2])
     assert torch.isfinite(base.losses(attached(base, layout), batch)).all()
 
@@ -238,12 +238,13 @@ def test_a_base_that_speaks_behaviour_goes_on_speaking(home, towers, layout, doc
 
 def test_another_cohorts_units_are_turned_into_the_towers(home, towers, words, layout):
     """The same movement in mg and another order of axes has the same embedding."""
-    there = {**layout.streams, "acc": StreamSpec(channels=("z", "x", "y"), unit="mg", rate_hz=20.0, range=(-4e3, 4e3))}
+    streams = {**CARD.streams, "acc": StreamSpec(channels=("z", "x", "y"), unit="mg", rate_hz=20.0, range=(-4e3, 4e3))}
+    there = replace(CARD, streams=streams)
     window = windows()[0]
     acc = window["acc"]
     turned = Signal(values=acc.values[:, [2, 0, 1]] * 1000, rate_hz=20.0, channels=("z", "x", "y"), unit="mg")
     made = section(words, of_base(towers))
-    one, other = (embedded.of(made, s, float(SECONDS)) for s in (layout.streams, there))
+    one, other = (embedded.of(made, card, layout.streams, float(SECONDS)) for card in (CARD, there))
     assert np.allclose(one.pack([window]), other.pack([{**window, "acc": turned}]), atol=1e-4)
     assert any("mg turned into g" in s for s in other.said)
 
@@ -251,7 +252,12 @@ def test_another_cohorts_units_are_turned_into_the_towers(home, towers, words, l
 def test_what_each_document_is_shown(home, towers, words, layout):
     made, eyes = opened(words, of_base(towers), layout)
     docs = Documents.encode(
-        recordings(2), layout, stride_s=4.0, quiet=True, condition=Condition(soft=0.6), pack=made.pack
+        Cohort.build(recordings(2), card=CARD, consents=consents(2)),
+        layout,
+        stride_s=4.0,
+        quiet=True,
+        condition=Condition(soft=0.6),
+        pack=made.pack,
     )
     shown = docs.beside(range(len(docs)))["given"]
     assert 0 < sum(g is None for g in shown) < len(shown)
@@ -322,8 +328,10 @@ def eyes_of(run, section, words, **more) -> Any:
     """The run's binder as a recipe on the cohort `section` opens it, and its layout."""
     card = folders_card(section).card
     lay = Layout.of(card, seconds=float(SECONDS), task=next(iter(card.tasks)), codec=Plugin(name="transform"))
-    made = adapted.joined(globals()["section"](words, {"run": run if isinstance(run, str) else run.name, **more}), lay)
-    return embedded.of(made, lay.streams, lay.seconds), made, lay
+    made = adapted.joined(
+        globals()["section"](words, {"run": run if isinstance(run, str) else run.name, **more}), lay, card
+    )
+    return embedded.of(made, card, lay.streams, lay.seconds), made, lay
 
 
 def test_a_representations_embeddings_are_its_own(home, words):
@@ -353,6 +361,7 @@ def test_a_run_is_known_by_what_it_holds(home, words):
     cohort = cohort_of(home, "study")
     run = represent(home, cohort)
     eyes, made, lay = eyes_of(run, cohort, words)
+    card = folders_card(cohort).card
     base = adapted.open_base(made, lay, True, eyes)
     assert base.pack is not None
     file = run / "release" / "adapter" / "adapter_model.safetensors"
@@ -360,16 +369,16 @@ def test_a_run_is_known_by_what_it_holds(home, words):
     tensors = {k: v + 1 for k, v in embedded_load(file).items()}
     represented_save(tensors, file)
     with pytest.raises(MienError, match=f"{run.name} is no longer what this model's soft tokens were made with"):
-        adapted.open_base(made, lay, True, embedded.of(made, lay.streams, lay.seconds))
+        adapted.open_base(made, lay, True, embedded.of(made, card, lay.streams, lay.seconds))
     file.write_bytes(kept)
-    adapted.open_base(made, lay, True, embedded.of(made, lay.streams, lay.seconds))
+    adapted.open_base(made, lay, True, embedded.of(made, card, lay.streams, lay.seconds))
     config = run / "release" / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_alpha": 32.0', '"lora_alpha": 16.0'))
     with pytest.raises(MienError, match="no longer what"):
-        adapted.open_base(made, lay, True, embedded.of(made, lay.streams, lay.seconds))
+        adapted.open_base(made, lay, True, embedded.of(made, card, lay.streams, lay.seconds))
     (run / "status.json").unlink()
     with pytest.raises(MienError, match=f"no finished run '{run.name}'"):
-        embedded.of(made, lay.streams, lay.seconds)
+        embedded.of(made, card, lay.streams, lay.seconds)
 
 
 def embedded_load(file):
@@ -393,7 +402,7 @@ def represented_save(tensors, file):
         (
             {"run": "adapt-seen", "streams": {"acc": "signal"}},
             {},
-            "takes the stream 'acc', which this recipe does not write",
+            "is shown the stream 'acc', and cohort 'study' has signal",
         ),
         ({"run": "adapt-seen"}, {"signals": {"width": 16}}, "not from both"),
         ({"run": "adapt-seen"}, {"adapt_vision": True}, "a binder is frozen here"),
@@ -410,28 +419,53 @@ def test_what_a_recipe_cannot_ask(home, words, binder, more, says):
     represent(home, cohort, study="long", seconds=4.0)
     with runs.Run.start("adapt", "writes", {"backbone": {"name": "tiny"}}, {}):
         pass
-    lay = Layout.of(folders_card(cohort).card, seconds=float(SECONDS), task="t", codec=Plugin(name="transform"))
+    card = folders_card(cohort).card
+    lay = Layout.of(card, seconds=float(SECONDS), task="t", codec=Plugin(name="transform"))
     with pytest.raises(MienError, match=says):
-        adapted.joined(section(words, binder, **more), lay)
+        adapted.joined(section(words, binder, **more), lay, card)
 
 
 def test_windows_a_base_was_not_made_for(home, towers, words, layout):
     longer = replace(layout, seconds=4.0)
-    eyes: Any = embedded.of(adapted.joined(section(words, of_base(towers)), longer), longer.streams, 4.0)
+    eyes: Any = embedded.of(adapted.joined(section(words, of_base(towers)), longer, CARD), CARD, longer.streams, 4.0)
     with pytest.raises(MienError, match="acc: a window of 4 s, and its tower was made for 3 s"):
         eyes.pack([{"acc": recordings(1)[0].streams["acc"].cut(0, 4)}])
-    other = Layout.of(folders_card(simulated_of(0)).card, seconds=3.0, task="movement", codec=Plugin(name="transform"))
+    card = folders_card(simulated_of(0)).card
+    other = Layout.of(card, seconds=3.0, task="movement", codec=Plugin(name="transform"))
     with pytest.raises(MienError, match="no tower 'gyro'"):
-        adapted.joined(section(words, of_base(towers, streams={"gyro": "gyro"})), other)
+        adapted.joined(section(words, of_base(towers, streams={"gyro": "gyro"})), other, card)
+    with pytest.raises(MienError, match="two streams for the tower 'acc'"):
+        adapted.joined(section(words, of_base(towers, streams={"acc": "acc", "gyro": "acc"})), other, card)
     lone = replace(layout, streams={"pulse": layout.streams["eda"]})
-    with pytest.raises(MienError, match="none of the streams pulse has a tower of its name"):
-        adapted.joined(section(words, of_base(towers)), lone)
+    with pytest.raises(MienError, match="none of the streams that this recipe writes has a tower of its name"):
+        adapted.joined(section(words, of_base(towers)), lone, CARD)
+
+
+def test_a_stream_need_not_be_written_to_be_shown(home, towers, words, tmp_path):
+    """Skin conductance is written, and movement shown beside it: in training, and wherever a recording is given."""
+    lay = Layout.of(CARD, seconds=float(SECONDS), task="activity", streams=("eda",), codec=Plugin(name="transform"))
+    made, _ = opened(words, of_base(towers), lay)
+    assert made.soft == 1  # a base alone is shown what is written, unless the recipe says more
+    made, eyes = opened(words, of_base(towers, streams={"acc": "acc", "eda": "eda"}), lay)
+    assert made.soft == 2
+    cohort = Cohort.build(recordings(3), card=CARD, consents=consents(3))
+    encode_ = {"stride_s": 4.0, "quiet": True, "condition": Condition(soft=1.0), "pack": made.pack}
+    (first, *_) = Documents.encode(cohort, lay, **encode_).beside([0])["given"]
+    assert (np.abs(first).sum(1) > 0).all()
+    split = Splits(kind="person", train=("p00",), validation=(), holdout=("p01", "p02"), seed=0)
+    asked = given.From(relation="vary", soft=True, windows=3)
+    for row in (
+        [s.given.streams for s in given.sources(cohort, split, lay, asked, stride_s=4.0, valid=1.0)],
+        given.slots(cohort, ["p01", "p02"], lay, asked, stride_s=4.0, valid=1.0),
+    ):
+        assert len(row) == 3
+        assert all((np.abs(p).sum(1) > 0).all() for p in eyes.pack(row))
 
 
 def test_a_model_that_is_shown_nothing_or_lost_its_binder(home, towers, words, layout, documents):
     with pytest.raises(MienError, match="no recording is given as soft tokens"):
         opened(words, of_base(towers), layout, shown=False)
-    made = adapted.joined(section(words, of_base(towers)), layout)
+    made = adapted.joined(section(words, of_base(towers)), layout, CARD)
     alone = Plugin(**{k: v for k, v in made.model_dump().items() if k != "binder"})
     base: Any = adapted.open_base(alone, layout, True)
     with pytest.raises(MienError, match="names no `binder`"):
