@@ -29,6 +29,7 @@ from . import causal_lm, tiny
 from .causal_lm import Batch, CausalBackbone
 
 ASSETS = ("dinov2-smollm2",)
+JOINED = "towers"  # of the cache: language models with what makes soft tokens
 _THINKERS = {
     "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
     "qwen2_5_omni_thinker": "Qwen2_5OmniThinkerForConditionalGeneration",
@@ -279,13 +280,23 @@ def _text(section: Plugin) -> tuple[Config, str]:
 def _kept(config: Config, name: str, what: list[Any], write: Callable[[Path], Path]) -> Path:
     """The folder of a joined model in the cache, written now where there is none. what: it was made for."""
     key = json.dumps([config.model, config.revision, config.dtype, *what], sort_keys=True)
-    folder = cache_home() / "towers" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    folder = cache_home() / JOINED / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if not (folder / "config.json").exists():
         part = folder.with_name(f".{folder.name}.{os.getpid()}")
         write(part)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     return folder
+
+
+def require_kept(section: Plugin, run: str) -> None:
+    """MienError where the model that was joined here for a run is no longer in the cache."""
+    place = Path(str(section.options.get("model", "")))
+    if section.name == "llava" and place.is_absolute() and place.parent.name == JOINED and not place.exists():
+        raise MienError(
+            f"the model that {run} was adapted from, {place.name}, was joined here and is no longer in the cache: run its adapt command"
+            " again, which makes it anew and reuses the run"
+        )
 
 
 def source(config: Config) -> tuple[str, str]:

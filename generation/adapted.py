@@ -73,6 +73,11 @@ class Writing:
             valid=r.valid, seed=r.seed, pack=self.base.pack,
         )  # fmt: skip
         self.documents.require_every_class()
+        if r.condition.soft and not self.documents.softened:
+            raise MienError(
+                f"condition.soft shows another window of the same recording, and no recording has two of {r.seconds:g} s to choose from:"
+                " nothing would be shown, and the projector not trained. Take longer recordings, or shorter `seconds` or `stride_s`"
+            )
         self.base.require_room(int(self.documents.lengths.max()) + self.base.soft * (r.condition.soft > 0))
 
     def __len__(self) -> int:
@@ -238,6 +243,7 @@ def open_adapted(folder: Path) -> Adapted:
         raise MienError(f"{folder.name} represents recordings and has no model that writes them as tokens")
     layout = layout_of(folder)
     section, eyes = Plugin(**asked["config"]["backbone"]), None
+    llava.require_kept(section, folder.name)
     if section.options.get("binder") is not None:
         card = embedded.cohort_of(Plugin(**asked["config"]["cohort"])).card
         eyes = embedded.of(section, card, layout.streams, layout.seconds)

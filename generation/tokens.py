@@ -93,6 +93,7 @@ class Documents:
         self.persons: list[str] = []
         self.recordings: list[str] = []
         self.skipped: dict[str, int] = {}
+        self.softened = 0  # documents that are shown a recording as soft tokens
         self._usable: list[bool] = []
         self._files: dict[str, tuple[BinaryIO, Any]] = {}
         self._pack: Packing | None = None
@@ -243,6 +244,7 @@ class Documents:
         for k, (u, step) in enumerate(zip(rng.random(n), rng.integers(1, max(n, 2), n), strict=True)):
             if kept[k]:
                 chosen = u < self.condition.soft and n > 1
+                self.softened += chosen
                 packed = self._pack([windows[(k + int(step)) % n] if chosen else None])[0]
                 out.append(packed if chosen else np.full_like(packed, np.nan))
         self._shape = out[0].shape

@@ -161,6 +161,7 @@ def test_it_is_attacked_like_any_other(here):
         ),
         ("adapt", ["backbone.binder={run: adapt-toy_shown}"], "whose recipe has a `represent:` section"),
         ("adapt", ["backbone.binder={run: adapt-nobody}"], "no finished run 'adapt-nobody'"),
+        ("adapt", ["cohort.seconds=2", "study=toy_short"], "no recording has two of 2 s to choose from"),
         ("adapt", ["condition.soft=0"], "no recording is given as soft tokens"),
         (
             "adapt",
@@ -175,6 +176,26 @@ def test_refused_by_name(here, capsys, verb, options, says):
     before = len(entries(here))
     assert says in refused(capsys, verb, f"{verb}.yaml", *options)
     assert len(entries(here)) == before  # and nothing is charged
+
+
+def test_a_model_gone_from_the_cache_is_made_again(here, capsys):
+    """By the same command, which reuses the run; until then it is said what to do."""
+    shutil.rmtree(here.folder.parent / "cache" / "towers")
+    give = ["generate", "generate.yaml", "study=toy_again"]
+    assert "is no longer in the cache" in refused(capsys, *give)
+    assert cli.main(["adapt", "adapt.yaml"]) == 0
+    assert "reused" in capsys.readouterr().out
+    assert cli.main(give) == 0
+
+
+def test_a_persons_own_adapter_on_top_looks_through_nothing(here):
+    """What is written by it is written from labels."""
+    person = json.loads((only(here, "adapt-toy_shown-*") / "private" / "splits.json").read_text())["holdout"][0]
+    own = f"personal={{person: {person}, steps: 3}}"
+    assert cli.main(["generate", "generate.yaml", "study=toy_own", "given=null", own, "sampling.per_label=1"]) == 0
+    run = only(here, "generate-toy_own-*")
+    assert len(Cohort.read(run / "private" / "cohort")) == 8
+    assert person not in (run / "config.yaml").read_text()
 
 
 def test_private_beside_the_base_alone(here):
