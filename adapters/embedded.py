@@ -119,6 +119,17 @@ class Embedded:
         if self.run is not None:
             require_consent(Plugin(**self.asked["cohort"]), self.learned, purpose)
 
+    def caveats(self, section: Plugin, held_out: Collection[str]) -> tuple[str, ...]:
+        """What to say where it learned from persons of the cohort `section` who are `held_out` of what is shown it."""
+        if self.run is None or not set(held_out) & set(self.learned):
+            return ()
+        if not same_people(Plugin(**self.asked["cohort"]), section):
+            return ()
+        return (
+            f"The binder it was shown recordings through ({self.run.name}) learned from some of the persons who are held out here: they"
+            " are no strangers to it, and what is measured on them flatters it. `split.same_as` holds out the same persons in both.",
+        )
+
     def before(self, section: Plugin, unit: str) -> Guarantee | None:
         """What a private run on the cohort `section` has to count beside its own steps. MienError where nothing could be claimed
         for it: argument 2 above."""

@@ -206,6 +206,9 @@ class Representing:
     def probes(self, device: Any) -> list[Batch]:
         return self.made.probes(self.windows, device)
 
+    def caveats(self, split: Splits) -> tuple[str, ...]:
+        return ()
+
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
         """The adapter into `folder`, of the release; cached features go, for they are recordings of people."""
         save(self.made, folder, seconds=self.recipe.seconds, chosen=self.chosen)

@@ -123,6 +123,10 @@ class Writing:
         beside = self.documents.beside(self.documents.spread(3))
         return self.base.probes(self.documents.some(3), prompt=self.layout.prompt_length, device=device, **beside)
 
+    def caveats(self, split: Splits) -> tuple[str, ...]:
+        """What the report has to say of who is held out."""
+        return () if self.eyes is None else self.eyes.caveats(self.recipe.cohort, split.holdout)
+
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
         lora.save(model, folder, self.base)
         how = f"base.resize_token_embeddings({len(self.base.model.get_input_embeddings().weight)})"

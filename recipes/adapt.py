@@ -106,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
                     report = Report(
                         verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
                         data_fingerprint=inputs["cohort"], guarantee=guarantee, consent=left_out,
-                        environment=environment(recipe.seed), caveats=(*beside.caveats(), *splits.warnings(split)), restrictions=bound,
+                        environment=environment(recipe.seed), restrictions=bound,
+                        caveats=(*beside.caveats(), *subject.caveats(split), *splits.warnings(split)),
                     )  # fmt: skip
                     pages.adapted(run, report, log, recipe, cohort, split, plan, len(subject))
                     report.write(run.release / "report.json")

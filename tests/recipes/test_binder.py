@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mien import cli
+from mien.backbones import tiny
 from mien.core import runs
 from mien.core.records import Cohort
 from mien.data.lineage import touched
@@ -44,6 +45,16 @@ RECIPES = {
     "generate": {
         "study": "toy_shown", "adapter": "adapt-toy_shown", "sampling": {"batch": 4},
         "given": {"relation": "vary", "soft": True, "windows": 6},
+    },
+    "represent_film": {
+        "study": "toy_film", "cohort": {
+            "name": "simulated_film", "persons": 6, "sessions": 2, "seconds": 10, "side": 32, "film_hz": 0.4,
+            "streams": ["film", "transcript", "temp"],
+        },
+        "task": "stress", "seconds": 5, "stride_s": 5,
+        "backbone": {"name": "dinov2_minilm", "model": "tiny", "side": 28, "tokens": 16, "frames": 2},
+        "represent": {"streams": {"film": "image", "transcript": "text"}, "bind": "none"},
+        "split": {"holdout": 3}, "lora": {"rank": 2, "alpha": 4, "layers": 1}, "train": TRAIN,
     },
     "attack": {"study": "toy_shown", "adapter": "adapt-toy_shown", "identity": [{"name": "linkage", "trees": 10}]},
 }  # fmt: skip
@@ -118,6 +129,7 @@ def test_what_was_adapted(here):
     split = json.loads((represent / "private" / "splits.json").read_text())
     assert not any(p in said for p in split["train"])
     assert report(run)["guarantee"].startswith("none (plain training")
+    assert not any("no strangers" in c for c in report(run)["caveats"])
     # a withdrawal from the representation touches what was made with it
     why = {name: said for name, _, said in touched(split["train"][0], here.folder / "runs")}
     assert run.name in why
@@ -198,6 +210,27 @@ def test_a_persons_own_adapter_on_top_looks_through_nothing(here):
     assert person not in (run / "config.yaml").read_text()
 
 
+@pytest.mark.slow
+def test_a_film_and_words_are_shown_and_temperature_is_written(here):
+    """Streams that no codec writes, through towers that stand for DINOv2 and MiniLM, to a base without behaviour tokens."""
+    tiny.fresh(tiny.Shape(hidden=32, layers=2, heads=2, feed_forward=48), 60, 0).save_pretrained(here.folder / "words")
+    assert cli.main(["adapt", "represent_film.yaml"]) == 0
+    film = RECIPES["represent_film"]
+    recipe = {k: film[k] for k in ("cohort", "task", "seconds", "stride_s", "train")} | {
+        "study": "toy_told", "streams": ["temp"], "codecs": [{"name": "bins", "streams": ["temp"], "hz": 0.4}],
+        "backbone": {"name": "llava", "model": "words", "binder": {"run": "adapt-toy_film"}},
+        "condition": {"soft": 0.7}, "split": {"same_as": "adapt-toy_film"}, "lora": {"rank": 4, "alpha": 8},
+    }  # fmt: skip
+    (here.folder / "told.yaml").write_text(yaml.safe_dump(recipe))
+    assert cli.main(["adapt", "told.yaml"]) == 0
+    for study, protect in (("toy_told", "null"), ("toy_told_kept", "{epsilon: 4}")):
+        options = [f"study={study}", "adapter=adapt-toy_told", "given.windows=4", f"given.protect={protect}"]
+        assert cli.main(["generate", "generate.yaml", *options]) == 0
+    made = Cohort.read(only(here, "generate-toy_told_kept-*") / "release" / "cohort")
+    assert len(made) == 4
+    assert set(made[0].streams) == {"temp"}
+
+
 def test_private_beside_the_base_alone(here):
     """Nobody's recordings are in it: the claim is the run's own."""
     options = ["study=toy_base", BASE, PRIVATE, "split={holdout: 3}", "train.max_steps=3"]
@@ -243,6 +276,16 @@ def test_private_beside_a_private_representation(here, capsys):
     assert cli.main(["generate", "generate.yaml", *give]) == 0
     card = Cohort.read(only(here, "generate-toy_mixed-*") / "release" / "cohort").card
     assert "The binder they are shown through: (" in card.guarantee
+
+
+def test_who_is_held_out_and_taught_the_binder_is_told(here):
+    assert (
+        cli.main(["adapt", "adapt.yaml", "study=toy_known", "split={holdout: 3}", "seed=1", "train.max_steps=1"]) == 0
+    )
+    run, represent = only(here, "adapt-toy_known-*"), only(here, "adapt-toy_represent-*")
+    mine, theirs = (json.loads((r / "private" / "splits.json").read_text()) for r in (run, represent))
+    assert set(mine["holdout"]) & set(theirs["train"])
+    assert any("no strangers" in c for c in report(run)["caveats"])
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(here):
