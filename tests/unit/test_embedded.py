@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
+from safetensors.torch import load_file, save_file
 
 from mien.adapters import embedded, lora, represented
 from mien.adapters.lora import Lora
-from mien.adapters.representation import Represent, Representer, attach
-from mien.adapters.windows import Windows, encode
+from mien.adapters.representation import Represent, attach
+from mien.adapters.windows import encode
 from mien.backbones import _behaviour, behaviour, llava, tiny
 from mien.core import runs
 from mien.core.config import Plugin
@@ -285,20 +288,20 @@ def simulated_of(seed):
     return Plugin(name="motion", persons=2, recordings_per_person=1, seconds=6, seed=seed)  # type: ignore[call-arg]
 
 
-def represent(home, section, train=("a", "b"), *, privacy=None, study="seen", seconds=float(SECONDS), streams=None):
+def represent(home, people, train=("a", "b"), *, privacy=None, study="seen", seconds=float(SECONDS)):
     """A finished representation run, made by hand: no step was taken."""
-    cohort = folders_card(section)
+    cohort = embedded.cohort_of(people)
     towers = home / f"towers-{study}"
     _behaviour.fresh(behaviour.shaped(cohort.card, SHAPE, seconds), 0).save_pretrained(towers)
     base = {"name": "behaviour", "weights": str(towers)}
     binder = represented.open_binder(Plugin(**base))
-    chosen = streams or {n: n for n in sorted(cohort.card.streams)}
+    chosen = {n: n for n in sorted(cohort.card.streams)}
     made = attach(binder, Represent(heads={}, bind="none"), Lora(rank=2), "t", cohort.card, chosen, 0)
     with torch.no_grad():
         for n, p in made.model.named_parameters():
             if "lora_B" in n:
                 p.normal_(0, 0.3)
-    asked = {"cohort": section.model_dump(), "backbone": base, "represent": {"bind": "none"}, "seconds": seconds}
+    asked = {"cohort": people.model_dump(), "backbone": base, "represent": {"bind": "none"}, "seconds": seconds}
     run = runs.Run.start("adapt", study, asked, {"base": binder.fingerprint})
     with run:
         holdout = tuple(p for p in sorted(set(cohort.column("person"))) if p not in train)
@@ -319,18 +322,11 @@ def represent(home, section, train=("a", "b"), *, privacy=None, study="seen", se
     return run.folder
 
 
-def folders_card(section):
-    module, options = embedded.plugins.resolve("data/datasets", section, "cohort")
-    return module.load(options)
-
-
-def eyes_of(run, section, words, **more) -> Any:
-    """The run's binder as a recipe on the cohort `section` opens it, and its layout."""
-    card = folders_card(section).card
+def eyes_of(run, cohort, words) -> Any:
+    """The run's binder as a recipe on that cohort opens it, its backbone section, and its layout."""
+    card = embedded.cohort_of(cohort).card
     lay = Layout.of(card, seconds=float(SECONDS), task=next(iter(card.tasks)), codec=Plugin(name="transform"))
-    made = adapted.joined(
-        globals()["section"](words, {"run": run if isinstance(run, str) else run.name, **more}), lay, card
-    )
+    made = adapted.joined(section(words, {"run": run.name}), lay, card)
     return embedded.of(made, card, lay.streams, lay.seconds), made, lay
 
 
@@ -341,11 +337,9 @@ def test_a_representations_embeddings_are_its_own(home, words):
     eyes, made, lay = eyes_of(run, cohort, words)
     binder = represented.open_binder(Plugin(**runs.asked(run)["config"]["backbone"]))
     restored, raw = represented.restore(binder, run / "release" / "adapter")
-    seen = encode(folders_card(cohort), binder, raw["streams"], {}, seconds=SECONDS, stride_s=SECONDS, quiet=True)
-    assert isinstance(seen, Windows)
-    assert isinstance(restored, Representer)
+    seen = encode(embedded.cohort_of(cohort), binder, raw["streams"], {}, seconds=SECONDS, stride_s=SECONDS, quiet=True)
     wanted = represented.vectors(restored, seen)
-    recording = next(iter(folders_card(cohort)))
+    recording = next(iter(embedded.cohort_of(cohort)))
     got = eyes.pack([{"signal": recording.streams["signal"].cut(at, at + SECONDS)} for at in (0, 3, 6)])
     assert np.allclose(got[:, 0], wanted[:3] * DIM**0.5, atol=1e-5)
     assert not np.allclose(got[:, 0], represented.frozen(restored, seen)[:3] * DIM**0.5, atol=1e-3)
@@ -361,13 +355,13 @@ def test_a_run_is_known_by_what_it_holds(home, words):
     cohort = cohort_of(home, "study")
     run = represent(home, cohort)
     eyes, made, lay = eyes_of(run, cohort, words)
-    card = folders_card(cohort).card
+    card = embedded.cohort_of(cohort).card
     base = adapted.open_base(made, lay, True, eyes)
     assert base.pack is not None
     file = run / "release" / "adapter" / "adapter_model.safetensors"
     kept = file.read_bytes()
-    tensors = {k: v + 1 for k, v in embedded_load(file).items()}
-    represented_save(tensors, file)
+    tensors = {k: v + 1 for k, v in load_file(file).items()}
+    save_file(tensors, file)
     with pytest.raises(MienError, match=f"{run.name} is no longer what this model's soft tokens were made with"):
         adapted.open_base(made, lay, True, embedded.of(made, card, lay.streams, lay.seconds))
     file.write_bytes(kept)
@@ -379,18 +373,6 @@ def test_a_run_is_known_by_what_it_holds(home, words):
     (run / "status.json").unlink()
     with pytest.raises(MienError, match=f"no finished run '{run.name}'"):
         embedded.of(made, card, lay.streams, lay.seconds)
-
-
-def embedded_load(file):
-    from safetensors.torch import load_file
-
-    return load_file(file)
-
-
-def represented_save(tensors, file):
-    from safetensors.torch import save_file
-
-    save_file(tensors, file)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +401,7 @@ def test_what_a_recipe_cannot_ask(home, words, binder, more, says):
     represent(home, cohort, study="long", seconds=4.0)
     with runs.Run.start("adapt", "writes", {"backbone": {"name": "tiny"}}, {}):
         pass
-    card = folders_card(cohort).card
+    card = embedded.cohort_of(cohort).card
     lay = Layout.of(card, seconds=float(SECONDS), task="t", codec=Plugin(name="transform"))
     with pytest.raises(MienError, match=says):
         adapted.joined(section(words, binder, **more), lay, card)
@@ -430,7 +412,7 @@ def test_windows_a_base_was_not_made_for(home, towers, words, layout):
     eyes: Any = embedded.of(adapted.joined(section(words, of_base(towers)), longer, CARD), CARD, longer.streams, 4.0)
     with pytest.raises(MienError, match="acc: a window of 4 s, and its tower was made for 3 s"):
         eyes.pack([{"acc": recordings(1)[0].streams["acc"].cut(0, 4)}])
-    card = folders_card(simulated_of(0)).card
+    card = embedded.cohort_of(simulated_of(0)).card
     other = Layout.of(card, seconds=3.0, task="movement", codec=Plugin(name="transform"))
     with pytest.raises(MienError, match="no tower 'gyro'"):
         adapted.joined(section(words, of_base(towers, streams={"gyro": "gyro"})), other, card)
@@ -523,7 +505,7 @@ def test_a_private_representation_is_counted_with_the_run(home, words):
     assert told.composed == 1
     assert len(told.events) == 2
     assert max(alone.guarantee().epsilon, before.epsilon) < told.epsilon
-    assert told.epsilon == embedded_epsilon(told)
+    assert told.epsilon == composed_epsilon(told)
     assert both.spent()[-1][1] == told.epsilon
     assert "with the private training of the binder" in told.sentence()
     assert "with the private training" not in alone.guarantee().sentence()
@@ -532,14 +514,11 @@ def test_a_private_representation_is_counted_with_the_run(home, words):
         eyes.before(cohort, "recording")
 
 
-def embedded_epsilon(told):
+def composed_epsilon(told):
     """Of the two runs' events, composed by dp-accounting alone."""
-    import dp_accounting as dp
-    from dp_accounting.pld import PLDAccountant
-
     made = PLDAccountant()
     for e in told.events:
-        step = dp.PoissonSampledDpEvent(e["sample_rate"], dp.GaussianDpEvent(e["noise_multiplier"]))
+        step = PoissonSampledDpEvent(e["sample_rate"], GaussianDpEvent(e["noise_multiplier"]))
         made.compose(step, e["steps"])
     return pytest.approx(made.get_epsilon(told.delta), rel=1e-2)
 
