@@ -16,15 +16,16 @@ from ..core.runs import Run, write_text
 from ..core.verbs import PLAIN
 from ..data.splits import Splits
 from ..privacy.ledger import Ledger
-from ..privacy.plan import Guarantee, PrivacyPlan, PrivacySpec
+from ..privacy.plan import Guarantee, PrivacyPlan, PrivacySpec, up
 from ..privacy.sampling import Units
 from .private import BEGUN, Begun
 
 
 def plan_of(
-    spec: PrivacySpec | None, split: Splits, cohort: Cohort, steps: int, named: bool = False
-) -> PrivacyPlan | None:
-    """The calibrated plan of a run on this split; None for a plain run. named: the cohort must declare its source."""
+    spec: PrivacySpec | None, split: Splits, cohort: Cohort, steps: int, named: bool = False, earlier: Guarantee | None = None
+) -> PrivacyPlan | None:  # fmt: skip
+    """The calibrated plan of a run on this split; None for a plain run. named: the cohort must declare its source; earlier: of a
+    private run whose result this one reads: its own noise is calibrated as asked, and both are claimed together."""
     if spec is None:
         return None
     if named and not cohort.card.source:
@@ -43,7 +44,14 @@ def plan_of(
         }  # fmt: skip
         raise MienError(f"split.kind: {split.kind} {why[split.kind]}; a private run needs kind: person")
     if spec.unit == "person":
-        return spec.plan(n=len(split.train), steps=steps)
+        plan = spec.plan(n=len(split.train), steps=steps)
+        if earlier is None:
+            return plan
+        plan = plan.after(earlier)
+        console.say(
+            f"  with the binder's own private training, what may be claimed is ε = {up(plan.guarantee().epsilon)}"
+        )
+        return plan
     train = set(split.train)
     return spec.plan(n=sum(p in train for p in cohort.column("person")), steps=steps)
 

@@ -24,6 +24,7 @@ from ..data import features
 from ..data.features import WindowTable
 from ..data.load import open_cohort
 from ..data.splits import Splits
+from ..privacy.plan import Guarantee
 from . import autoencoder, lora
 from .autoencoder import Autoencoder
 from .cached import cached
@@ -122,6 +123,10 @@ class Representing:
     windows: Windows
     made: Representer
     features: Path | None = None
+    made_from: Mapping[
+        str, str
+    ] = {}  # runs that it reads, and a private one's guarantee: a model that writes may have them
+    earlier: Guarantee | None = None
 
     def __init__(self, recipe: Any, card: CohortCard):
         self.recipe = recipe
@@ -200,6 +205,9 @@ class Representing:
 
     def probes(self, device: Any) -> list[Batch]:
         return self.made.probes(self.windows, device)
+
+    def caveats(self, split: Splits) -> tuple[str, ...]:
+        return ()
 
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
         """The adapter into `folder`, of the release; cached features go, for they are recordings of people."""

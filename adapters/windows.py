@@ -99,7 +99,7 @@ def encode(
                         continue
                     parts, why = cut(r, w, valid)
                     parts = {s: turns[s](p) if s in turns else p for s, p in parts.items()}
-                    made_of = {m: _prepared(binder.towers[m], parts, ss) for m, ss in takes.items()}
+                    made_of = {m: prepared(binder.towers[m], parts, ss) for m, ss in takes.items()}
                     arrays = {m: a for m, a in made_of.items() if a is not None}
                     if not arrays:
                         made.skipped[why or "none of the chosen streams"] += 1
@@ -143,7 +143,7 @@ def _turns(card: CohortCard, binder: Binder, chosen: Mapping[str, str], quiet: b
     return out
 
 
-def _prepared(tower: Tower, parts: Mapping[str, Any], streams: Sequence[str]) -> Arrays | None:
+def prepared(tower: Tower, parts: Mapping[str, Any], streams: Sequence[str]) -> Arrays | None:
     """What a tower takes of a window's stream, or of its several (`Tower.joins`); None where one is missing or empty."""
     if not set(streams) <= parts.keys():
         return None

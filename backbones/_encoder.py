@@ -193,14 +193,17 @@ def tower(
 
 def join(text: Any, vision: Any, *, strategy: Literal["default", "full"], seed: int = 0) -> Any:
     """`LlavaForConditionalGeneration` of a causal LM (a loaded model) and a tower (a loaded one, or a configuration: fresh
-    weights), with a fresh projector of two layers. One row, the placeholder's, is added to the LM's vocabulary.
+    weights, or none), with a fresh projector of two layers. One row, the placeholder's, is added to the LM's vocabulary.
 
     The projector starts random, as the first stage of LLaVA does (arXiv 2304.08485, section 4.2), at the scale of the LM's
     own embeddings; it is trained through LoRA, like everything else (a full-rank LoRA where that is wanted).
     """
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+    from . import _handed
+
     register()
+    _handed.register()
     torch.manual_seed(seed)
     rows = text.get_input_embeddings().weight.shape[0]
     text.resize_token_embeddings(rows + 1, mean_resizing=False)

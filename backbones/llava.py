@@ -1,4 +1,4 @@
-"""LLaVA-style models: a language model with soft tokens in its prompt, made by a tower from images or from signals.
+"""LLaVA-style models: a language model with soft tokens in its prompt, made by a tower from images or signals, or by a binder.
 
 Any class of transformers that answers to `AutoModelForImageTextToText` (LLaVA-1.5, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL,
 Qwen3-VL, …), and the thinkers of Qwen-Omni. Such a model carries behaviour documents like any causal LM; LoRA then stays
@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..core.config import Plugin, Section, parse
 from ..core.errors import MienError
-from ..core.paths import cache_home
+from ..core.paths import cache_home, runs_home
 from ..core.records import StreamSpec
-from . import causal_lm
+from . import causal_lm, tiny
 from .causal_lm import Batch, CausalBackbone
 
 ASSETS = ("dinov2-smollm2",)
+JOINED = "towers"  # of the cache: language models with what makes soft tokens
 _THINKERS = {
     "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
     "qwen2_5_omni_thinker": "Qwen2_5OmniThinkerForConditionalGeneration",
@@ -48,14 +49,41 @@ class Signals(Section):
     seed: int = 0
 
 
+class Bound(Section):
+    """A binder's embeddings as soft tokens, one a tower. run: a finished representation run, by its name or folder; base: a
+    binder's backbone section instead, without anybody's adapter; streams: which tower is shown which stream (default: as the run
+    has it, or of the same names); seed: of the projector's first weights."""
+
+    run: str | None = None
+    base: Plugin | None = None
+    streams: dict[str, str] = {}
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one(self) -> Bound:
+        if (self.run is None) == (self.base is None):
+            raise ValueError("name a representation `run`, or a binder's `base`, and not both")
+        return self
+
+
 class Config(causal_lm.Config):
     """As for `causal_lm`, and: adapt_projector, adapt_vision: LoRA in the projector, and in the towers (images, audio,
-    signals), as well; both need recordings that are given as soft tokens; signals: `model` is a causal LM, to be joined
-    with a tower for signals (`with_tower`), and both are adapted unless the recipe says otherwise."""
+    signals), as well; both need recordings that are given as soft tokens; signals: `model` is a causal LM, or the recipe that
+    pretrains a tiny one, to be joined with a tower for signals (`with_tower`), and both are adapted unless the recipe says
+    otherwise; binder: it is joined with a projector for a binder's embeddings, and that is adapted."""
 
     adapt_projector: bool = False
     adapt_vision: bool = False
     signals: Signals | None = None
+    binder: Bound | None = None
+
+    @model_validator(mode="after")
+    def _one_tower(self) -> Config:
+        if self.binder and self.signals:
+            raise ValueError("soft tokens come from a tower for `signals` or from a `binder`, not from both")
+        if self.binder and self.adapt_vision:
+            raise ValueError("adapt_vision: a binder is frozen here; adapt it before, with a `represent:` recipe")
+        return self
 
 
 @dataclass(kw_only=True)
@@ -92,7 +120,11 @@ class LlavaBackbone(CausalBackbone):
         """float32[B, …], what the tower takes: recordings packed, and those that were packed before as they are.
 
         MienError where this model takes none."""
-        if self.pack is None or not self.soft:
+        if self.soft and self.pack is None:
+            raise MienError(
+                f"{self.identity} is shown a binder's embeddings, and its backbone section names no `binder`"
+            )
+        if self.pack is None:
             raise MienError(
                 f"{self.identity} ({self.model.config.model_type}) takes no recording as soft tokens here; that needs one"
                 " row of the tower for each row of the batch, which LLaVA-1.5's class has (model_type llava)"
@@ -165,14 +197,21 @@ def backbone(model: Any, config: Config, behaviour_tokens: int, identity: str, p
     placeholder = int(getattr(model.config, "image_token_id", None) or 0)
     if placeholder >= model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(placeholder + 1, mean_resizing=False)
-    offset = causal_lm.append_rows(model, behaviour_tokens)
+    speaks = getattr(model.config.get_text_config(), "behaviour_vocabulary", None) is not None
+    if speaks and placeholder != behaviour_tokens:  # it stands right after them (`_encoder.join`)
+        raise MienError(
+            f"the tiny base in {identity} knows {placeholder} behaviour tokens, and this recipe has {behaviour_tokens}: take"
+            " the same `codecs:`, or pretrain it again"
+        )
+    offset = 0 if speaks else causal_lm.append_rows(model, behaviour_tokens)
+    model.requires_grad_(False)
     kept, left = parts(model, projector=config.adapt_projector, vision=config.adapt_vision)
     names, left = targets(model, left)
     soft, pack = senses(model, place, config.revision)
     model.__class__ = _carrying(type(model))
     return LlavaBackbone(
         model=model, identity=identity, revision=config.revision, fingerprint=digest, offset=offset,
-        lora_targets=names, speaks_behaviour=False, beside=kept, excluded=pattern(left),
+        lora_targets=names, speaks_behaviour=speaks, beside=kept, excluded=pattern(left),
         never=no_words(model.config, offset), soft=soft, pack=pack,
     )  # fmt: skip
 
@@ -186,11 +225,17 @@ def with_signals(
 
     MienError when a signal's range is not on the card, for it must not come from the recordings.
     """
+    from . import _encoder
+
+    tower = _encoder.tower(streams, seconds=seconds, rate_hz=rate_hz, width=width, layers=layers)
+    return _write(text, tower, folder, seed)
+
+
+def _write(text: causal_lm.Config, tower: Any, folder: Path, seed: int) -> Path:
     from transformers import AutoModelForCausalLM
 
     from . import _encoder
 
-    tower = _encoder.tower(streams, seconds=seconds, rate_hz=rate_hz, width=width, layers=layers)
     place, _ = causal_lm.source(text)
     model = causal_lm.opened(AutoModelForCausalLM, place, text, "causal LM")
     return _encoder.save(_encoder.join(model, tower, strategy="full", seed=seed), folder)
@@ -199,21 +244,59 @@ def with_signals(
 def with_tower(section: Plugin, streams: Mapping[str, StreamSpec], seconds: float) -> Plugin:
     """A recipe's backbone section, for `signals:` with the folder of the joined model, made now if need be; others come
     back as they are. streams, seconds: what the tower is for, public: they follow from the card and the recipe."""
-    if section.name != "llava" or not section.options.get("signals"):
+    if section.name != "llava" or section.options.get("signals") is None:
         return section
-    config = parse(Config, section.options, "backbone llava")
+    config, name = _text(section)
     assert config.signals is not None
     shape, long = config.signals.model_dump(), math.ceil(seconds)
     told = {n: (len(s.channels), s.range) for n, s in sorted(streams.items()) if s.kind == "signal"}
-    key = json.dumps([config.model, config.revision, config.dtype, shape, long, told], sort_keys=True)
-    folder = cache_home() / "towers" / f"{Path(config.model).name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    if not (folder / "config.json").exists():
-        part = folder.with_name(f".{folder.name}.{os.getpid()}")
-        with_signals(config, streams, part, seconds=long, **shape)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+    folder = _kept(config, name, [shape, long, told], lambda f: with_signals(config, streams, f, seconds=long, **shape))
     kept = {k: v for k, v in section.options.items() if k not in ("signals", "revision")}
     return Plugin(**{"adapt_projector": True, "adapt_vision": True, **kept, "name": "llava", "model": str(folder)})
+
+
+def with_embeddings(section: Plugin, *, tokens: int, width: int, binder: str) -> Plugin:
+    """The same for `binder:`, whose embeddings are so many soft tokens of so many numbers; binder: its fingerprint."""
+    from . import _handed
+
+    config, name = _text(section)
+    assert config.binder is not None
+    tower, seed = _handed.HandedConfig(tokens=tokens, hidden_size=width, binder=binder), config.binder.seed
+    folder = _kept(config, name, [tokens, width, binder, seed], lambda f: _write(config, tower, f, seed))
+    kept = {k: v for k, v in section.options.items() if k != "revision"}
+    return Plugin(**{"adapt_projector": True, **kept, "name": "llava", "model": str(folder)})
+
+
+def _text(section: Plugin) -> tuple[Config, str]:
+    """The section's `Config`, whose `model` is then the language model to join, and what to call it: a recipe that pretrains a tiny
+    base stands for the run that did, now if need be."""
+    config = parse(Config, section.options, "backbone llava")
+    if not config.model.endswith((".yaml", ".yml")):
+        return config, Path(config.model).name
+    run = str(tiny.with_weights(Plugin(name="tiny", recipe=config.model)).options["weights"])  # type: ignore[call-arg]
+    return config.model_copy(update={"model": str(runs_home() / run / "release" / "base")}), "tiny"
+
+
+def _kept(config: Config, name: str, what: list[Any], write: Callable[[Path], Path]) -> Path:
+    """The folder of a joined model in the cache, written now where there is none. what: it was made for."""
+    key = json.dumps([config.model, config.revision, config.dtype, *what], sort_keys=True)
+    folder = cache_home() / JOINED / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if not (folder / "config.json").exists():
+        part = folder.with_name(f".{folder.name}.{os.getpid()}")
+        write(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    return folder
+
+
+def require_kept(section: Plugin, run: str) -> None:
+    """MienError where the model that was joined here for a run is no longer in the cache."""
+    place = Path(str(section.options.get("model", "")))
+    if section.name == "llava" and place.is_absolute() and place.parent.name == JOINED and not place.exists():
+        raise MienError(
+            f"the model that {run} was adapted from, {place.name}, was joined here and is no longer in the cache: run its adapt command"
+            " again, which makes it anew and reuses the run"
+        )
 
 
 def source(config: Config) -> tuple[str, str]:
@@ -230,9 +313,10 @@ def _class(place: str, config: Config) -> Any:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
-    from . import _encoder
+    from . import _encoder, _handed
 
     _encoder.register()
+    _handed.register()
     try:
         kind = transformers.AutoConfig.from_pretrained(
             place, revision=config.revision, trust_remote_code=False
@@ -321,13 +405,15 @@ def no_words(config: Any, offset: int) -> tuple[int, ...]:
 # --- soft tokens ------------------------------------------------------------------------------------------------------
 def senses(model: Any, place: str, revision: str | None) -> tuple[int, Callable[[Sequence[Any]], np.ndarray] | None]:
     """How many soft tokens a recording takes, and how recordings are packed for the tower; (0, None) where this class's
-    towers mix the rows of a batch, or cut one image into several."""
+    towers mix the rows of a batch, or cut one image into several; and for a binder's embeddings, (tokens, None)."""
     config = model.config
     if config.model_type != "llava":
         return 0, None
     tower = config.vision_config
     if tower.model_type == "behaviour_encoder":
         return tower.seconds, tower.pack
+    if tower.model_type == "handed_embeddings":
+        return tower.tokens, None  # whoever opens the binder brings its `pack` (adapters/embedded.py)
     images = Images.read(place, revision, tower.image_size)
     extra = 1 if config.vision_feature_select_strategy == "full" else 0
     return (images.size // tower.patch_size) ** 2 + extra, images.pack

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..adapters import autoencoder, lora
+from ..adapters import autoencoder, embedded, lora
 from ..adapters.autoencoder import Autoencoder
-from ..backbones import tiny
+from ..adapters.embedded import Embedded
+from ..backbones import llava, tiny
 from ..backbones.causal_lm import CausalBackbone, pooled
 from ..core import config, console, plugins, runs
 from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import Cohort, CohortCard, Recording, Window
-from ..data.load import open_cohort
+from ..data.load import open_cohort, require_consent
+from ..data.splits import Splits
 from .grammar import constrain
 from .layout import Layout
 from .tokens import Documents, Written
@@ -26,13 +28,15 @@ from .vocabulary import FIRST_CODEC, LABEL_0
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """folder: the adapt run; config: its recipe, resolved; model: `PeftModel` in eval mode, masked by the grammar."""
+    """folder: the adapt run; config: its recipe, resolved; model: `PeftModel` in eval mode, masked by the grammar; eyes: the binder
+    whose embeddings it is shown, if any."""
 
     folder: Path
     config: dict[str, Any]
     backbone: CausalBackbone
     model: Any
     layout: Layout
+    eyes: Embedded | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -49,8 +53,15 @@ class Writing:
 
     def __init__(self, recipe: Any, card: CohortCard):
         self.recipe, self.layout = recipe, recipe.layout(card)
-        self.base = open_base(recipe.backbone, self.layout, recipe.condition.soft > 0)
         self.restrictions: tuple[str, ...] = ()
+        self.made_from: Mapping[str, str] = {}
+        self.earlier = None
+        self.eyes = eyes = embedded.of(recipe.backbone, card, self.layout.streams, self.layout.seconds)
+        if eyes is not None:
+            self.restrictions, self.made_from = eyes.restrictions, eyes.inputs
+            if (privacy := getattr(recipe, "privacy", None)) is not None:
+                self.earlier = eyes.before(recipe.cohort, privacy.unit)
+        self.base = open_base(recipe.backbone, self.layout, recipe.condition.soft > 0, eyes)
 
     def encode(
         self, cohort: Cohort, keep: Callable[[Window], bool], change: Callable[[Recording], Recording], quiet: bool
@@ -62,6 +73,11 @@ class Writing:
             valid=r.valid, seed=r.seed, pack=self.base.pack,
         )  # fmt: skip
         self.documents.require_every_class()
+        if r.condition.soft and not self.documents.softened:
+            raise MienError(
+                f"condition.soft shows another window of the same recording, and no recording has two of {r.seconds:g} s to choose from:"
+                " nothing would be shown, and the projector not trained. Take longer recordings, or shorter `seconds` or `stride_s`"
+            )
         self.base.require_room(int(self.documents.lengths.max()) + self.base.soft * (r.condition.soft > 0))
 
     def __len__(self) -> int:
@@ -107,9 +123,15 @@ class Writing:
         beside = self.documents.beside(self.documents.spread(3))
         return self.base.probes(self.documents.some(3), prompt=self.layout.prompt_length, device=device, **beside)
 
+    def caveats(self, split: Splits) -> tuple[str, ...]:
+        """What the report has to say of who is held out."""
+        return () if self.eyes is None else self.eyes.caveats(self.recipe.cohort, split.holdout)
+
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
         lora.save(model, folder, self.base)
-        how = f"base.resize_token_embeddings({self.base.offset + self.layout.vocabulary.size})"
+        how = f"base.resize_token_embeddings({len(self.base.model.get_input_embeddings().weight)})"
+        if self.eyes is not None:
+            how += f"\n# its soft tokens are a binder's embeddings ({self.eyes.binder.identity}); without them it writes from labels alone"
         lora.write_notes(folder, self.base, how, guarantee, restrictions)
         self.layout.write(folder / "layout.json")
 
@@ -135,22 +157,41 @@ def _others(layout: Layout, base: str, codecs: Sequence[str] = ()) -> str:
     )
 
 
-def open_base(section: Plugin, layout: Layout, shown: bool = False) -> CausalBackbone:
-    """A frozen base with the layout's grammar in its forward. shown: recordings will be given as soft tokens.
+def joined(section: Plugin, layout: Layout, card: CohortCard) -> Plugin:
+    """A recipe's backbone section with the model that is made here for `signals:` or `binder:`; others come back as they are."""
+    with_tower = llava.with_tower(section, layout.streams, layout.seconds)
+    return embedded.with_binder(with_tower, card, layout.streams, layout.seconds)
 
-    MienError when it was pretrained on other tokens, takes no soft tokens, or would have parts adapted that see none.
+
+def open_base(
+    section: Plugin, layout: Layout, shown: bool = False, eyes: Embedded | None = None
+) -> CausalBackbone:  # fmt: skip
+    """A frozen base with the layout's grammar in its forward. shown: recordings will be given as soft tokens; eyes: the binder that
+    makes them.
+
+    MienError when it was pretrained on other tokens, takes no soft tokens, was made for another binder, or would have parts adapted
+    that see none.
     """
     module, config = plugins.resolve("backbones", section, f"backbone {section.name}")
     console.waiting(f"loading the base {section.name}")
     backbone = module.load(config, layout.vocabulary.size)
-    known = getattr(backbone.model.config, "behaviour_vocabulary", None)
+    known = getattr(backbone.model.config.get_text_config(), "behaviour_vocabulary", None)
     if backbone.speaks_behaviour and known is not None and known != layout.vocabulary.digest:
         raise MienError(_others(layout, f"the base of backbone {section.name} was"))
     if shown and not backbone.soft:
         raise MienError(
             f"condition.soft: the backbone {section.name} ({backbone.identity}) takes no recording as soft tokens; that"
-            " needs a LLaVA whose tower was made for signals: `backbone: {name: llava, model: …, signals: {}}`"
+            " needs a LLaVA whose tower was made for signals, `backbone: {name: llava, model: …, signals: {}}`, or a binder's"
+            " embeddings, `binder: {run: …}`"
         )
+    if eyes is not None:
+        made_for = getattr(getattr(backbone.model.config, "vision_config", None), "binder", None)
+        if made_for != eyes.fingerprint:
+            named = eyes.binder.identity if eyes.run is None else eyes.run.name
+            raise MienError(
+                f"backbone.binder: {named} is no longer what this model's soft tokens were made with: restore it, or adapt again"
+            )
+        backbone.pack = eyes.pack
     if backbone.beside and not shown:
         raise MienError(
             f"{' and '.join(backbone.beside)} would be adapted, and no recording is given as soft tokens: nothing there"
@@ -158,6 +199,15 @@ def open_base(section: Plugin, layout: Layout, shown: bool = False) -> CausalBac
         )
     constrain(backbone.model, layout.grammar, backbone.offset, (*layout.never, *backbone.never))
     return backbone
+
+
+def allowed(folder: Path, purpose: str) -> None:
+    """MienError unless everybody an adapt run learned from allows this use today, those that its binder learned from too."""
+    asked = runs.asked(folder)["config"]
+    require_consent(Plugin(**asked["cohort"]), Splits.read(folder / "private" / "splits.json").train, purpose)
+    run = ((asked.get("backbone") or {}).get("binder") or {}).get("run")
+    if run is not None:
+        allowed(runs.find(run, "adapt"), purpose)
 
 
 def shows(recipe: dict[str, Any]) -> bool:
@@ -196,7 +246,12 @@ def open_adapted(folder: Path) -> Adapted:
     if asked["config"].get("represent") or asked["config"].get("autoencoder"):
         raise MienError(f"{folder.name} represents recordings and has no model that writes them as tokens")
     layout = layout_of(folder)
-    backbone = open_base(Plugin(**asked["config"]["backbone"]), layout, shows(asked["config"]))
+    section, eyes = Plugin(**asked["config"]["backbone"]), None
+    llava.require_kept(section, folder.name)
+    if section.options.get("binder") is not None:
+        card = embedded.cohort_of(Plugin(**asked["config"]["cohort"])).card
+        eyes = embedded.of(section, card, layout.streams, layout.seconds)
+    backbone = open_base(section, layout, shows(asked["config"]), eyes)
     if backbone.fingerprint != asked["inputs"]["base"]:
         raise MienError(
             f"the base of {folder.name} has changed since (weights {backbone.fingerprint[:12]}, then"
@@ -204,4 +259,4 @@ def open_adapted(folder: Path) -> Adapted:
         )
     model = lora.restore(backbone, folder / "release" / "adapter")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Adapted(folder=folder, config=asked["config"], backbone=backbone, model=model, layout=layout)
+    return Adapted(folder=folder, config=asked["config"], backbone=backbone, model=model, layout=layout, eyes=eyes)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ..adapters.shown import Protect, protected, together
-from ..core.config import Section
+from ..core.config import Plugin, Section
 from ..core.errors import MienError
 from ..core.records import Cohort, Stream, cut, recording_windows
 from ..core.runs import Run
@@ -124,7 +124,8 @@ def sources(
             streams, why = cut(r, w, valid)
             if why or split.side(w) != asked.side or not (names & set(streams)):
                 continue
-            given = Given(relation=asked.relation, streams={n: s for n, s in streams.items() if n in names})
+            shown = {n: s for n, s in streams.items() if asked.soft or n in names}
+            given = Given(relation=asked.relation, streams=shown)
             people.setdefault(r.person, []).append(
                 Source(
                     person=r.person, recording=r.id, label=str(r.labels[layout.task]),
@@ -172,6 +173,8 @@ def opened(
         prompts = [layout.prompt(s.label, s.contexts) for s in found]
         return Opened(prompts=prompts, shown=shown, told=told, guarantee=UNPROTECTED)
     people, each = turns(cohort, split, asked)
+    section, counted = Plugin(**adapted.config["cohort"]), bool(adapted.config.get("privacy"))
+    beside = "" if adapted.eyes is None else adapted.eyes.beside(section, people, counted)
     soft, sentence = protected(
         run, source, people, each, asked.protect,
         lambda: backbone.soften(adapted.model, slots(cohort, people, layout, asked, **windows)).double().cpu().numpy(),
@@ -180,7 +183,7 @@ def opened(
     return Opened(
         prompts=[layout.prompt(label, sampling.contexts) for label in labels], shown=torch.from_numpy(soft),
         told="".join(f"{name(i)},,{people[i % len(people)]}\n" for i in range(asked.windows)),
-        guarantee=together(training, sentence),
+        guarantee=together(training, sentence) + beside,
     )  # fmt: skip
 
 
@@ -201,8 +204,7 @@ def slots(
     for r in cohort:
         for w in recording_windows(r, layout.seconds, stride_s) if r.person in mine else ():
             streams, why = cut(r, w, valid)
-            kept = {n: s for n, s in streams.items() if n in layout.streams}
-            if kept and not why:
-                mine[r.person].append(kept)
+            if not why and set(streams) & set(layout.streams):
+                mine[r.person].append(streams)
     places = [(people[i % len(people)], i // len(people)) for i in range(asked.windows)]
     return [mine[p][k] if k < len(mine[p]) else None for p, k in places]

@@ -93,6 +93,7 @@ class Documents:
         self.persons: list[str] = []
         self.recordings: list[str] = []
         self.skipped: dict[str, int] = {}
+        self.softened = 0  # documents that are shown a recording as soft tokens
         self._usable: list[bool] = []
         self._files: dict[str, tuple[BinaryIO, Any]] = {}
         self._pack: Packing | None = None
@@ -155,12 +156,13 @@ class Documents:
             return
         before = len(self._usable)
         windows: list[Mapping[str, Stream]] = []
+        whole: list[Mapping[str, Stream]] = []  # what is shown need not be written
         starts: list[float] = []
         for w in recording_windows(r, self.layout.seconds, stride_s):
             if not keep(w):
                 continue
-            streams, why = cut(r, w, self.valid)
-            streams = {n: s for n, s in streams.items() if n in self.layout.streams}
+            parts, why = cut(r, w, self.valid)
+            streams = {n: s for n, s in parts.items() if n in self.layout.streams}
             if why or not streams:
                 self._skip(why or "none of the layout's streams")
                 if not why:
@@ -168,13 +170,13 @@ class Documents:
                 continue
             self._usable.append(True)
             windows.append(streams)
+            whole.append(parts)
             starts.append(w.start_s)
         if not windows:
             if r.seconds < self.layout.seconds:
                 self._skip(f"recording shorter than {self.layout.seconds:g} s")
             return
         code = self.layout.classes.index(str(label))
-        whole = windows
         labels, windows, given = self._conditions(r, str(label), windows, starts)
         contexts = [context(r, t, self.layout) for t in starts] if self.layout.contexts else None
         refused: Counter[str] = Counter()
@@ -242,6 +244,7 @@ class Documents:
         for k, (u, step) in enumerate(zip(rng.random(n), rng.integers(1, max(n, 2), n), strict=True)):
             if kept[k]:
                 chosen = u < self.condition.soft and n > 1
+                self.softened += chosen
                 packed = self._pack([windows[(k + int(step)) % n] if chosen else None])[0]
                 out.append(packed if chosen else np.full_like(packed, np.nan))
         self._shape = out[0].shape

@@ -142,7 +142,8 @@ class PrivacyPlan(Section):
 
     sample_rate: each of n units enters a step with this probability (Poisson); noise_multiplier: of the whole step,
     in units of what one unit can change (`sensitivity` times clip_norm); count_noise: standard deviation of the noise on
-    adaptive clipping's count, None without it.
+    adaptive clipping's count, None without it; earlier: events of a private run whose result this one is computed from, that count in
+    every claim and in no charge (`after`).
     """
 
     unit: Unit
@@ -160,6 +161,22 @@ class PrivacyPlan(Section):
     adam_correction: bool
     not_a_claim: tuple[str, ...] = ()
     groups: int | None = None
+    earlier: tuple[dict[str, Any], ...] = ()
+
+    def after(self, earlier: Guarantee) -> PrivacyPlan:
+        """The same run, reading what an earlier private run released of the same persons, or of others: everybody's total is at most
+        both runs' steps together (adaptive composition). The ledger has charged the earlier ones to that run. MienError for
+        units other than persons."""
+        if (self.unit, earlier.unit) != ("person", "person"):
+            raise MienError(f"privacy.unit: {self.unit}, after a run for each {earlier.unit}; both must be for persons")
+        loose = self.delta > loosest_delta(earlier.n)
+        doubts = (f"δ = {self.delta:g} is looser than {loosest_delta(earlier.n):g}",) if loose else ()
+        doubts = tuple(dict.fromkeys((*self.not_a_claim, *earlier.not_a_claim, *doubts)))
+        return self.model_copy(update={"earlier": earlier.events, "not_a_claim": doubts})
+
+    @property
+    def _earlier(self) -> tuple[Event, ...]:
+        return tuple(Event.from_json(e) for e in self.earlier)
 
     @property
     def expected_batch(self) -> float:
@@ -212,17 +229,16 @@ class PrivacyPlan(Section):
         """(steps, ε for the unit after so many) from the first step to the last: it follows from the plan alone."""
         at = sorted({1, *(max(1, self.steps * k // places) for k in range(1, places + 1))})
         one = Event(sample_rate=self.sample_rate, noise_multiplier=self.noise_multiplier, steps=1)
-        return [(s, epsilon((replace(one, steps=s),), self.delta)) for s in at]
+        return [(s, epsilon((*self._earlier, replace(one, steps=s)), self.delta)) for s in at]
 
     def guarantee(self, taken: int | None = None, **ledger: Any) -> Guarantee:
         """What may be said after `taken` steps (default: the whole plan)."""
         taken = self.steps if taken is None else taken
-        of_unit = (
-            Event(
-                sample_rate=self.sample_rate, noise_multiplier=self.noise_multiplier, steps=taken, units_per_person=1
-            ),
+        own = Event(
+            sample_rate=self.sample_rate, noise_multiplier=self.noise_multiplier, steps=taken, units_per_person=1
         )
-        person = self.events(taken)
+        of_unit = (*self._earlier, own)
+        person = (*self._earlier, *self.events(taken))
         harm = risk(of_unit)
         return Guarantee(
             epsilon=epsilon(of_unit, self.delta),
@@ -234,7 +250,8 @@ class PrivacyPlan(Section):
             clipping=self.clipping if self.groups is None else f"{self.clipping}, in {self.groups} groups (sensitivity 2 C)",
             mu_gdp=gdp_mu(of_unit), tpr_at_fpr_0001=harm.tpr_at_0001, tpr_at_fpr_001=harm.tpr_at_001,
             advantage=harm.advantage, events=tuple(e.to_json() for e in person),
-            covers=COVERS.format(unit=self.unit), not_covered=NOT_COVERED, not_a_claim=self.not_a_claim, **ledger,
+            covers=COVERS.format(unit=self.unit), not_covered=NOT_COVERED, not_a_claim=self.not_a_claim,
+            composed=len(self.earlier), **ledger,
         )  # fmt: skip
 
 
@@ -253,7 +270,8 @@ class Guarantee(Section):
     epsilon_rdp: the same from Rényi accounting, a cross-check; mu_gdp: the Gaussian-DP approximation, never a claim;
     tpr_at_fpr_…, advantage: the most any membership attacker can reach (no attack comes above it, up to the audit's
     confidence); not_a_claim: reasons why the number must not be advertised; ledger_seq, ledger_head: the ledger's
-    state when the run was settled; caveats: what else the ledger knows about these persons.
+    state when the run was settled; caveats: what else the ledger knows about these persons; composed: how many of the `events` are
+    of an earlier private run that this one read the result of: epsilon is both runs' together.
     """
 
     epsilon: float
@@ -280,6 +298,7 @@ class Guarantee(Section):
     ledger_seq: int | None = None
     ledger_head: str | None = None
     caveats: tuple[str, ...] = ()
+    composed: int = 0
 
     def sentence(self) -> str:
         """The whole claim in one sentence, for cards and reports."""
@@ -290,9 +309,10 @@ class Guarantee(Section):
                 f"; for a whole person ε = {up(self.person_epsilon)}" if known else "; for a whole person: unbounded"
             )
         doubt = f"; NOT A CLAIM: {'; '.join(self.not_a_claim)}" if self.not_a_claim else ""
+        both = "; with the private training of the binder whose embeddings it was shown" if self.composed else ""
         return (
             f"({up(self.epsilon)}, {self.delta:.2g})-differential privacy for each {self.unit} ({self.adjacency};"
-            f" {self.sampling}, {self.steps} steps, noise multiplier {self.noise_multiplier:.3g}, {self.accountant})"
+            f" {self.sampling}, {self.steps} steps, noise multiplier {self.noise_multiplier:.3g}, {self.accountant}{both})"
             f"{price}. No membership attack on a {self.unit} finds more than {up(100 * self.tpr_at_fpr_001)} % of members"
             f" at 1 % false alarms{doubt}"
         )

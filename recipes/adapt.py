@@ -11,7 +11,7 @@ from mien.adapters.lora import Lora
 from mien.adapters.protections import Protections
 from mien.adapters.representation import Represent
 from mien.adapters.represented import Autoencoding, Representing
-from mien.backbones import llava, tiny
+from mien.backbones import tiny
 from mien.core import config, console, runs, verbs
 from mien.core.results import Report, environment
 from mien.data import splits
@@ -64,12 +64,12 @@ def main(argv: list[str] | None = None) -> int:
         if recipe.backbone:
             base = tiny.with_weights(recipe.backbone)
             if not recipe.represent:
-                base = llava.with_tower(base, recipe.layout(cohort.card).streams, recipe.seconds)
+                base = adapted.joined(base, recipe.layout(cohort.card), cohort.card)
             recipe = recipe.model_copy(update={"backbone": base})
     kind = Autoencoding if recipe.autoencoder else Representing if recipe.represent else adapted.Writing
     subject = kind(recipe, cohort.card)
     bound = tuple(dict.fromkeys((*cohort.card.restrictions, *subject.restrictions)))
-    inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": subject.base.fingerprint}
+    inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": subject.base.fingerprint, **subject.made_from}
     if recipe.split.same_as:
         inputs["split"] = runs.fingerprint(runs.find(recipe.split.same_as, "adapt"))
     asked = recipe.model_dump(mode="json")
@@ -79,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
             with accelerator.main_process_first():  # the main process's draw stands, also after a kill
                 split = splits.kept(run.private / "splits.json", split)
                 change = beside.change(cohort.card, run.private)
-            plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps, recipe.cohort.name == "folder")
+            named = recipe.cohort.name == "folder"
+            plan = budget.plan_of(recipe.privacy, split, cohort, recipe.train.max_steps, named, subject.earlier)
             subject.encode(cohort, lambda w: split.side(w) == "train", change, not main)
             device = accelerator.device
             with accelerator.main_process_first():  # who writes what the others read
@@ -105,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
                     report = Report(
                         verb="adapt", run=run.name, study=recipe.study, config=verbs.public(asked), inputs=run.inputs,
                         data_fingerprint=inputs["cohort"], guarantee=guarantee, consent=left_out,
-                        environment=environment(recipe.seed), caveats=(*beside.caveats(), *splits.warnings(split)), restrictions=bound,
+                        environment=environment(recipe.seed), restrictions=bound,
+                        caveats=(*beside.caveats(), *subject.caveats(split), *splits.warnings(split)),
                     )  # fmt: skip
                     pages.adapted(run, report, log, recipe, cohort, split, plan, len(subject))
                     report.write(run.release / "report.json")

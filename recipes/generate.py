@@ -12,9 +12,9 @@ from mien.core import config, console, runs, verbs
 from mien.core.records import Cohort, CohortCard, Recording
 from mien.core.results import Report, Result, environment
 from mien.data import splits
-from mien.data.load import ledger_source, open_cohort, require_consent
+from mien.data.load import ledger_source, open_cohort
 from mien.generation import own, sample
-from mien.generation.adapted import open_adapted
+from mien.generation.adapted import allowed, open_adapted
 from mien.generation.given import UNPROTECTED, From, Opened, opened, require
 from mien.generation.vocabulary import PAD
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = runs.asked(source)["config"]
     own.possible(recipe.personal, asked, recipe.given is not None)
     require(asked, recipe.sampling, recipe.given)
-    require_consent(config.Plugin(**asked["cohort"]), split.train, "generation")
+    allowed(source, "generation")
     inputs = {"adapter": runs.fingerprint(source), **own.inputs(recipe.personal)}
     cohort = open_cohort(config.Plugin(**asked["cohort"]), "generation")[0] if recipe.given else None
     if cohort is not None:

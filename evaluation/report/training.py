@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core import config, console, runs
+from ...core import config, console, runs, verbs
 from ...core.errors import MienError
 from ...core.records import Cohort
 from ...core.results import Report
@@ -41,6 +41,7 @@ def adapted(
         **({"Persons in training": str(len(split.train))} if plan is None else {"Units": _public(plan)}),
         **({"Persons held out": str(len(split.holdout))} if plan is None else {}),
         "Base": "none: trained whole" if base is None else _name(base),
+        **({} if base is None else _shown(base)),
         "Steps": f"{recipe.train.max_steps}, peak learning rate {recipe.train.lr:g}",
         **({"Windows per step": str(recipe.train.batch)} if plan is None else {}),
         **_claims(plan),
@@ -209,7 +210,15 @@ def _of(cohort: Cohort) -> dict[str, str]:
 
 
 def _name(base: config.Plugin) -> str:
-    return str(base.options.get("model", base.name))
+    return verbs.public(str(base.options.get("model", base.name)))
+
+
+def _shown(base: config.Plugin) -> dict[str, str]:
+    """Whose embeddings a model that writes was shown, where it was."""
+    binder = base.options.get("binder")
+    if not binder:
+        return {}
+    return {"Soft tokens": verbs.public(binder.get("run")) or f"the base {binder['base']['name']} alone"}
 
 
 def _public(plan: Any) -> str:

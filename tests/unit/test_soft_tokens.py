@@ -304,6 +304,10 @@ def test_a_tower_from_the_recipe(folder, layout, home, tmp_path):
     assert llava.with_tower(section, layout.streams, 2.5) == made
     assert llava.with_tower(section, layout.streams, 4.0) != made
     assert llava.with_tower(made, layout.streams, 2.5) is made
+    usual = Plugin(
+        name="llava", model=str(tmp_path / "lm"), signals={}
+    )  # as it stands in the docs: nothing but defaults
+    assert llava.with_tower(usual, layout.streams, 2.5) != usual
     base = open_base(made, layout, shown=True)
     assert base.soft == 3
     assert base.beside == ["model.multi_modal_projector"]  # the tower was switched off by the recipe
