@@ -30,8 +30,7 @@ class Dpo(Section):
     """beta: how dear it is to leave the reference (equation 7); steps; batch: pairs per step over all processes; lr: peak
     of a warm-up and cosine; fresh: documents of each class that are sampled anew, for each turn, so that the linear reward of the
     answers teaches by them (`crossed.py`, where a beta of 2 goes as far as tilt says) and not the answers themselves (0: these);
-    tilt: of what is chosen there, in standard deviations of the reward; sft: weight of the chosen documents' likelihood beside, a token
-    (Pang et al. 2024, arXiv 2404.19733), which holds what no preference is about where it was; turns: of sampling and learning."""
+    tilt: of what is chosen there, in standard deviations of the reward; turns: of sampling and learning."""
 
     beta: float = Field(default=0.1, gt=0)
     steps: int = Field(default=60, ge=1)
@@ -41,7 +40,6 @@ class Dpo(Section):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     fresh: int = Field(default=0, ge=0)
     tilt: float = Field(default=1.5, gt=0)
-    sft: float = Field(default=0.0, ge=0)
     turns: int = Field(default=1, ge=1)
 
 
@@ -106,9 +104,8 @@ def train(
     micro = asked.micro_batch or share
     if share % micro:
         raise MienError(f"dpo.micro_batch: {micro} does not divide the {share} pairs of one process's step")
-    both = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, asked.sft]} if asked.sft else {}
     config = DPOConfig(
-        output_dir=str(folder), beta=asked.beta, **both, max_steps=asked.steps, per_device_train_batch_size=micro,
+        output_dir=str(folder), beta=asked.beta, max_steps=asked.steps, per_device_train_batch_size=micro,
         gradient_accumulation_steps=share // micro, learning_rate=asked.lr, lr_scheduler_type="cosine",
         warmup_steps=round(asked.warmup * asked.steps), max_length=None, precompute_ref_log_probs=True,
         logging_steps=max(1, asked.steps // 10), **common(accelerator, seed),

@@ -63,8 +63,6 @@ class Asked(Section):
                 "dpo.fresh: the linear reward follows from every answer as it is, without noise; under `privacy:` DPO learns from"
                 " the answers themselves (dpo.fresh=0)"
             )
-        if self.privacy is not None and self.dpo.sft:
-            raise MienError("dpo.sft: under `privacy:` the loss is DPO's alone; leave it out (dpo.sft=0)")
         if self.privacy is not None and self.weigh:
             raise MienError("weigh: a weight tells of all raters' answers; under `privacy:` every answer counts 1")
         told = {k for k in self.bounds.model_fields_set if getattr(self.bounds, k) is not None}

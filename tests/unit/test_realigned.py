@@ -231,7 +231,6 @@ def test_answers_about_another_models_samples_are_refused(tmp_path):
         ({"preferences": "nowhere.jsonl"}, "cannot read the preferences"),
         ({"preferences": "p.jsonl", "bounds": {"win_rate": 0.4}}, "bounds.win_rate: .*nobody judges the new ones"),
         ({"dpo": {"turns": 3}}, "dpo.turns: .*dpo.fresh is 0"),
-        ({"dpo": {"sft": 1.0}, "privacy": {"unit": "rater", "epsilon": 8.0}}, "dpo.sft: .*dpo.sft=0"),
     ],
 )
 def test_what_cannot_be_asked(asked, says):
