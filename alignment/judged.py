@@ -39,6 +39,14 @@ TAKEN_AS_PUBLIC = (
 )
 
 
+def flag(recordings: int) -> tuple[str, ...]:
+    """What a report says where raters recognised somebody in so many of the recordings that they compared."""
+    return (
+        f"FLAGGED: raters recognised somebody in {recordings} recording(s). Do not publish this cohort, its adapter or anything"
+        " aligned on it before somebody has looked into it.",
+    ) * (recordings > 0)
+
+
 class Simulate(Section):
     """Simulated experts, for tests, demonstrations and plans. per_label: samples of each class; pairs: that are compared;
     raters: how many, each with a taste of their own; expert: alignment/experts.Config; judge_again: samples of each class,

@@ -143,6 +143,8 @@ def _mean(values: np.ndarray) -> Interval:
 class Rounds:
     """asked, of the adapter `opened`, in `run`; source: where the ids of the persons it was trained on come from."""
 
+    recognised: frozenset[str] = frozenset()  # recordings in which raters recognised somebody
+
     def __init__(self, asked: Asked, opened: Adapted, run: Run, accelerator: Any, seed: int, source: str):
         self.asked, self.opened, self.run, self.accelerator, self.seed = asked, opened, run, accelerator, seed
         self.source, self.main = source, accelerator.is_main_process
@@ -205,6 +207,7 @@ class Rounds:
         saw_real = False
         if a.preferences is not None:
             said, documents, people, saw_real = judged.from_file(Path(a.preferences), o.fingerprint)
+            self.recognised |= {p.recognised for p in said if p.recognised is not None}
         else:
             rated = self.draw(a.simulate.per_label, 1 + 10**4 * k)
             said, documents = judged.asked(rated, a.simulate, self.seed + k), judged.by_id(rated, o.layout)
@@ -343,7 +346,8 @@ class Rounds:
 
     def report(self, adapter: Report, **about: Any) -> Report:
         """What is claimed, for whom, and why. adapter: the report of the adapter it began with."""
-        guarantee, caveats = adapter.guarantee, [of_before(c) for c in adapter.caveats]
+        guarantee = adapter.guarantee
+        caveats = [*judged.flag(len(self.recognised)), *(of_before(c) for c in adapter.caveats)]
         of_persons = self.plan is not None and self.plan.unit == "person"
         if self.saw_real or (self.tells and not of_persons):
             guarantee = adapter.guarantee if guarantee == PLAIN else f"none any more. {judged.SAW_REAL}"

@@ -112,8 +112,7 @@ def write_report(run: runs.Run, store: Store, card: CohortCard, config: Mapping[
         results=(*(Result(metric=k, value=float(v), unit="answer") for k, v in counts.items()), *mean),
         not_measured=("What the raters said, and who they are: their answers are in the run's private half.",),
         caveats=(
-            *((f"FLAGGED: raters recognised somebody in {flagged} recording(s). Do not publish this cohort, its adapter or"
-               " anything aligned on it before somebody has looked into it.",) if flagged else ()),
+            *judged.flag(flagged),
             *(("The answers are a simulated expert's: they test code, and say nothing about recordings of people.",)
               if simulated else ()),
         ),

@@ -292,6 +292,23 @@ def test_no_epsilon_covers_what_the_second_look_measured(guarantee, covered):
     assert (UNCOVERED in caveats) == (not covered)
 
 
+def test_whom_raters_recognised_flags_what_is_aligned(tmp_path):
+    path = agreed(tmp_path / "p.jsonl", q0={"recognised": "x0", "private": True})
+    todo = rounds.Rounds.__new__(rounds.Rounds)
+    todo.asked = rounds.Asked(preferences=str(path))
+    layout = type("Layout", (), {"vocabulary": type("Vocabulary", (), {"names": ()})()})()
+    todo.opened = type("Opened", (), {"fingerprint": "m", "layout": layout})()
+    todo.seed, todo.results, todo.saw_real, todo.tells, todo.claim, todo.plan = 0, [], False, False, "", None
+    with pytest.raises(MienError, match="another vocabulary"):
+        todo._heard(0)
+    begun = {"verb": "adapt", "run": "r", "study": "s", "config": {}, "inputs": {}, "results": (), "environment": {}}
+    about = {k: v for k, v in begun.items() if k not in ("verb", "results")}
+    adapter = Report(**begun, data_fingerprint="f", guarantee=PLAIN)
+    first = todo.report(adapter, **about, data_fingerprint="f").caveats[0]
+    assert first.startswith("FLAGGED: raters recognised somebody in 1 recording")
+    assert "x0" not in first
+
+
 # --- before anything is sampled ----------------------------------------------------------------------------------------
 def agreed(path, **more):
     """Two raters of one mind about twenty pairs, with rows of their own for some (`pair_id` -> what is said there too)."""
