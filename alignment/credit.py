@@ -2,8 +2,8 @@
 
 A block says first, each in its own place, what the whole window is like (mean heart rate, level of skin conductance), and then
 goes on beat by beat. Where a block is worth much because its heart is slow, its first token said so and the two hundred
-after it are not to blame. So the share of a block is taken apart as it becomes known (a Doob martingale: the parts are
-uncorrelated, and add up to the share): whether there is a block, each token of its opening, and the rest.
+after it are not to blame. So the share of a block is followed as it becomes known (a Doob martingale): with whether there is a
+block, with each token of its opening, and with the rest.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Expected:
 
 def learn(blocks: Sequence[np.ndarray], share: np.ndarray, machine: Machine) -> tuple[Expected, np.ndarray]:
     """What the openings of blocks (of one part and one label, with their markers) say of their share float64[n]; and
-    float64[1 + steps, n]: what each block's share was expected to be by all others, step by step.
+    float64[1 + steps, n]: their mean, and step by step what a ridge on all others expects of each block's share.
 
-    A token is a number (and its square, and its size: both ends may be bad), weighed by ridge regression. One that lets the blocks
-    which were left out be expected no better says nothing, and is no step."""
+    A token is a number (and its square, and its size: both ends may be bad). It is a step where the blocks that are left out are
+    expected better with it, by more than two standard errors of that: among fifty tokens some would seem to say something."""
     known, columns = np.full(len(share), share.mean()), np.ones((len(share), 1))
     steps: list[Step] = []
     out = [known]
@@ -59,7 +59,8 @@ def learn(blocks: Sequence[np.ndarray], share: np.ndarray, machine: Machine) -> 
             continue
         wider = np.concatenate([columns, _bent((x - x.mean()) / x.std()).T], axis=1)
         w, better = _ridge(wider, share)
-        if ((share - better) ** 2).sum() < ((share - known) ** 2).sum():
+        gained = (share - known) ** 2 - (share - better) ** 2
+        if gained.sum() > 2 * len(gained) ** 0.5 * gained.std():
             steps.append(Step(k=k, centre=float(x.mean()), scale=float(x.std()), w=w))
             known, columns = better, wider
             out.append(known)

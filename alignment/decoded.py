@@ -26,7 +26,7 @@ from ..core.runs import whole_folder
 from ..data.vitals import VITALS, needs, roles
 from ..generation import sample
 from ..generation.layout import Layout
-from ..generation.vocabulary import EOS, STREAM_0
+from ..generation.vocabulary import EOS, MADE, STREAM_0
 from . import credit, features, linear
 from .dpo import refuse_private
 from .pairs import Pairs
@@ -145,7 +145,8 @@ class Decoded:
             out = []
             for d, mine, k in zip(docs, share, of.tolist(), strict=True):
                 added = mine - self.block_centre.get(k, np.zeros(len(mine)))
-                ends = np.flatnonzero(np.isin(d, starts) | (d == EOS)).tolist()
+                given = np.cumsum(d[::-1] == MADE)[::-1] > 0  # blocks that the document opens with are not made
+                ends = np.flatnonzero((np.isin(d, starts) & ~given) | (d == EOS)).tolist()
                 parts = [int(d[at]) - STREAM_0 if d[at] != EOS else len(mine) for at in ends]
                 known = np.zeros(len(d))
                 for first, last, i, left in zip(ends, [*ends[1:], len(d)], parts, [-1, *parts], strict=False):
@@ -196,13 +197,14 @@ class Decoded:
 
 
 def owners(layout: Layout) -> np.ndarray:
-    """int64[len(VITALS)]: the part of the layout with which each sign is known, the last that it needs; -1 for none."""
+    """int64[len(VITALS)]: the part of the layout with which each sign is known, the last that it needs or may be read from; -1
+    for none."""
     card = CohortCard(name="", licence="", consent="", streams=layout.streams)
     where = roles(card)
     out = []
     for name in VITALS:
         groups = [[layout.of_stream(where[r]) for r in group if r in where] for group in needs(name)]
-        out.append(max(min(g) for g in groups) if all(groups) else -1)
+        out.append(max(max(g) for g in groups) if all(groups) else -1)
     return np.array(out)
 
 

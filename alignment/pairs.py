@@ -18,7 +18,8 @@ _TOKEN = re.compile(r"<[^<>\s]+>|\S+")
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Document chosen[i] was preferred to rejected[i]: int32[T] local ids each, whole and valid, of one prompt. pair: its
+    """Document chosen[i] was preferred to rejected[i]: int32[T] local ids each, valid, of one prompt, and whole (but those of
+    `crossed.py`, which end where their difference does). pair: its
     id; rater: who said so; person: the recorded person of whom the answer tells, "" for none; private: bool[n], such
     answers are for private trainers only; weight: float64[n], how much an answer counts.
     """

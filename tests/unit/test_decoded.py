@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from mien.alignment import credit, crossed, decoded, features
 from mien.alignment.pairs import Pairs
@@ -246,10 +247,10 @@ def test_a_share_is_taken_apart_as_it_becomes_known(made, label):
             w = np.linalg.solve(x[rest].T @ x[rest] + penalty, x[rest].T @ share[rest, i])
             if steps:
                 assert known[-1, j] == pytest.approx(x[j] @ w, abs=1e-6)
-        # what is known of a block changes at its steps and adds up to its share
+        # a piece is worth what it lets expect, and the whole block its share
         pieces = crossed.pieces(mine, share[:, i], i, layout)
-        added = np.sum([p.value for p in pieces], axis=0)
-        assert np.allclose(added, share[:, i] - share[:, i].mean())
+        for p, v in zip(pieces, [*known[1:], share[:, i]], strict=True):
+            assert np.allclose(p.value, v - v.mean())
         assert [len(p.tokens[0]) for p in pieces] == [*(s.k + 1 for s in steps), len(blocks[0][i])]
 
 
@@ -266,6 +267,60 @@ def test_a_block_that_some_leave_away_is_a_piece_of_its_own(made):
     assert np.allclose(first.value[:4], share[:4] - np.r_[share[:4], np.full(len(whole) - 4, share[4:].mean())].mean())
     gone = np.concatenate([d[:at] for d in whole[:1]] + [whole[0][-1:]])
     assert credit.begin(gone, 2, layout) == at  # where it would begin
+
+
+def test_tokens_that_say_nothing_are_no_steps():
+    """A greedy search over sixty tokens finds some that seem to help: by two standard errors hardly any does."""
+    machine, steps, right = Machine.of([(0, 64)] * 60), [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        blocks = rng.integers(0, 64, (100, 61))
+        noise = rng.standard_normal(100)
+        steps.append(len(credit.learn(list(blocks), noise, machine)[0].steps))
+        found = credit.learn(list(blocks), blocks[:, 7] / 18 + noise, machine)[0]
+        right.append([s.k for s in found.steps])
+    assert np.mean(steps) < 0.7
+    assert all(7 in ks for ks in right)
+
+
+def test_dpo_on_pieces_of_every_length_rests_at_what_it_is_to_learn():
+    """Two binary tokens worth v each, all pairs as often as they are drawn, and DPO's loss minimised by Newton's method over the four
+    log-ratios: at 2 v / beta, however many pairs are of one token and how many of both."""
+    v, beta = 0.7, 1.0
+    one = np.array([-v, v])
+    both = (one[:, None] + one[None]).ravel()  # of tokens (a, b), reference even
+
+    def loss(x, share):
+        ratio = np.array([0.0, *x])  # log p/p_ref of (0,0), (0,1), (1,0), (1,1), up to a constant
+        first = np.array([np.logaddexp(*ratio[:2]), np.logaddexp(*ratio[2:])])
+        total = 0.0
+        for worth, r, weight in ((one, first, 1 - share), (both, ratio, share)):
+            up, down = crossed._chances(worth), crossed._chances(-worth)
+            margin = beta * (r[:, None] - r[None])
+            total += weight * float((up[:, None] * down[None] * np.logaddexp(0, -margin)).sum())
+        return total
+
+    for share in (0.2, 0.5):
+        x = minimize(loss, np.zeros(3), args=(share,), tol=1e-12).x
+        assert x == pytest.approx(
+            [4 * v / beta, 4 * v / beta, 8 * v / beta], abs=2e-2
+        )  # 2 / beta times differences of 2 v
+        ratio = np.array([0.0, *x])
+        assert np.logaddexp(*ratio[2:]) - np.logaddexp(*ratio[:2]) == pytest.approx(4 * v / beta, abs=2e-2)
+
+
+def test_a_tilt_beyond_measure_is_no_overflow_and_few_pairs_are_no_crash(made):
+    layout, docs, data = made
+    reward = decoded.Decoded.learn(data, layout, 1.0)
+    some = [*docs["calm"], *docs["stress"]]
+    assert len(crossed.pairs(reward, some, 50, 1e4, 0))
+    with pytest.raises(MienError, match="no pair is left"):
+        crossed.pairs(reward, some, 0, 1.5, 0)
+    # where each document has one block, a document without any is none
+    alone = [np.concatenate([d[: layout.prompt_length], list(credit.split(d, layout).values())[k % 2], d[-1:]])
+             for k, d in enumerate(docs["calm"])]  # fmt: skip
+    for d in (d for p in [crossed.pairs(reward, alone, 80, 1.5, 0)] for d in (*p.chosen, *p.rejected)):
+        assert node_of(layout.grammar.states(d[None].astype(np.int64))[0, -1]) != DEAD
 
 
 def test_an_opening_is_what_every_block_says_in_its_place():
