@@ -16,7 +16,7 @@ representation. Only the projector behind it learns.
    steps are what the claim is computed from (`PrivacyPlan.after`). The ledger has charged the first to its own persons already.
 4. Soft tokens that are clipped, noised and charged (adapters/shown.py) hide the recordings that are *shown*. Whoever is shown may
    still stand in the binder's weights: where it learned from them without privacy the protection is refused; where it learned from
-   others, or privately, that is said beside the claim.
+   others of the same source, or privately, that is said beside the claim; of another source nobody knows.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from .represented import open_binder, restore
 from .windows import prepared
 
 WAY_OUT = (
-    "take the binder's base (backbone.binder={base: …}), which was pretrained on no recording of the study, or a representation that"
-    " was trained with a `privacy:` section"
+    "take the binder's base (backbone.binder={base: …}; nothing of the study may be in its weights), or a representation that was"
+    " trained with a `privacy:` section"
 )
 
 
@@ -119,14 +119,16 @@ class Embedded:
         if self.run is not None:
             require_consent(Plugin(**self.asked["cohort"]), self.learned, purpose)
 
-    def caveats(self, section: Plugin, held_out: Collection[str]) -> tuple[str, ...]:
-        """What to say where it learned from persons of the cohort `section` who are `held_out` of what is shown it."""
-        if self.run is None or not set(held_out) & set(self.learned):
+    def caveats(self, section: Plugin, held_out: Collection[str] | None) -> tuple[str, ...]:
+        """What to say where it learned from persons of the cohort `section` who are `held_out` of what is shown it. None: of a private
+        run, whose release may not tell who is where: what the recipes let happen is said, whether or not it did."""
+        if self.run is None or not same_people(Plugin(**self.asked["cohort"]), section):
             return ()
-        if not same_people(Plugin(**self.asked["cohort"]), section):
+        if held_out is not None and not set(held_out) & set(self.learned):
             return ()
+        may = "learned" if held_out is not None else "may have learned"
         return (
-            f"The binder it was shown recordings through ({self.run.name}) learned from some of the persons who are held out here: they"
+            f"The binder it was shown recordings through ({self.run.name}) {may} from some of the persons who are held out here: they"
             " are no strangers to it, and what is measured on them flatters it. `split.same_as` holds out the same persons in both.",
         )
 
@@ -160,12 +162,23 @@ class Embedded:
         if self.run is None or counted:
             return ""
         if self.guarantee is not None:
+            if self.guarantee.unit != "person":
+                raise MienError(
+                    f"given.protect: {self.run.name} was trained privately for each {self.guarantee.unit}, and what is shown is protected"
+                    " for each person: what both are together is computed for persons alone. Use `privacy.unit: person` there, or"
+                    f" {WAY_OUT}"
+                )
             return f". The binder they are shown through: {self.guarantee.sentence()}. For a person in both, the two add up"
         theirs = Plugin(**self.asked["cohort"])
         same = same_people(theirs, section)
         if simulated(theirs) and not same:
             return ""
-        both = set(shown) & set(self.learned) if same else set()
+        if not same:
+            raise MienError(
+                f"given.protect: {self.run.name} was trained without privacy on a cohort of another source, and nobody can check that its"
+                f" persons are others than those to be shown: name the `source` of their ids alike in both cohorts, or {WAY_OUT}"
+            )
+        both = set(shown) & set(self.learned)
         if both:
             raise MienError(
                 f"given.protect: {self.run.name} was trained without privacy on {len(both)} of the {len(set(shown))} persons who are to"
@@ -271,7 +284,12 @@ def _opened(
     turns, said = {}, []
     for stream, tower in chosen.items():
         spec = specs.get(stream, streams[stream])
-        first, done = conversion(streams[stream], spec, f"backbone.binder: stream {stream!r}")
+        same: tuple[Callable[[Any], Any], str] = (lambda s: s, "")
+        first, done = (
+            same
+            if spec == streams[stream]
+            else conversion(streams[stream], spec, f"backbone.binder: stream {stream!r}")
+        )
         fit, fitted = binder.towers[tower].fit, ""
         second: Callable[[Any], Any] = lambda s: s  # noqa: E731
         if fit is not None:

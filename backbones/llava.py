@@ -279,7 +279,12 @@ def _text(section: Plugin) -> tuple[Config, str]:
 
 def _kept(config: Config, name: str, what: list[Any], write: Callable[[Path], Path]) -> Path:
     """The folder of a joined model in the cache, written now where there is none. what: it was made for."""
-    key = json.dumps([config.model, config.revision, config.dtype, *what], sort_keys=True)
+    place = Path(
+        config.model
+    )  # what a folder of that name holds may change; a hub's revision and a pinned asset do not
+    held = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(place.glob("*.safetensors"))}
+    held |= {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in [place / "config.json"] if f.is_file()}
+    key = json.dumps([config.model, config.revision, config.dtype, held, *what], sort_keys=True)
     folder = cache_home() / JOINED / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if not (folder / "config.json").exists():
         part = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -295,7 +300,8 @@ def require_kept(section: Plugin, run: str) -> None:
     if section.name == "llava" and place.is_absolute() and place.parent.name == JOINED and not place.exists():
         raise MienError(
             f"the model that {run} was adapted from, {place.name}, was joined here and is no longer in the cache: run its adapt command"
-            " again, which makes it anew and reuses the run"
+            " again with the same Mien and MIEN_CACHE, which makes it anew and reuses the run (with another, it would be a new run, and"
+            " be charged anew)"
         )
 
 

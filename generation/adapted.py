@@ -125,7 +125,8 @@ class Writing:
 
     def caveats(self, split: Splits) -> tuple[str, ...]:
         """What the report has to say of who is held out."""
-        return () if self.eyes is None else self.eyes.caveats(self.recipe.cohort, split.holdout)
+        private = getattr(self.recipe, "privacy", None) is not None
+        return () if self.eyes is None else self.eyes.caveats(self.recipe.cohort, None if private else split.holdout)
 
     def save(self, model: Any, folder: Path, guarantee: str, restrictions: Sequence[str]) -> None:
         lora.save(model, folder, self.base)
@@ -208,6 +209,17 @@ def allowed(folder: Path, purpose: str) -> None:
     run = ((asked.get("backbone") or {}).get("binder") or {}).get("run")
     if run is not None:
         allowed(runs.find(run, "adapt"), purpose)
+
+
+def origins(folder: Path) -> tuple[list[str], list[str]]:
+    """Names and fingerprints of the cohorts that an adapt run learned from, and those of its binder's run."""
+    asked = runs.asked(folder)
+    names, prints = [str(asked["config"]["cohort"]["name"])], [str(asked["inputs"]["cohort"])]
+    run = ((asked["config"].get("backbone") or {}).get("binder") or {}).get("run")
+    if run is not None:
+        more = origins(runs.find(run, "adapt"))
+        names, prints = [*names, *more[0]], [*prints, *more[1]]
+    return list(dict.fromkeys(names)), list(dict.fromkeys(prints))
 
 
 def shows(recipe: dict[str, Any]) -> bool:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..core import console
+from ..core.config import Plugin
 from ..core.errors import MienError
 from ..core.records import Cohort
 from ..data.features import WindowTable, tabulate
 from ..data.splits import Splits
 from . import shadows as shadow_models
-from .adapted import Adapted
+from .adapted import Adapted, shows
 from .likelihood import measure
 from .tokens import Documents
 
@@ -36,6 +37,17 @@ class Sight:
     @property
     def parts(self) -> tuple[str, ...]:
         return tuple(p.name for p in self.adapted.layout.parts)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What these attacks do not look at."""
+        if not shows(self.adapted.config):
+            return ()
+        shown = "How it writes when it is shown recordings (condition.soft): it was attacked on documents without any."
+        eyes, split = self.adapted.eyes, Splits.read(self.adapted.folder / "private" / "splits.json")
+        private = bool(self.adapted.config.get("privacy"))
+        section = Plugin(**self.adapted.config["cohort"])
+        return (shown, *(() if eyes is None else eyes.caveats(section, None if private else split.holdout)))
 
     @property
     def table(self) -> WindowTable:

@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
                 signals, sight = (of_vectors if whole else of_tokens)(run, source, cohort, split, recipe)
                 traits = dict(zip(cohort.column("person"), cohort.column("attributes"), strict=True))
                 found.model(attacks, signals, sight.table, traits, recipe.seed, split.coins)
+                missing += getattr(sight, "unseen", ())
                 if isinstance(sight, likelihoods.Sight):
                     found.results += represented.of(sight.o, recipe.dimension, recipe.seed)
                 if release is None:

@@ -14,7 +14,7 @@ from mien.core.results import Report, Result, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort
 from mien.generation import own, sample
-from mien.generation.adapted import allowed, open_adapted
+from mien.generation.adapted import allowed, open_adapted, origins
 from mien.generation.given import UNPROTECTED, From, Opened, opened, require
 from mien.generation.vocabulary import PAD
 
@@ -92,17 +92,17 @@ def keep(
     split: splits.Splits, bound: tuple[str, ...], guarantee: str, *, tasks: dict, streams: dict,
 ) -> None:  # fmt: skip
     """The synthetic cohort of n recordings, and its report. valid: how many sampled sequences the grammar accepts."""
-    asked = runs.asked(source)
+    cohorts, prints = origins(source)
     card = CohortCard(
         name=f"synthetic-{recipe.study}",
-        licence=f"derived from {asked['config']['cohort']['name']}: see that cohort's licence"
+        licence=f"derived from {' and '.join(cohorts)}: see that cohort's licence"
         + (f", which asks of this too: {', '.join(bound)}" if bound else ""),
         restrictions=bound,
         consent="synthetic recordings; the persons behind the adapter are covered by their cohort's consent",
         source=run.name,
         synthetic=True,
         guarantee=guarantee,
-        lineage=(runs.fingerprint(source)[:16], asked["inputs"]["cohort"][:16]),
+        lineage=(runs.fingerprint(source)[:16], *(p[:16] for p in prints)),
         tasks=tasks,
         streams=streams,
     )

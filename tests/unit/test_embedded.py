@@ -545,7 +545,29 @@ def test_protection_is_refused_where_the_binder_learned_from_who_is_shown(home, 
         eyes.beside(cohort, ["b", "c"], False)
     assert "without privacy on other persons" in eyes.beside(cohort, ["c", "d"], False)
     elsewhere = cohort_of(home, "others", source="elsewhere")
-    assert "without privacy on other persons" in eyes.beside(elsewhere, ["a", "b"], False)  # ids of another source
+    for shown in (["a", "b"], ["c", "d"]):  # the same persons may go by these names there
+        with pytest.raises(MienError, match="nobody can check that its persons are others"):
+            eyes.beside(elsewhere, shown, False)
+
+
+def test_what_is_protected_for_each_recording_adds_up_to_nothing_for_persons(home, words):
+    cohort = cohort_of(home, "study")
+    eyes = eyes_of(
+        represent(home, cohort, ("a", "b"), privacy={"unit": "recording", "max_recordings_per_person": 2}),
+        cohort,
+        words,
+    )[0]
+    with pytest.raises(MienError, match="given.protect: .*privately for each recording"):
+        eyes.beside(cohort, ["c", "d"], False)
+
+
+def test_a_private_release_does_not_tell_who_was_where(home, words):
+    cohort = cohort_of(home, "study")
+    eyes = eyes_of(represent(home, cohort, ("a", "b")), cohort, words)[0]
+    assert eyes.caveats(cohort, ["c", "d"]) == ()
+    assert len(eyes.caveats(cohort, ["b", "c"])) == 1
+    (said,) = eyes.caveats(cohort, None)
+    assert "may have learned" in said
 
 
 def test_protection_through_a_private_binder_says_so(home, words):
