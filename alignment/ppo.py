@@ -49,11 +49,6 @@ def train(
     MienError where the reward model is of another vocabulary, or the launch file asks for DeepSpeed.
     """
     public_world(accelerator)
-    if layout.conditioned:
-        raise MienError(
-            "this adapter may open a document with a recording of its own, which TRL's PPO would let it do; align it with"
-            " `method: dpo`, or adapt one without `condition:`"
-        )
     if str(accelerator.distributed_type.value) == "DEEPSPEED":
         raise MienError(
             "TRL's PPO holds policy and value in one module, which DeepSpeed would split: use launch/ddp.yaml"

@@ -19,7 +19,7 @@ from ..core.results import Report, Result
 from ..core.runs import Run, keyed
 from ..core.verbs import PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
-from ..generation.vocabulary import EOS, PAD
+from ..generation.vocabulary import EOS, PAD, RELATIONS
 from ..privacy.plan import PrivacySpec
 from . import beside, crossed, decoded, experts, judged, pairs, preferences
 from . import dpo as dpo_
@@ -55,6 +55,11 @@ class Asked(Section):
             raise MienError(
                 "this adapter is conditioned on recordings as soft tokens: what experts would compare is made from real"
                 " recordings, and no public prompt makes it. Align an adapter without `condition.soft`"
+            )
+        if self.method == "ppo" and any(recipe.get("condition", {}).get(k) for k in RELATIONS):
+            raise MienError(
+                "method: ppo: this adapter may open a document with a recording of its own, which TRL's PPO would let it do; align it with"
+                " `method: dpo`, or an adapter without `condition:`"
             )
         if self.privacy is not None and (self.method != "dpo" or self.rounds > 1):
             raise MienError("privacy: is for `method: dpo` in one round; nothing else here is private")
