@@ -35,15 +35,11 @@ from mien.privacy.gradients import PersonGradients
 from mien.privacy.plan import Guarantee, PrivacySpec
 
 from ..conftest import CARD, consents, recordings
-from . import person_by_person
+from . import person_by_person, soft
 
 SECONDS = 3
 DIM = 8
 SHAPE = behaviour.Shape(width=16, layers=1, heads=2, patches=3, dim=DIM)
-
-
-def windows():
-    return [{n: s.cut(at, at + SECONDS) for n, s in r.streams.items()} for r in recordings(3) for at in (0, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +58,7 @@ def towers(tmp_path_factory):
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """A language model of a few thousand parameters, which knows no behaviour token."""
-    made = tmp_path_factory.mktemp("words")
-    tiny.fresh(tiny.Shape(hidden=32, layers=2, heads=2, feed_forward=48), 60, 0).save_pretrained(made)
-    return made
+    return soft.words(tmp_path_factory.mktemp("words"))
 
 
 def of_base(towers, **more):
@@ -98,8 +92,8 @@ def made(home, towers, words, layout):
 
 @pytest.fixture(scope="module")
 def documents(layout):
-    docs = layout.encode(windows(), ["rest", "rest", "walk", "walk"] * 3)
-    short = layout.encode([{"eda": w["eda"]} for w in windows()[:2]], ["rest", "walk"])
+    docs = layout.encode(soft.windows(SECONDS), ["rest", "rest", "walk", "walk"] * 3)
+    short = layout.encode([{"eda": w["eda"]} for w in soft.windows(SECONDS)[:2]], ["rest", "walk"])
     return [*docs[:3], *short]
 
 
@@ -120,7 +114,7 @@ def by_hand(towers, window):
 
 
 def test_soft_tokens_are_the_projector_of_the_embeddings(made, towers, layout, documents):
-    model, seen = attached(made, layout).eval(), windows()
+    model, seen = attached(made, layout).eval(), soft.windows(SECONDS)
     whole, lacking = seen[0], {"acc": seen[1]["acc"]}
     assert made.soft == 2
     packed = made.packed([whole, lacking, None])
@@ -143,7 +137,7 @@ def test_soft_tokens_are_the_projector_of_the_embeddings(made, towers, layout, d
 
 
 def test_a_unit_sees_its_own_recording_and_no_other(made, layout, documents):
-    model, seen = attached(made, layout).eval(), windows()
+    model, seen = attached(made, layout).eval(), soft.windows(SECONDS)
 
     def losses(docs, shown):
         batch = made.batch(docs, prompt=layout.prompt_length, persons=[0] * len(docs), given=shown)
@@ -164,7 +158,7 @@ def test_a_unit_sees_its_own_recording_and_no_other(made, layout, documents):
 
 def test_gradients_per_person_are_the_loops(made, layout, documents):
     """Every LoRA factor, the projector's among them, in float64; persons with several windows, one of them shown nothing."""
-    model, seen = attached(made, layout).double(), windows()
+    model, seen = attached(made, layout).double(), soft.windows(SECONDS)
     rows = [i for i, (name, _) in enumerate(model.named_parameters()) if "projector" in name and "lora_" in name]
     assert rows
     shown, person = [seen[0], seen[1], {"acc": seen[2]["acc"]}, None, seen[4]], torch.tensor([0, 0, 1, 1, 2])
@@ -191,7 +185,7 @@ def test_the_checks_of_a_private_run(made, layout, documents, checkpointing):
     assert {s.name.split(".lora_")[0].rsplit(".", 1)[-1] for s in flat.slots if "projector" in s.name} == {
         "linear_1", "linear_2",
     }  # fmt: skip
-    probes = made.probes(documents[:4], prompt=layout.prompt_length, given=windows()[:4])
+    probes = made.probes(documents[:4], prompt=layout.prompt_length, given=soft.windows(SECONDS)[:4])
     guards.check(model, made.losses, probes, flat, gradients)
 
 
@@ -214,7 +208,7 @@ def test_what_is_saved_names_no_machine_and_no_weights(home, towers, words, layo
 def test_a_base_in_half_precision(home, towers, words, layout, documents):
     made = adapted.joined(section(words, of_base(towers), dtype="bfloat16"), layout, CARD)
     base = adapted.open_base(made, layout, True, embedded.of(made, CARD, layout.streams, layout.seconds))
-    batch = base.batch(documents[:2], prompt=layout.prompt_length, persons=[0, 0], given=windows()[:2])
+    batch = base.batch(documents[:2], prompt=layout.prompt_length, persons=[0, 0], given=soft.windows(SECONDS)[:2])
     assert torch.isfinite(base.losses(attached(base, layout), batch)).all()
 
 
@@ -243,7 +237,7 @@ def test_another_cohorts_units_are_turned_into_the_towers(home, towers, words, l
     """The same movement in mg and another order of axes has the same embedding."""
     streams = {**CARD.streams, "acc": StreamSpec(channels=("z", "x", "y"), unit="mg", rate_hz=20.0, range=(-4e3, 4e3))}
     there = replace(CARD, streams=streams)
-    window = windows()[0]
+    window = soft.windows(SECONDS)[0]
     acc = window["acc"]
     turned = Signal(values=acc.values[:, [2, 0, 1]] * 1000, rate_hz=20.0, channels=("z", "x", "y"), unit="mg")
     made = section(words, of_base(towers))
@@ -451,7 +445,7 @@ def test_a_model_that_is_shown_nothing_or_lost_its_binder(home, towers, words, l
     alone = Plugin(**{k: v for k, v in made.model_dump().items() if k != "binder"})
     base: Any = adapted.open_base(alone, layout, True)
     with pytest.raises(MienError, match="names no `binder`"):
-        base.packed(windows()[:1])
+        base.packed(soft.windows(SECONDS)[:1])
 
 
 # --- what may be claimed ------------------------------------------------------------------------------------------

@@ -28,12 +28,9 @@ from mien.privacy.flat import Flat
 from mien.privacy.gradients import PersonGradients
 
 from ..conftest import CARD, recordings
+from . import soft
 
 SECONDS = 3
-
-
-def windows():
-    return [{n: s.cut(at, at + SECONDS) for n, s in r.streams.items()} for r in recordings(3) for at in (0, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +41,7 @@ def layout():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A language model of a few thousand parameters with a tower for the invented cohort's signals."""
-    text, made = tmp_path_factory.mktemp("text"), tmp_path_factory.mktemp("signals")
-    tiny.fresh(tiny.Shape(hidden=32, layers=2, heads=2, feed_forward=48), 60, 0).save_pretrained(text)
+    text, made = soft.words(tmp_path_factory.mktemp("text")), tmp_path_factory.mktemp("signals")
     return llava.with_signals(
         causal_lm.Config(model=str(text)), CARD.streams, made, seconds=SECONDS, rate_hz=16, width=32
     )
@@ -88,8 +84,8 @@ def attached(made, layout):
 
 @pytest.fixture(scope="module")
 def documents(layout):
-    docs = layout.encode(windows(), ["rest", "rest", "walk", "walk"] * 3)
-    short = layout.encode([{"eda": w["eda"]} for w in windows()[:2]], ["rest", "walk"])
+    docs = layout.encode(soft.windows(SECONDS), ["rest", "rest", "walk", "walk"] * 3)
+    short = layout.encode([{"eda": w["eda"]} for w in soft.windows(SECONDS)[:2]], ["rest", "walk"])
     return [*docs[:3], *short]
 
 
@@ -174,7 +170,7 @@ def test_images_as_the_tower_was_shown_them():
 # --- the model ---------------------------------------------------------------------------------------------------
 def test_save_and_reload_give_identical_logits(folder, tmp_path):
     model = t.LlavaForConditionalGeneration.from_pretrained(folder).eval()
-    values = torch.as_tensor(model.config.vision_config.pack(windows()[:2]))
+    values = torch.as_tensor(model.config.vision_config.pack(soft.windows(SECONDS)[:2]))
     placeholder = model.config.image_token_id
     ids = torch.as_tensor([[placeholder] * SECONDS + [5, 6, 7]] * 2)
     with torch.no_grad():
@@ -189,7 +185,7 @@ def test_save_and_reload_give_identical_logits(folder, tmp_path):
 
 def test_seconds_without_a_measurement_are_not_attended_to(folder):
     tower = t.LlavaForConditionalGeneration.from_pretrained(folder).eval().model.vision_tower
-    full = {n: s for n, s in windows()[0].items()}
+    full = {n: s for n, s in soft.windows(SECONDS)[0].items()}
     gap = {n: Signal(**{**s.__dict__, "valid": np.arange(len(s.values)) >= s.rate_hz}) for n, s in full.items()}
     values = torch.as_tensor(tower.config.pack([gap, full]))
     assert (values[0, :, :16] == 0).all()
@@ -203,7 +199,7 @@ def test_seconds_without_a_measurement_are_not_attended_to(folder):
 
 def test_a_unit_sees_its_own_recording_and_no_other(folder, layout, documents):
     made = opened(folder, layout)
-    model, seen = attached(made, layout).eval(), windows()
+    model, seen = attached(made, layout).eval(), soft.windows(SECONDS)
     assert made.soft == SECONDS
 
     def losses(docs, given):
@@ -232,7 +228,7 @@ def test_sampling_under_soft_tokens_stays_in_the_grammar(folder, layout, documen
     made = opened(folder, layout)
     model = attached(made, layout).eval()
     prompts = [np.array(layout.prompt(v)) for v in ("rest", "walk")]
-    batch = made.batch(prompts, prompt=layout.prompt_length, persons=[0, 0], given=windows()[:2])
+    batch = made.batch(prompts, prompt=layout.prompt_length, persons=[0, 0], given=soft.windows(SECONDS)[:2])
     torch.manual_seed(0)
     ids = model.generate(**made.inputs(batch), max_new_tokens=layout.body + 1, do_sample=True, eos_token_id=made.offset + 2,
                          pad_token_id=made.offset)  # fmt: skip
@@ -241,7 +237,7 @@ def test_sampling_under_soft_tokens_stays_in_the_grammar(folder, layout, documen
 
 
 def test_soft_tokens_made_first_are_those_of_the_recording(folder, layout, documents):
-    made, seen = opened(folder, layout), windows()
+    made, seen = opened(folder, layout), soft.windows(SECONDS)
     model = attached(made, layout).eval()
     batch = made.batch(documents[:2], prompt=layout.prompt_length, persons=[0, 0], given=seen[:2])
     shown = made.soften(model, [seen[0], made.packed(seen[1:2])[0]])  # packed before, or now
@@ -257,7 +253,7 @@ def test_soft_tokens_made_first_are_those_of_the_recording(folder, layout, docum
 def test_documents_sampled_under_soft_tokens(folder, layout, guidance):
     made, prompts = opened(folder, layout), [layout.prompt(v) for v in ("rest", "walk", "rest")]
     model = attached(made, layout)
-    shown = made.soften(model, windows()[:3])
+    shown = made.soften(model, soft.windows(SECONDS)[:3])
 
     def drawn(temperature):
         rows = sample.documents(
@@ -269,7 +265,7 @@ def test_documents_sampled_under_soft_tokens(folder, layout, guidance):
     assert np.array_equal(drawn(1.0), drawn(1.0))
     surest = [d[d != PAD] for d in drawn(1e-9)]
     if not guidance:  # the likeliest token by the tower's own way through the model, without a cache
-        batch = made.batch(surest, prompt=layout.prompt_length, persons=[0] * 3, given=windows()[:3])
+        batch = made.batch(surest, prompt=layout.prompt_length, persons=[0] * 3, given=soft.windows(SECONDS)[:3])
         with torch.no_grad():
             likeliest = model(**made.inputs(batch)).logits.argmax(-1).numpy()
         for row, d in zip(likeliest, surest, strict=True):
@@ -322,7 +318,7 @@ def test_every_part_has_exact_gradients_per_person(folder, seeing, layout, docum
     """The start-up checks of a private run, on soft tokens: gradients as autograd's, no row sees another."""
     made = opened(folder if kind == "signals" else seeing, layout, **options)
     rng = np.random.default_rng(0)
-    shown = windows() if kind == "signals" else list(rng.integers(0, 255, (4, 40, 50, 3)).astype(np.uint8))
+    shown = soft.windows(SECONDS) if kind == "signals" else list(rng.integers(0, 255, (4, 40, 50, 3)).astype(np.uint8))
     model = attached(made, layout)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -347,7 +343,7 @@ def test_refusals(folder, layout, documents, tmp_path):
     with pytest.raises(MienError, match=r"lora\.layers counts"):
         lora.attach(adapting, lora.Lora(layers=1), [], 0)
     with pytest.raises(MienError, match="2 documents, and 1 given"):
-        adapting.batch(documents[:2], prompt=2, persons=[0, 0], given=windows()[:1])
+        adapting.batch(documents[:2], prompt=2, persons=[0, 0], given=soft.windows(SECONDS)[:1])
     tiny.fresh(tiny.Shape(hidden=32, layers=2, heads=2, feed_forward=48), 60, 0).save_pretrained(tmp_path / "lm")
     with pytest.raises(MienError, match="is a llama, which is no LLaVA-style model"):
         llava.load(llava.Config(model=str(tmp_path / "lm")), 10)
