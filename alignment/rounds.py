@@ -173,6 +173,7 @@ class Rounds:
         if self.main:
             self.run.private.joinpath(f"raters-{k + 1}.txt").write_text("\n".join(data.quality.rows()) + "\n")
         right, line = self._learn(data, k)
+        beside.keep(self.opened.model, self.asked.lora.strength)
         if not self.main:
             return
         of = f" (round {k + 1})" if self.asked.rounds > 1 else ""

@@ -104,10 +104,10 @@ def aligned(run: runs.Run, report: Report, plan: Any, cohort: Cohort) -> None:
     }
     then = []
     if asked.get("method") != "reward":
-        made, study = {"adapter": run.name}, report.study
+        made, study, began = {"adapter": run.name}, report.study, str(asked.get("adapter"))
         then = [
-            ("synthetic recordings from it", _command("generate", study, **made)),
-            ("who was in the training data", _command("attack", study, **made, synthetic=f"generate-{study}")),
+            ("synthetic recordings from it", _command("generate", study, began, **made)),
+            ("who was in the training data", _command("attack", study, began, **made, synthetic=f"generate-{study}")),
         ]
     summary = f"An adapter went on from {asked.get('adapter')}, by what was preferred among its own samples."
     report = report.model_copy(update={"summary": summary})
@@ -251,16 +251,18 @@ def _recipes(verb: str) -> Iterable[tuple[str, dict[str, Any]]]:
     return ((command, config.read(file)) for command, file in config.commands(verb))
 
 
-def _command(verb: str, study: str, **keys: str) -> str:
-    """The shipped recipe that says all this of this study; else the first of the verb, with it on the command line."""
-    first = ""
+def _command(verb: str, study: str, began: str | None = None, **keys: str) -> str:
+    """The shipped recipe that says all this of this study; else one of the adapter that this one began with, else the first of the
+    verb, with it on the command line."""
+    near = first = ""
     for command, asked in _recipes(verb):
         if asked.get("study") == study and all(asked.get(k) == v for k, v in keys.items()):
             return command
-        if not first and set(keys) <= set(asked) and asked.get("study") != study:
-            first = command
+        if set(keys) <= set(asked):
+            near = near or (command if began is not None and asked.get("adapter") == began else "")
+            first = first or (command if asked.get("study") != study else "")
     told = " ".join(f"{k}={v}" for k, v in {"study": study, **keys}.items())
-    return f"{first or f'mien {verb} my-recipe.yaml'} {told}"
+    return f"{near or first or f'mien {verb} my-recipe.yaml'} {told}"
 
 
 def _pretrains(asked: Mapping[str, Any]) -> str | None:

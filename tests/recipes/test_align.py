@@ -88,6 +88,13 @@ def test_a_passed_bound_ends_the_verb_with_3(toy):
 
 
 @pytest.mark.slow
+def test_a_strength_near_nothing_leaves_the_reference(toy):
+    toy.run("align", "dpo_toy.yaml", "study=toy_strength", "dpo.lr=0.01", "lora.strength=1.0e-4", "dpo.turns=1")
+    kl = report(toy, "toy_strength")["KL to the reference"]
+    assert abs(kl["value"]) < 1e-3
+
+
+@pytest.mark.slow
 def test_raters_who_toss_coins_are_not_learned_from(toy):
     done = toy.run(
         "align",

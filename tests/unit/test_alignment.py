@@ -121,6 +121,23 @@ def test_both_become_one_plain_adapter(setting, tmp_path):
     assert np.allclose(dpo.margins(backbone, ours, data, layout.prompt_length), one, atol=1e-4)
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5, 0.1])
+def test_what_was_learned_can_be_kept_in_part(setting, tmp_path, strength):
+    layout, backbone, _, data = setting
+    model = aligned(setting, tmp_path)
+    prompt = layout.prompt_length
+    whole, private = dpo.margins(backbone, model, data, prompt), dpo.reference(backbone, model, data, prompt)
+    update = {n: m.get_delta_weight(beside.ALIGNED) for n, m in lora.layers(model)}
+    alone = {n: m.get_delta_weight(beside.PRIVATE) for n, m in lora.layers(model)}
+    beside.keep(model, strength)
+    for n, m in lora.layers(model):
+        assert torch.allclose(m.get_delta_weight(beside.ALIGNED), strength * update[n], atol=1e-7)
+        assert torch.equal(m.get_delta_weight(beside.PRIVATE), alone[n])
+    now = dpo.margins(backbone, model, data, prompt)
+    moved = ((now - private) @ [1, -1]).mean() / ((whole - private) @ [1, -1]).mean()
+    assert strength / 2 < moved <= 1.001  # of a small update, about its share
+
+
 def test_private_preferences_are_for_private_trainers(setting, tmp_path):
     layout, backbone, model, data = setting
     hidden = dataclasses.replace(data, private=np.arange(20) == 7)

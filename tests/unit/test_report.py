@@ -374,6 +374,9 @@ def test_the_page_names_the_next_command(tmp_path, cohort):
     page, _ = adapted(tmp_path, cohort, [], None)
     assert "mien generate recipes/watch/generate.yaml study=toy adapter=adapt-toy" in page
     assert training._command("generate", "watch", adapter="adapt-watch") == "mien generate recipes/watch/generate.yaml"
+    for began in ("watch", "simulated"):  # an aligned adapter goes on as the one that it began with
+        told = training._command("generate", "mine", f"adapt-{began}", adapter="align-mine-1")
+        assert told == f"mien generate recipes/{began}/generate.yaml study=mine adapter=align-mine-1"
 
 
 def test_steps_of_several_trainers_follow_one_another():
