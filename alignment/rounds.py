@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ..adapters import budget
 from ..core import console
-from ..core.config import Plugin, Section
+from ..core.config import File, Plugin, Section
 from ..core.errors import MienError
 from ..core.intervals import Interval, over_persons
 from ..core.results import Report, Result
@@ -35,7 +35,7 @@ class Asked(Section):
     persons, for dpo; weigh: reliable raters count more, without privacy; minimum_alpha: raters who agree less are not learned
     from; held_out: share of answers kept to judge by; bounds: what must hold afterwards."""
 
-    preferences: str | None = None
+    preferences: File | None = None
     simulate: judged.Simulate = judged.Simulate()
     method: Literal["dpo", "ppo", "reward"] = "dpo"
     dpo: dpo_.Dpo = dpo_.Dpo()

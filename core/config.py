@@ -13,15 +13,16 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from .errors import MienError
 
 M = TypeVar("M", bound=BaseModel)
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+File = Annotated[str, AfterValidator(lambda name: str(Path(name).expanduser()))]  # no shell sees `~` behind a key
 
 
 class Section(BaseModel):

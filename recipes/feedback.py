@@ -36,8 +36,8 @@ class Feedback(verbs.Recipe):
     port: int = Field(default=8765, ge=0, lt=65536)
     names: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
-    export: str | None = None
-    taken: str | None = Field(default=None, alias="import")
+    export: config.File | None = None
+    taken: config.File | None = Field(default=None, alias="import")
 
 
 CALL = {"raters", "host", "port", "names", "links", "export", "taken"}  # another call, the same study

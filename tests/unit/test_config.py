@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mien.alignment import rounds
 from mien.core import config, plugins
 from mien.core.errors import MienError
 
@@ -134,3 +135,11 @@ def test_plugins_are_files():
     assert plugins.load("generation/codecs", "mien.generation.codecs.transform").TOKENS
     with pytest.raises(MienError, match="cannot be imported"):
         plugins.load("generation/codecs", "no.such.module")
+
+
+def test_a_file_may_lie_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    asked = rounds.Asked(preferences="~/answers.jsonl", bounds={})
+    with pytest.raises(MienError, match=f"cannot read the preferences {tmp_path}/answers.jsonl"):
+        asked.inputs({})
+    assert rounds.Asked(preferences="answers.jsonl").preferences == "answers.jsonl"
