@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,8 +52,9 @@ class Signs:
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
     """linear: the weights of `features.names`; centre: label -> the mean reward of its judged samples; least: label ->
-    float64[len(VITALS)], the worst share of the reward that a sign had in them; block_centre: label -> float64[parts], the mean
-    of `by_block` in them; expected: label -> part's index -> what its first tokens say of its share (`credit.py`)."""
+    float64[len(VITALS)], the worst share of the reward that a sign had in them; for the critic, of the documents that it is `watching`:
+    block_centre: label -> float64[parts], the mean of `by_block`; expected: label -> part's index -> what its first tokens say
+    of its share (`credit.py`)."""
 
     signs: Signs
     linear: linear.Linear
@@ -87,18 +88,22 @@ class Decoded:
         part, of = made.parts(judged)
         least = {k: _least(part[of == k]) for k in sorted(set(of.tolist()))}
         made = Decoded(signs=signs, linear=weights, centre={}, least=least)
-        whole, block = made(judged), made.by_block(judged)[0]
-        expected: dict[str, dict[int, credit.Expected]] = {k: {} for k in least}
-        for i, coder in enumerate(layout.coders):
-            blocks = {j: d[i] for j, d in enumerate(credit.split(d, layout) for d in judged) if i in d}
-            for k in least:
-                rows = [j for j in blocks if of[j] == k]
-                if rows:
-                    expected[k][i] = credit.learn([blocks[j] for j in rows], block[rows, i], coder.machine)[0]
-        return Decoded(
-            signs=signs, linear=weights, least=least, centre={k: float(whole[of == k].mean()) for k in least},
-            block_centre={k: block[of == k].mean(0) for k in least}, expected=expected,
-        )  # fmt: skip
+        whole = made(judged)
+        return replace(made, centre={k: float(whole[of == k].mean()) for k in least}).watching(judged)
+
+    def watching(self, docs: Sequence[np.ndarray]) -> Decoded:
+        """The same reward, whose critic learned from these documents what tokens let expect of it. That asks nobody, so that samples which
+        nobody judged will do: among a hundred, half of what an opening says is lost in noise."""
+        block, of = self.by_block(docs)
+        blocks, coders = [credit.split(d, self.signs.layout) for d in docs], self.signs.layout.coders
+        expected: dict[str, dict[int, credit.Expected]] = {}
+        for k in sorted(set(of.tolist())):
+            there = {i: [j for j, b in enumerate(blocks) if of[j] == k and i in b] for i in range(len(coders))}
+            expected[k] = {
+                i: credit.learn([blocks[j][i] for j in rows], block[rows, i], coders[i].machine)[0]
+                for i, rows in there.items() if rows
+            }  # fmt: skip
+        return replace(self, block_centre={k: block[of == k].mean(0) for k in expected}, expected=expected)
 
     def parts(self, docs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """(float64[n, len(VITALS)]: what each sign adds to the reward, NaN where it is missing; [n] labels)."""
@@ -136,7 +141,7 @@ class Decoded:
 
     def critic(self, backbone: CausalBackbone) -> Any:
         """What TRL's PPO takes for a value model, and nothing to learn: at every place, what the tokens until then let expect of the
-        reward, from the mean of judged samples: blocks that are written, and the opening of the one that is being
+        reward, from the mean of what it is `watching`: blocks that are written, and the opening of the one that is being
         written. So a token is blamed for what it changes, and no more for what stood there before."""
         starts = STREAM_0 + np.arange(len(self.signs.layout.parts))
 

@@ -27,7 +27,9 @@ from .dpo import common, per_process, public_world, run, tokenizer
 class Ppo(Section):
     """episodes: documents sampled in all; batch: of them per update over all processes; epochs: passes over each
     update's samples; minibatches: an update's samples are cut into so many steps; lr, the value model's too; kl: how dear it is
-    to leave the reference, per nat; gae: λ of generalised advantages (arXiv 1506.02438); temperature: of sampling."""
+    to leave the reference, per nat; gae: λ of generalised advantages (arXiv 1506.02438); temperature: of sampling; fresh: documents of
+    each class that are sampled first, beside the judged ones, for the linear reward's critic to learn what tokens let expect
+    of it."""
 
     episodes: int = Field(default=512, ge=1)
     batch: int = Field(default=32, ge=2)
@@ -37,6 +39,7 @@ class Ppo(Section):
     kl: float = Field(default=0.02, ge=0)
     gae: float = Field(default=0.95, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
+    fresh: int = Field(default=0, ge=0)
 
 
 def train(

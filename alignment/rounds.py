@@ -267,6 +267,11 @@ class Rounds:
             elif self.main:
                 linear.save(self.run.release / "reward")
             if a.method == "ppo":
+                if a.ppo.fresh and a.reward.kind == "linear":
+                    console.say(f"  sampling {a.ppo.fresh} documents of each class for the critic")
+                    linear = linear.watching(
+                        [*train.chosen, *train.rejected, *self.draw(a.ppo.fresh, 10**4 * k + 3 * 10**6).documents]
+                    )
                 eos, pad = (int(o.backbone.own_ids(np.array(t))) for t in (EOS, PAD))
                 value = (
                     linear.critic(o.backbone)

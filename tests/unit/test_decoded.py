@@ -330,3 +330,17 @@ def test_an_opening_is_what_every_block_says_in_its_place():
     assert credit.opening(machine) == 2  # node 2 comes again
     assert credit.opening(Machine.of([(0, 4), (4, 8), (0, 4)])) == 3
     assert credit.opening(Machine(nodes=2, arcs=[(0, 0, 3, 1), (0, 3, 4, 2), (1, 0, 2, 2)], length=2)) == 1
+
+
+def test_a_critic_learns_from_what_nobody_judged(made):
+    layout, docs, data = made
+    few = decoded.Decoded.learn(data.rows(np.arange(len(data)) < 4), layout, 1.0)
+    every = [d for mine in docs.values() for d in mine]
+    more = few.watching(every)
+    assert np.array_equal(more(every), few(every))
+    assert (more.linear is few.linear, more.least, more.centre) == (True, few.least, few.centre)
+    block, of = few.by_block(every)
+    for k in docs:
+        assert more.block_centre[k] == pytest.approx(block[of == k].mean(0))
+        assert {i: e.mean for i, e in more.expected[k].items()} == pytest.approx(dict(enumerate(block[of == k].mean(0))))
+    assert more.block_centre.keys() == more.expected.keys() == docs.keys()
