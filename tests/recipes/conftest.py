@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from . import warm
+
 RECIPES = {
     "pretrain": {
         "study": "toy", "cohort": {"name": "motion", "persons": 8, "recordings_per_person": 8, "seconds": 12},
@@ -41,7 +43,8 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Lab:
-    """A folder with the toy recipes; `run` calls `mien` there in a process of its own."""
+    """A folder with the toy recipes; `run` calls `mien` there in a process of its own, which has read what it imports already
+    (`warm.py`), and `fresh` in one that has read nothing."""
 
     folder: Path
 
@@ -60,9 +63,13 @@ class Lab:
         return [sys.executable, "-m", "mien.cli", *args]
 
     def run(self, *args: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        done = warm.server.run(args, self.folder, self.env)
+        assert not ok or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return done
+
+    def fresh(self, *args: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(self.command(*args), cwd=self.folder, env=self.env, capture_output=True, text=True)
-        if ok:
-            assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         return done
 
     def runs(self, verb: str) -> list[Path]:
@@ -85,9 +92,9 @@ def lab(folder: Path, recipes: Mapping[str, Any] = RECIPES) -> Lab:
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """All verbs, run once. Tests read it; whoever changes something copies it first (see `copy_of`)."""
     made = lab(tmp_path_factory.mktemp("toy") / "chain")
-    made.run("adapt", "adapt.yaml")  # pretrains the base by itself
+    made.fresh("adapt", "adapt.yaml")  # pretrains the base by itself
     for verb in ("generate", "attack", "evaluate"):
-        made.run(verb, f"{verb}.yaml")
+        made.fresh(verb, f"{verb}.yaml")
     return made
 
 

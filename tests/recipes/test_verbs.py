@@ -60,7 +60,7 @@ def test_adapter_folder(chain):
 
 def test_what_takes_seconds_before_the_first_bar_is_said(chain):
     lab = copy_of(chain, "waits", "pretrain")
-    out = lab.run("adapt", "adapt.yaml").stdout
+    out = lab.fresh("adapt", "adapt.yaml").stdout  # which has torch to start
     bar = out.index("encoding recordings")
     for line in ("starting torch …", "reading the cohort motion …", "loading the base tiny …"):
         assert -1 < out.find(line) < bar, line

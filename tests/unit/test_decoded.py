@@ -342,5 +342,7 @@ def test_a_critic_learns_from_what_nobody_judged(made):
     block, of = few.by_block(every)
     for k in docs:
         assert more.block_centre[k] == pytest.approx(block[of == k].mean(0))
-        assert {i: e.mean for i, e in more.expected[k].items()} == pytest.approx(dict(enumerate(block[of == k].mean(0))))
+        assert {i: e.mean for i, e in more.expected[k].items()} == pytest.approx(
+            dict(enumerate(block[of == k].mean(0)))
+        )
     assert more.block_centre.keys() == more.expected.keys() == docs.keys()
