@@ -14,7 +14,7 @@ from .conftest import lab
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "dpo": ["dpo.steps=4", "dpo.batch=4", "dpo.fresh=8"],
-    "ppo": ["ppo={episodes: 8, batch: 4, epochs: 1, minibatches: 1}"],
+    "ppo": ["ppo={fresh: 4, episodes: 8, batch: 4, epochs: 1, minibatches: 1}"],
 }  # fmt: skip
 TINY = [
     "adapter=adapt-toy_align", "simulate={per_label: 16, pairs: 60, judge_again: 4}", "minimum_alpha=0.1", "threads=1",
