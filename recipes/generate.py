@@ -32,7 +32,7 @@ class Generate(verbs.Recipe):
 
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("generate", __doc__ or "", Generate, argv)
-    source = runs.find(recipe.adapter, "adapt")
+    source = runs.adapter(recipe.adapter)
     console.say(f"adapter: {source.name}")
     split = splits.Splits.read(source / "private" / "splits.json")
     adapter = Report.read(source / "release" / "report.json")
