@@ -133,7 +133,9 @@ def test_a_run_of_another_verb_is_refused_by_name(home, verb):
     for reference in (f"{verb}-watch", other.name, other.folder):
         with pytest.raises(MienError, match=says):
             runs.adapter(reference)
-    with pytest.raises(MienError, match=rf"where one of `mien {'attack' if verb != 'attack' else 'evaluate'}` is wanted: name"):
+    with pytest.raises(
+        MienError, match=rf"where one of `mien {'attack' if verb != 'attack' else 'evaluate'}` is wanted: name"
+    ):
         runs.find(other.folder, "attack" if verb != "attack" else "evaluate")
 
 
