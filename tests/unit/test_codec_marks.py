@@ -120,7 +120,7 @@ def test_logs_that_cannot_be_said_are_refused_with_a_reason(change, says):
 def test_what_begins_at_the_windows_end_is_left_to_the_next_one(last):
     log = Events(
         times_s=[60.0, last], durations_s=[1.0, 1.0], codes=[0, 0], kinds=CALLS["calls"].channels, seconds=max(3600.0, last)
-    )
+    )  # fmt: skip
     (block,) = HOUR.encode([{"calls": log}])
     assert accepts(HOURS, block)
     assert HOUR.decode(block)["calls"].times_s.tolist() == ([60.0, 3599.0] if last < 3600 else [60.0])
