@@ -18,7 +18,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -215,10 +215,11 @@ class Run:
             self._lock = None
 
 
-def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
+def find(reference: str | Path, verb: str, made_from: str = "", also: Collection[str] = ()) -> Path:
     """The folder of a finished run: a path, a run's name, or `<verb>-<study>` for its newest finished run.
 
-    made_from: only runs that read the run of this hash. Raises MienError with the command that makes one.
+    made_from: only runs that read the run of this hash; also: other verbs whose runs will do. Raises MienError with the
+    command that makes one.
     """
     path = Path(reference)
     if (path / "status.json").exists():
@@ -228,6 +229,13 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
         candidates = [
             p for p in home.glob(f"{path.name}*") if p.name == path.name or p.name.rpartition("-")[0] == path.name
         ]
+    for found in candidates:
+        about = _asked(found)
+        if about and about["verb"] not in (verb, *also):
+            raise MienError(
+                f"{found.name} is a run of `mien {about['verb']}`, where one of `mien {verb}` is wanted"
+                f"{''.join(f' (or of `mien {v}`)' for v in also)}: name one, or make one with {_how(verb, about['study'])}"
+            )
     done = [p for p in candidates if status(p) == "finished"]
     if done and made_from:
         done = [p for p in done if made_from in asked(p)["inputs"].values()]
@@ -248,6 +256,17 @@ def find(reference: str | Path, verb: str, made_from: str = "") -> Path:
         )
     newest = max(done, key=lambda p: (p / "status.json").stat().st_mtime_ns)
     return newest.resolve()
+
+
+def adapter(reference: str | Path) -> Path:
+    """The folder of a finished run that a model is opened from: of adapt, or of align where it moved an adapter."""
+    found = find(reference, "adapt", also=("align",))
+    if not (found / "release" / "adapter").is_dir():
+        raise MienError(
+            f"{found.name} holds no adapter: `method: reward` makes a reward model alone. Name the run it was made from, or one"
+            " of `method: dpo` or `ppo`"
+        )
+    return found
 
 
 def _how(verb: str, study: str) -> str:
@@ -307,3 +326,12 @@ def fingerprint(folder: Path) -> str:
 def asked(folder: Path) -> dict[str, Any]:
     """What a run was asked: verb, study, config, inputs, code."""
     return yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    """The same; {} where that cannot be read."""
+    try:
+        found = asked(folder)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) and {"verb", "study"} <= {*found} else {}

@@ -21,7 +21,24 @@ _UNITS = {
     "mV": ("voltage", 1.0, 0.0), "uV": ("voltage", 1e-3, 0.0), "µV": ("voltage", 1e-3, 0.0), "V": ("voltage", 1e3, 0.0),
     "bpm": ("rate", 1.0, 0.0), "1/min": ("rate", 1.0, 0.0), "Hz": ("rate", 60.0, 0.0),
 }  # fmt: skip
+# The plausible span of common units, for streams whose card names none. Public knowledge about sensors.
+RANGES = {
+    "g": (-8.0, 8.0),
+    "m/s2": (-80.0, 80.0),
+    "rad/s": (-35.0, 35.0),
+    "deg/s": (-2000.0, 2000.0),
+    "uS": (0.0, 60.0),
+    "degC": (10.0, 45.0),
+    "bpm": (20.0, 240.0),
+    "mV": (-5.0, 5.0),
+    "a.u.": (-10.0, 10.0),
+}
 ARBITRARY = ("", "a.u.", "au", "arbitrary", "counts", "count", "digits")  # units that no two sensors share
+
+
+def reach(declared: tuple[float, float] | None, unit: str) -> tuple[float, float] | None:
+    """The physical range that a stream of this unit is written in: the card's, or else the unit's usual one, if it has one."""
+    return declared or RANGES.get(unit)
 
 
 def conversion(

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ..core import config as recipes
 from ..core.records import Signal
+from ..core.units import reach
 from . import folders, schema
 
 Level = Literal["error", "warning", "info"]
@@ -136,7 +137,7 @@ class _Seen:
             low, high = good.min(0), good.max(0)
             self.low[name] = min(self.low.get(name, np.inf), float(low.min()))
             self.high[name] = max(self.high.get(name, -np.inf), float(high.max()))
-            span = spec.streams[name].range
+            span = reach(spec.streams[name].range, spec.streams[name].unit)
             if span is not None:
                 outside = int(((good < span[0]) | (good > span[1])).sum())
                 self.outside[name] += outside
@@ -228,19 +229,21 @@ def _stream_findings(spec: schema.CohortFile, seen: _Seen, say: Any) -> None:
         elif seen.present[name] < len(seen.seconds):
             say("info", where, f"{seen.present[name]} of {len(seen.seconds)} recordings have this stream")
         share = seen.outside[name] / max(1, seen.samples[name])
-        if s.range is not None and share > 0.01:
+        span = list(reach(s.range, s.unit) or ())
+        if share > 0.01:
             say(
                 "warning",
                 where,
-                f"{100 * share:.1f} % of the samples are outside {list(s.range)} {s.unit}: probably another unit",
+                f"{100 * share:.1f} % of the samples are outside {span} {s.unit}: probably another unit",
                 f"they go from {seen.low[name]:.4g} to {seen.high[name]:.4g}, and the first recording of them is"
-                f" {(seen.strange[name] or ['not one alone'])[0]!r}; convert them, or correct unit and range",
+                f" {(seen.strange[name] or ['not one alone'])[0]!r}; convert them, or"
+                f" {'correct unit and' if s.range else 'give the stream its'} range",
             )
         elif strange := seen.strange[name]:
             say(
                 "warning",
                 where,
-                f"{len(strange)} recording(s) are far outside {list(s.range or ())} {s.unit}, or next to nothing of it: another"
+                f"{len(strange)} recording(s) are far outside {span} {s.unit}, or next to nothing of it: another"
                 f" unit than the others? The first is {strange[0]!r}",
                 "convert them",
             )

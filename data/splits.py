@@ -172,7 +172,7 @@ def draw(
 def drawn(cohort: Cohort, split: Split, seed: int | None) -> Splits:
     """The split a recipe asks for. seed None: drawn from the operating system, so that nobody can draw it again."""
     if split.same_as:
-        return Splits.read(runs.find(split.same_as, "adapt") / "private" / "splits.json")
+        return Splits.read(runs.adapter(split.same_as) / "private" / "splits.json")
     seed = secrets.randbits(62) if seed is None else seed
     return draw(cohort, **split.model_dump(exclude={"same_as"}), seed=seed)
 

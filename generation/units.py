@@ -10,27 +10,14 @@ import numpy as np
 
 from ..core.errors import MienError
 from ..core.records import Signal, Stream, StreamSpec
-
-# The plausible span of common units, for streams whose card names none. Public knowledge about sensors.
-RANGES = {
-    "g": (-8.0, 8.0),
-    "m/s2": (-80.0, 80.0),
-    "rad/s": (-35.0, 35.0),
-    "deg/s": (-2000.0, 2000.0),
-    "uS": (0.0, 60.0),
-    "degC": (10.0, 45.0),
-    "bpm": (20.0, 240.0),
-    "mV": (-5.0, 5.0),
-    "a.u.": (-10.0, 10.0),
-}
-
+from ..core.units import reach
 
 _NEARLY, _OFFSET = 0.9, 0.01  # of the values; of the range
 
 
 def span(name: str, spec: StreamSpec) -> tuple[float, float]:
     """The physical range a codec covers: the card's, or the usual one of the unit."""
-    found = spec.range or RANGES.get(spec.unit)
+    found = reach(spec.range, spec.unit)
     if found is None:
         raise MienError(
             f"stream {name!r} in {spec.unit!r} has no range: give the sensor's plausible span in the cohort's card"
@@ -44,13 +31,16 @@ def span(name: str, spec: StreamSpec) -> tuple[float, float]:
 def beyond(s: Stream, spec: StreamSpec) -> bool:
     """Whether some channel of a signal lies nearly always outside of what its codec covers, and by more than a sensor's
     offset: it is in another unit than it says, and would be written as its range's edge."""
-    found = spec.range or RANGES.get(spec.unit)
+    found = reach(spec.range, spec.unit)
     if not isinstance(s, Signal) or found is None:
         return False
-    room = _OFFSET * (found[1] - found[0])
-    values = s.values if s.valid is None else s.values[s.valid]
-    outside = (values < found[0] - room) | (values > found[1] + room)
-    return bool(outside.size) and bool((outside.mean(axis=0) > _NEARLY).any())
+    return bool((outside(s, *found) > _NEARLY).any())
+
+
+def outside(s: Signal, low: float, high: float) -> np.ndarray:
+    """The share of each channel's samples that lies outside [low, high] by more than a sensor's offset: float64[C]."""
+    x, room = s.values if s.valid is None else s.values[s.valid], _OFFSET * (high - low)
+    return ((x < low - room) | (x > high + room)).sum(axis=0) / max(1, len(x))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     bound = tuple(dict.fromkeys((*cohort.card.restrictions, *subject.restrictions)))
     inputs = {"cohort": runs.keyed(cohort.fingerprint), "base": subject.base.fingerprint, **subject.made_from}
     if recipe.split.same_as:
-        inputs["split"] = runs.fingerprint(runs.find(recipe.split.same_as, "adapt"))
+        inputs["split"] = runs.fingerprint(runs.adapter(recipe.split.same_as))
     asked = recipe.model_dump(mode="json")
     run = runs.Run.start("adapt", recipe.study, asked, inputs, fresh=fresh, main=main, wait=everyone)
     with run:

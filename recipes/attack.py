@@ -38,7 +38,7 @@ class Attack(audit.Asked, verbs.Recipe):
 
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("attack", __doc__ or "", Attack, argv)
-    source = runs.find(recipe.adapter, "adapt")
+    source = runs.adapter(recipe.adapter)
     asked = runs.asked(source)["config"]
     whole = bool(asked.get("represent") or asked.get("autoencoder"))  # no tokens: its vectors are attacked
     attacks = audit.of_representation(recipe, bool(asked.get("autoencoder"))) if whole else recipe

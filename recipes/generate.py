@@ -13,6 +13,7 @@ from mien.core.records import Cohort, CohortCard, Recording
 from mien.core.results import Report, Result, environment
 from mien.data import splits
 from mien.data.load import ledger_source, open_cohort
+from mien.evaluation.report import samples
 from mien.generation import own, sample
 from mien.generation.adapted import allowed, open_adapted, origins
 from mien.generation.given import UNPROTECTED, From, Opened, opened, require
@@ -32,7 +33,7 @@ class Generate(verbs.Recipe):
 
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("generate", __doc__ or "", Generate, argv)
-    source = runs.find(recipe.adapter, "adapt")
+    source = runs.adapter(recipe.adapter)
     console.say(f"adapter: {source.name}")
     split = splits.Splits.read(source / "private" / "splits.json")
     adapter = Report.read(source / "release" / "report.json")
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             keep(run, recipe, source, place, made, len(rows), sum(valid), split, bound, start.guarantee, **told)
     console.say(f"synthetic cohort: {place}")
     if hidden:
-        console.say(own.GUARANTEE if recipe.personal else UNPROTECTED)
+        console.say(f"{own.GUARANTEE if recipe.personal else UNPROTECTED}. To look at: {run.private / 'report.html'}")
     return 0
 
 
@@ -94,26 +95,25 @@ def keep(
     """The synthetic cohort of n recordings, and its report. valid: how many sampled sequences the grammar accepts."""
     cohorts, prints = origins(source)
     card = CohortCard(
-        name=f"synthetic-{recipe.study}",
+        name=f"synthetic-{recipe.study}", source=run.name, synthetic=True, guarantee=guarantee, restrictions=bound,
         licence=f"derived from {' and '.join(cohorts)}: see that cohort's licence"
         + (f", which asks of this too: {', '.join(bound)}" if bound else ""),
-        restrictions=bound,
         consent="synthetic recordings; the persons behind the adapter are covered by their cohort's consent",
-        source=run.name,
-        synthetic=True,
-        guarantee=guarantee,
         lineage=(runs.fingerprint(source)[:16], *(p[:16] for p in prints)),
         tasks=tasks,
         streams=streams,
-    )
+    )  # fmt: skip
     shutil.rmtree(place, ignore_errors=True)
     Cohort.store(made, place, card=card)
-    Report(
+    report = Report(
         verb="generate", run=run.name, study=recipe.study, config=verbs.public(own.public(recipe.model_dump(mode="json"))),
         inputs=run.inputs, data_fingerprint=run.inputs["adapter"], guarantee=card.guarantee,
         restrictions=card.restrictions, environment=environment(recipe.seed), caveats=splits.warnings(split),
         results=(Result(metric="valid sequences", value=valid / n, unit="recording", note=f"{valid} of {n} sampled"),),
-    ).write(run.release / "report.json")  # fmt: skip
+    )  # fmt: skip
+    if place.is_relative_to(run.private):
+        samples.private(run, report, Cohort.read(place), runs.asked(source)["config"]["seconds"])
+    report.write(run.release / "report.json")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ TITLES = {
     "adapt": "Adapter",
     "pretrain": "Base",
     "align": "Aligned adapter",
+    "generate": "Synthetic recordings",
     "evaluate": "Synthetic cohort",
     "attack": "Attacks",
     "baseline": "Baselines",
@@ -166,11 +167,11 @@ def _page(
         f"<p>{e(report.summary)}</p>",
     ]
     if private:
-        holds = (
-            "contains recordings of real people"
-            if training is None
-            else "computed from what real people recorded or said"
-        )
+        holds = "contains recordings of real people"
+        if training is not None:
+            holds = "computed from what real people recorded or said"
+        elif report.verb == "generate":
+            holds = "made from real people's recordings, and to be treated as those"
         parts.append(
             f"<div class='banner stop'><b>Private: {holds}.</b> Do not share, print or upload this page.</div>"
         )

@@ -18,7 +18,7 @@ from ...core.verbs import protection
 from .. import frontier, pictures
 from ..explain import LEAST, Findings
 from ..protocols import Inputs
-from . import html
+from . import html, samples
 
 
 def attack(run: runs.Run, report: Report, found: Audited, n_out: int, cohort: Cohort) -> None:
@@ -132,19 +132,11 @@ def evaluation(
     labels = data.tables.synthetic.label
     names = [c for c in data.tables.classes if c in set(labels)]
     synthetic = [_fullest(data.windows.synthetic, labels == c) for c in names]
-    shown.append(
-        html.Picture(
-            title="Synthetic recordings",
-            svg=pictures.examples(synthetic, names),
-            caption="The first synthetic window of each class that lacks the fewest streams, in physical units. Without a guarantee"
-            " a sample may still resemble a training recording.",
-        )
+    caption = (
+        "The first synthetic window of each class that lacks the fewest streams, in physical units. Without a guarantee"
     )
-    for stream in (n for n, spec in data.windows.card.streams.items() if spec.rate_hz >= pictures.SOUND_HZ):
-        if any(stream in w for w in synthetic):
-            svg, players = pictures.sounds(synthetic, names, stream)
-            what = "Spectrograms of the same windows, and their sound."
-            shown.append(html.Picture(title=f"Synthetic sound: {stream}", svg=svg, caption=what, players=players))
+    caption += " a sample may still resemble a training recording."
+    shown += samples.shown(synthetic, names, data.windows.card, caption)
     sections = [("Attacks", attack)] if attack else []
     versus = [(protection(e.report.guarantee), e.report, e.attack) for e in every] if beside else []
     page = html.release_html(report, shown, sections, versus)

@@ -26,7 +26,7 @@ from ...core.errors import MienError
 from ...core.records import Signal, Stream, StreamSpec
 from ...data import physiology
 from ..machine import Machine
-from ..units import NOISES, Ladder, Noise, hiss, noise_sd, rng_of, span, stack
+from ..units import NOISES, Ladder, Noise, hiss, noise_sd, outside, rng_of, span, stack
 
 VERSION = 2
 STREAMS = 2
@@ -58,6 +58,7 @@ _WANDER_HZ, _WANDER_S = (
 )  # the rate that a wandering baseline is drawn at, and how slow it is (a Gaussian's width)
 _PHASES = 128
 _PAUSE_S = 5.0  # longer without a beat is a dropout: what would be put there is made up
+_OUTSIDE = 0.05  # of the samples: of a pulse that is cut off for longer, more and more intervals are made up
 _ALIKE = 0.6  # beats' correlation with their mean: .98 and more in pulses and ECGs, .58 and less in noise and drift
 
 
@@ -136,6 +137,13 @@ class Codec:
     def _block(self, x: np.ndarray, whole: bool, window: Mapping[str, Stream]) -> np.ndarray | str:
         if not whole:
             return f"a gap in {self.name}, which its codec cannot say"
+        for name, ladder in zip(self.names, (self.ladder, self.breath_ladder), strict=False):
+            s = window.get(name)
+            if isinstance(s, Signal) and ladder is not None and outside(s, ladder.low, ladder.high).max() > _OUTSIDE:
+                return (
+                    f"more than {100 * _OUTSIDE:g} % of {name} outside of {ladder.low:g} to {ladder.high:g} {s.unit}, where it"
+                    " would be cut off: give the stream its `range` in the cohort's card, or rescale it"
+                )
         x = np.clip(x, self.ladder.low, self.ladder.high)  # what lies beyond the sensor is no wave
         found = physiology.beats(x, self.spec.rate_hz, self.wave)
         if len(found) < 1 + max(3, self.seconds / 3):

@@ -81,6 +81,10 @@ class Codec:
     def _block(self, s: Stream) -> np.ndarray | str:
         if not isinstance(s, Events) or s.kinds != self.spec.channels:
             raise MienError(f"stream {self.name!r}: expected events of the kinds {list(self.spec.channels)}")
+        whole = s.cut(0.0, self.seconds)  # what begins at the window's end is the next one's
+        if whole is None:
+            return f"{self.name} observed for less than the window"
+        s = whole
         if len(s.times_s) > self.most:
             return f"more than {self.most} events in {self.name} (codec option `most`)"
         if len(s.times_s) and s.durations_s.max() >= LONGEST_S + 0.5:

@@ -141,6 +141,7 @@ def test_shown_unprotected_it_stays_private_and_protected_it_is_charged(here, ca
     bare = only(here, "generate-toy_shown-*")
     assert not (bare / "release" / "cohort").exists()
     assert len(Cohort.read(bare / "private" / "cohort")) == 6
+    assert "<svg" in (bare / "private" / "report.html").read_text()
     before = len(entries(here))
     assert cli.main(["generate", "generate.yaml", "study=toy_kept", "given.protect={epsilon: 4}"]) == 0
     assert [e["kind"] for e in entries(here)[before:]] == ["reserve", "settle"]

@@ -67,6 +67,8 @@ def test_what_it_makes_is_private_refused_and_forgotten(mine, capsys):
     assert own.GUARANTEE in out.replace("\n", " ")
     cohort = Cohort.read(run / "private" / "cohort")
     assert len(cohort) == 16
+    assert "<svg" in (run / "private" / "report.html").read_text()
+    assert not (run / "release" / "report.html").exists()
     assert cohort.card.guarantee == own.GUARANTEE
     assert not (run / "release" / "cohort").exists()
     assert all(person not in f.read_text(errors="replace") for f in (run / "release").rglob("*") if f.is_file())

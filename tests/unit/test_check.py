@@ -181,6 +181,10 @@ def test_signals(tmp_path):
     only(found, "warning", "shorter than 4 s, the first is 'r00000' (2 s)")
     only(found, "info", "% of the samples are gaps")
     only(check.check(study(tmp_path / "e", range=None), TODAY), "warning", "cohort.yaml, streams.acc: no range")
+    values, _, _ = arrays()
+    found = check.check(study(tmp_path / "g", range=None, values=[100 * v for v in values]), TODAY)
+    only(found, "warning", "outside [-8.0, 8.0] g: probably another unit")  # the unit's usual span
+    only(found, "warning", "convert them, or give the stream its range")
     one = {"channels": ["e"], "unit": "uS", "rate_hz": 4, "range": [0, 50]}
     root = study(tmp_path / "f")
     spec(root, streams__eda=one)

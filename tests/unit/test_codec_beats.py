@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,6 +182,36 @@ def test_odd_pulses_are_coded_or_refused_and_stay_in_range(x):
     assert np.isfinite(back).all()
     assert back.min() >= -3
     assert back.max() <= 3
+
+
+@pytest.mark.parametrize(("sd", "coded"), [(2, True), (4, True), (10, False), (20, False)])
+def test_a_pulse_far_out_of_its_range_is_refused_by_name(sd, coded):
+    """Its tops would be cut off, and heart rate variability made up: in a.u. without a range, which is usually ±10."""
+    usual = StreamSpec(channels=("bvp",), unit="a.u.", rate_hz=64.0)
+    x = sd * (PULSE - PULSE.mean()) / PULSE.std()
+    (ids,) = codec(bvp=usual).encode([{"bvp": signal(usual, x)}])
+    if coded:
+        assert not isinstance(ids, str)
+        return
+    assert "more than 5 % of bvp outside of -10 to 10 a.u." in ids
+    assert "`range` in the cohort's card" in ids
+    given = replace(usual, range=(-100.0, 100.0))
+    assert not isinstance(codec(bvp=given).encode([{"bvp": signal(given, x)}])[0], str)
+
+
+def test_respiration_far_out_of_its_range_is_refused_by_name():
+    c = codec(bvp=BVP, resp=RESP)
+    window = {"bvp": signal(BVP, PULSE), "resp": signal(RESP, 20 * np.sin(np.arange(1500) / 25))}
+    (says,) = c.encode([window])
+    assert "more than 5 % of resp outside of -3 to 3" in says
+
+
+def test_a_saturated_sensor_within_its_range_is_coded():
+    wrist = StreamSpec(channels=("bvp",), unit="a.u.", rate_hz=64.0, range=(-500.0, 500.0))
+    x = 400 * (PULSE - PULSE.mean()) / PULSE.std()
+    x = np.clip(x, -505, 505)  # a sensor's own end, next to what its card says
+    assert (np.abs(x) >= 500).mean() > 0.05
+    assert not isinstance(codec(bvp=wrist).encode([{"bvp": signal(wrist, x)}])[0], str)
 
 
 def test_a_first_beat_that_comes_late_moves_no_other():

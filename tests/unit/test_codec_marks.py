@@ -105,6 +105,7 @@ def test_every_walk_ends_within_the_window(seconds):
             "more than 12 events",
         ),
         ({"durations_s": [90000.0]}, "more than 24 h"),
+        ({"seconds": 1800.0}, "observed for less than the window"),
     ],
 )
 def test_logs_that_cannot_be_said_are_refused_with_a_reason(change, says):
@@ -113,6 +114,16 @@ def test_logs_that_cannot_be_said_are_refused_with_a_reason(change, says):
     (why,) = HOUR.encode([{"calls": log}])
     assert isinstance(why, str)
     assert says in why
+
+
+@pytest.mark.parametrize("last", [3599.9, 3600.0, 5000.0])
+def test_what_begins_at_the_windows_end_is_left_to_the_next_one(last):
+    log = Events(
+        times_s=[60.0, last], durations_s=[1.0, 1.0], codes=[0, 0], kinds=CALLS["calls"].channels, seconds=max(3600.0, last)
+    )  # fmt: skip
+    (block,) = HOUR.encode([{"calls": log}])
+    assert accepts(HOURS, block)
+    assert HOUR.decode(block)["calls"].times_s.tolist() == ([60.0, 3599.0] if last < 3600 else [60.0])
 
 
 def test_fractions_of_seconds_are_floored_and_many_parties_share_a_slot():

@@ -20,7 +20,7 @@ from mien.adapters import budget
 from mien.core.config import Plugin
 from mien.core.errors import MienError
 from mien.core.records import Cohort
-from mien.data import check, folders
+from mien.data import check, folders, tables
 from mien.data.datasets import folder
 from mien.data.load import ledger_source
 from mien.privacy.plan import PrivacySpec
@@ -217,6 +217,43 @@ def test_time_column_opens_gaps(tmp_path):
     assert got.values.shape == (250, 3)
     assert np.flatnonzero(~got.valid).tolist() == list(range(100, 110))
     assert np.allclose(got.values[110:], samples(0)[110:], atol=1e-6)
+
+
+@pytest.mark.parametrize("off", [0.019, 0.002, -0.002, -0.019])
+def test_a_rate_that_is_a_little_off_moves_nothing(off):
+    """An hour of rows that come faster or slower than declared: what happens at a time stays there."""
+    time = 100 + np.arange(round(3600 * 16 * (1 + off))) / (16 * (1 + off))
+    wave = np.stack([np.sin((time - 100) / 7), np.exp(-((time - 3100) ** 2))], 1)
+    values, valid = tables.on_grid(time, wave, None, 16.0, "a.csv")
+    assert valid is None
+    assert values.dtype == np.float64
+    t = np.arange(len(values)) / 16
+    assert abs(t[-1] - (time[-1] - 100)) <= 1 / 16
+    assert np.allclose(values[:, 0], np.sin(t / 7), atol=1e-3)
+    assert t[values[:, 1].argmax()] == pytest.approx(3000, abs=1 / 16)
+
+
+def test_a_rate_that_is_a_little_off_keeps_gaps(tmp_path):
+    step = 0.02 * 0.985
+    keep = np.r_[0:300, 400:1000]
+    wave = np.sin(keep * step)[:, None] + np.zeros((1, 3))
+    root = make(tmp_path / "d", ".csv")
+    columns(root / "a1.csv", wave, time=keep * step, valid=(keep != 700).astype(int))
+    got = load(root)[0].streams["acc"]
+    t = np.arange(len(got.values)) / 50
+    gone = ((t > 299 * step) & (t < 400 * step)) | ((t > 699 * step) & (t < 701 * step))
+    assert np.array_equal(~got.valid, gone)
+    assert np.allclose(got.values[got.valid, 0], np.sin(t[got.valid]), atol=1e-3)
+
+
+@pytest.mark.parametrize("off", [0.0, 0.0005])
+def test_samples_at_the_declared_rate_are_left_as_they_are(off):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5000, 2))
+    time = (np.arange(5000) + rng.uniform(-0.2, 0.2, 5000)) / (50 * (1 + off))
+    assert tables.on_grid(time, x, None, 50.0, "a.csv")[0] is x
+    short, stamps = x[:20], time[:20].round(3)  # jitter says nothing of a rate here
+    assert tables.on_grid(stamps, short, None, 50.0, "a.csv")[0] is short
 
 
 def test_gaps_by_mask_or_by_mark(tmp_path):

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from mien.core.errors import MienError
-from mien.core.records import Cohort, Signal, Text
+from mien.core.records import Cohort, Signal, StreamSpec, Text
 from mien.core.results import Baseline, Report, Result, environment
+from mien.core.runs import Run
 from mien.core.verbs import PLAIN, protection, public
 from mien.evaluation import frontier, pictures
-from mien.evaluation.report import html, pages, training
+from mien.evaluation.report import html, pages, samples, training
 from mien.privacy.plan import PrivacySpec
 
-from ..conftest import recordings
+from ..conftest import CARD, recordings
 
 NASTY = "<script>alert('x')</script>\"&<img src=http://evil.example/x>"
 
@@ -163,6 +164,34 @@ def test_many_streams_stand_below_one_another_and_many_channels_are_a_heat_map(m
 def test_the_example_of_a_class_lacks_the_fewest_streams():
     windows = [{"a": 0}, {"a": 1, "b": 1}, {"a": 2, "b": 2}, {"a": 3, "b": 3, "c": 3}]
     assert pages._fullest(windows, np.array([True, True, True, False])) == windows[1]  # pyright: ignore[reportArgumentType]
+
+
+def test_what_may_not_leave_can_be_looked_at_and_listened_to(home):
+    """Some of every class, no longer than a window, in the private half alone."""
+    voice = Signal(
+        values=np.sin(np.arange(96000) / 9)[:, None] / 2, rate_hz=8000.0, channels=("voice",), unit="full scale"
+    )
+    card = replace(
+        CARD, streams={**CARD.streams, "voice": StreamSpec(channels=("voice",), unit=voice.unit, rate_hz=8000.0)}
+    )
+    all_of = [
+        replace(r, id=f"synthetic-{i:06d}", person=f"synthetic-{i:06d}", streams={**r.streams, "voice": voice},
+                labels={"activity": "walk" if i == 9 else "rest"})
+        for i, r in enumerate(recordings(5, each=2))
+    ]  # fmt: skip
+    with Run.start("generate", "toy", {}, {}) as run:
+        Cohort.store(all_of, run.private / "cohort", card=card)
+        cohort = Cohort.read(run.private / "cohort")
+        samples.private(run, report(verb="generate", guarantee="unprotected: as recordings"), cohort, 4.0)
+    text = (run.private / "report.html").read_text()
+    found = Page(text)
+    assert found.outside == []
+    assert found.tags.count("audio") == samples.MOST
+    assert len(text) < 1.4 * (samples.MOST * 4 * 8000 * 2 * 4 / 3) + 400_000  # four seconds of each, not twelve
+    for said in (">walk 9<", ">rest 0<", ">rest 4<", "Private: made from real people's recordings", "unprotected: as"):
+        assert said in text
+    assert ">rest 5<" not in text
+    assert list(run.release.iterdir()) == []
 
 
 def test_class_names_are_drawn_as_they_are():

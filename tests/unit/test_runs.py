@@ -125,6 +125,33 @@ def test_find(home):
     assert len(runs.fingerprint(run.folder)) == 64
 
 
+@pytest.mark.parametrize("verb", ["generate", "pretrain", "attack"])
+def test_a_run_of_another_verb_is_refused_by_name(home, verb):
+    with Run.start(verb, "watch", {}, {}) as other:
+        pass
+    says = rf"{other.name} is a run of `mien {verb}`, where one of `mien adapt` is wanted .*make one with `mien adapt recipes/watch"
+    for reference in (f"{verb}-watch", other.name, other.folder):
+        with pytest.raises(MienError, match=says):
+            runs.adapter(reference)
+    with pytest.raises(
+        MienError, match=rf"where one of `mien {'attack' if verb != 'attack' else 'evaluate'}` is wanted: name"
+    ):
+        runs.find(other.folder, "attack" if verb != "attack" else "evaluate")
+
+
+def test_an_adapter_is_of_adapt_or_of_align_where_it_moved_one(home):
+    for verb in ("adapt", "align"):
+        with Run.start(verb, "toy", {}, {}) as run:
+            (run.release / "adapter").mkdir()
+        assert runs.adapter(f"{verb}-toy") == run.folder
+    with pytest.raises(MienError, match="is a run of `mien align`, where one of `mien adapt` is wanted: name"):
+        runs.find("align-toy", "adapt")
+    with Run.start("align", "reward", {}, {}):
+        pass
+    with pytest.raises(MienError, match=r"align-reward-\w+ holds no adapter: `method: reward`"):
+        runs.adapter("align-reward")
+
+
 @pytest.mark.parametrize(
     ("verb", "study", "how"),
     [
