@@ -39,6 +39,11 @@ TAKEN_AS_PUBLIC = (
 )
 
 
+People = dict[
+    tuple[str, frozenset[str]], str
+]  # (rater, the two recordings) -> the recorded person that an answer tells of
+
+
 def flag(recordings: int) -> tuple[str, ...]:
     """What a report says where raters recognised somebody in so many of the recordings that they compared."""
     return (
@@ -108,12 +113,12 @@ class Learned:
 
 def learned(
     said: Sequence[Preference], documents: Mapping[str, tuple[Any, Any]], layout: Layout, *, minimum_alpha: float,
-    held_out: float, seed: int, people: Mapping[tuple[str, str], str] | None = None, weigh: bool = False,
+    held_out: float, seed: int, people: People | None = None, weigh: bool = False,
     saw_real: bool = False, private: bool = False,
 ) -> Learned:  # fmt: skip
-    """What there is to learn from the answers. documents: recording id -> (prompt, completion); people: (rater, pair) -> of whom
-    that answer tells; weigh: reliable raters count more (`preferences.weights`, from the answers to learn from alone);
-    saw_real: raters are known to have seen real recordings. MienError where raters agree no better than `minimum_alpha`.
+    """What there is to learn from the answers. documents: recording id -> (prompt, completion); people: of whom
+    answers tell; weigh: reliable raters count more (`preferences.weights`, from the answers to learn from alone); saw_real:
+    raters are known to have seen real recordings. MienError where raters agree no better than `minimum_alpha`.
 
     private: no answer may decide what becomes of another's: the held-out side is chosen pair by pair, and agreement, which
     all answers make, refuses nothing (it is said)."""
@@ -128,7 +133,7 @@ def learned(
             )
         return documents[one]
 
-    person = None if people is None else lambda p: people.get((p.rater, p.pair), "")
+    person = None if people is None else lambda p: people.get((p.rater, preferences.compared(p)), "")
     weight = preferences.weights(sides.train) if weigh else None
 
     def taught(side: Sequence[Preference], w: Any) -> Pairs:
@@ -160,10 +165,8 @@ def by_id(made: Samples, layout: Layout) -> dict[str, tuple[Any, Any]]:
     return {r.id: (d[:cut].tolist(), d[cut:].tolist()) for r, d in zip(made.recordings, made.documents, strict=True)}
 
 
-def from_file(
-    path: Path, adapter: str
-) -> tuple[list[Preference], dict[str, tuple[Any, Any]], dict[tuple[str, str], str], bool]:
-    """(answers, recording id -> (prompt, completion), (rater, pair) -> person, whether a rater saw real recordings beside).
+def from_file(path: Path, adapter: str) -> tuple[list[Preference], dict[str, tuple[Any, Any]], People, bool]:
+    """(answers, recording id -> (prompt, completion), whom answers tell of, whether a rater saw real recordings beside).
 
     path: JSONL of `preferences.write` or `mien feedback … export=pairs.jsonl`.
     MienError for answers about samples of another model than `adapter` (a run's hash) or about more than one cohort (whose
@@ -177,7 +180,7 @@ def from_file(
             " have this one's samples judged, or name the adapter that was"
         )
     documents: dict[str, tuple[Any, Any]] = {}
-    people: dict[tuple[str, str], str] = {}
+    people: People = {}
     saw_real, cohort = False, ""
     said_at: dict[str, int] = {}
     for n, row in preferences.rows(path):
@@ -199,13 +202,11 @@ def from_file(
                 )
             said_at.setdefault(one, n)
         if row.get("person"):
-            key, who = (
-                (str(row.get("rater") or row.get("rater_id")), str(row.get("pair_id") or row.get("pair"))),
-                str(row["person"]),
-            )
-            if people.setdefault(key, who) != who:
+            rater, who = str(row.get("rater") or row.get("rater_id")), str(row["person"])
+            if people.setdefault((rater, frozenset((row["a"], row["b"]))), who) != who:
                 raise MienError(
-                    f"{path}: two lines are one answer of {key[0]!r} about pair {key[1]}, and name two persons; keep one"
+                    f"{path}, line {n}: this and a line before it are one answer of {rater!r} about pair"
+                    f" {row.get('pair_id') or row.get('pair')}, and name two persons; keep one"
                 )
     return said, documents, people, saw_real
 

@@ -120,7 +120,10 @@ class Asked(Section):
                 )
             sides = preferences.split(judged.shown(said), self.held_out, seed, alone=self.privacy is not None)
             taught = [p for p in sides.train if preferences.teaches(p)]
-            rater, person = [p.rater for p in taught], [people.get((p.rater, p.pair), "") for p in taught]
+            rater, person = (
+                [p.rater for p in taught],
+                [people.get((p.rater, preferences.compared(p)), "") for p in taught],
+            )
         if self.privacy is not None:
             self.privacy.plan(n=len({*dpo_.whose(self.privacy.unit, rater, person)}), steps=self.dpo.steps)
 
@@ -209,7 +212,7 @@ class Rounds:
 
     def _heard(self, k: int) -> Learned:
         a, o = self.asked, self.opened
-        people: dict[tuple[str, str], str] | None = None
+        people: judged.People | None = None
         saw_real = False
         if a.preferences is not None:
             said, documents, people, saw_real = judged.from_file(Path(a.preferences), o.fingerprint)
