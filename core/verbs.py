@@ -206,11 +206,17 @@ def full_disk(error: BaseException | None) -> bool:
 
 
 def public(value: Any) -> Any:
-    """A recipe as it may be shown outside: local paths lose their folders."""
+    """A recipe as it may be shown outside: local paths lose their folders, and a file of what persons said its name, which may be
+    theirs."""
     if isinstance(value, dict):
-        return {k: public(v) for k, v in value.items()}
+        return {k: "a file" if k == "preferences" and v is not None else public(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [public(v) for v in value]
-    if isinstance(value, str) and os.path.isabs(os.path.expanduser(value)):
+    if isinstance(value, str) and _local(os.path.expanduser(value)):
         return f"…/{Path(value).name}"
     return value
+
+
+def _local(name: str) -> bool:
+    """A path of this machine's; hubs' `owner/model` is none, and a shipped recipe is everybody's."""
+    return os.path.isabs(name) or (os.sep in name and not name.startswith("recipes/") and os.path.exists(name))

@@ -246,6 +246,17 @@ def test_reports_round_trip_and_hide_folders(tmp_path: Path):
         Result(metric="m", value=float("nan"))
 
 
+def test_a_path_from_here_is_hidden_like_one_from_the_root(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dr-mueller" / "study").mkdir(parents=True)
+    said = {
+        "align": {"preferences": "dr-mueller/pairs.jsonl"},
+        "cohort": {"path": "dr-mueller/study", "base": "owner/model"},
+    }
+    assert public(said) == {"align": {"preferences": "a file"}, "cohort": {"path": "…/study", "base": "owner/model"}}
+    assert public({"preferences": None}) == {"preferences": None}
+
+
 def test_side_by_side_has_a_column_per_release():
     told = "(7.99, 1e-05)-differential privacy for each person (add or remove one person …)"
     assert protection(told) == "ε = 7.99 per person"
