@@ -470,7 +470,7 @@ def write(
     """JSONL, one answer a line, with every field of a Preference (pair as `pair_id`). With `encode` (`trl_rows`), the answers
     that teach (decided, of an ordinary pair or a correction) have TRL's `prompt`, `chosen` and `rejected` as well. The others
     have not, and are there because agreement is theirs too; TRL alone wants the lines that have `chosen`. saw_real: raters
-    who saw real recordings too (control pairs, say), which may not be in this file: their lines say so."""
+    who saw real recordings too (control pairs, say), which may not be in this file: their lines say so. Only its owner may read it."""
     lines = []
     for p in preferences:
         row: dict[str, Any] = {"pair_id": p.pair, **asdict(p)}
@@ -483,7 +483,7 @@ def write(
             (prompt, chosen), (_, rejected) = encode(better), encode(worse)
             row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **row}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_text(Path(path), "".join(lines))
+    write_text(Path(path), "".join(lines), private=True)
 
 
 def rows(path: Path) -> list[tuple[int, dict[str, Any]]]:

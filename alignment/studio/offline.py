@@ -26,8 +26,7 @@ def write_pages(study: Study, raters: Sequence[str], path: Path) -> list[Path]:
     read them."""
     files = [path if len(raters) == 1 else path.with_name(f"{path.stem}-{r}{path.suffix}") for r in raters]
     for rater, file in zip(raters, files, strict=True):
-        write_text(file, page_for(study, rater))
-        file.chmod(0o600)
+        write_text(file, page_for(study, rater), private=True)
     return files
 
 
