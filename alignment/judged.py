@@ -27,7 +27,7 @@ from .store import Pair
 
 AFTERWARDS = (
     "Alignment saw samples of the adapter and what experts said of them, and no recording: what the guarantee says of the recorded"
-    " persons still holds (post-processing). It says nothing of the raters, whose answers shaped this adapter."
+    " persons still holds (post-processing). It says nothing of the raters, whose answers shaped what was made of them."
 )
 SAW_REAL = (
     "Raters saw real recordings too (control pairs), or their answers tell something of recorded persons: what they said may"
@@ -125,6 +125,23 @@ def learned(
     saw_real |= any(map(shows_real, said))
     quality = preferences.quality(said) if private else preferences.gate(said, minimum_alpha=minimum_alpha)
     sides = preferences.split(shown(said), held_out, seed, alone=private)
+    weight = preferences.weights(sides.train) if weigh else None
+    # privately it may stop nothing that no held-out answer is decided
+    nothing = private and not any(map(preferences.teaches, sides.held_out))
+    train = taught(sides.train, documents, layout, people, weight)
+    test = None if nothing else taught(sides.held_out, documents, layout, people)
+    return Learned(
+        train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real,
+        tells=bool(train.private.any() or (test is not None and test.private.any())),
+    )  # fmt: skip
+
+
+def taught(
+    side: Sequence[Preference], documents: Mapping[str, tuple[Any, Any]], layout: Layout, people: People | None = None,
+    weight: np.ndarray | None = None,
+) -> Pairs:  # fmt: skip
+    """What these answers teach, in documents (as `learned` takes them). MienError for a recording without one, and for one that is
+    none of this layout."""
 
     def encode(one: str) -> Any:
         if one not in documents:
@@ -134,18 +151,7 @@ def learned(
         return documents[one]
 
     person = None if people is None else lambda p: people.get((p.rater, preferences.compared(p)), "")
-    weight = preferences.weights(sides.train) if weigh else None
-
-    def taught(side: Sequence[Preference], w: Any) -> Pairs:
-        return Pairs.of(preferences.trl_rows(side, encode, w, person).rows, layout)
-
-    # privately it may stop nothing that no held-out answer is decided
-    nothing = private and not any(map(preferences.teaches, sides.held_out))
-    train, test = taught(sides.train, weight), None if nothing else taught(sides.held_out, None)
-    return Learned(
-        train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real,
-        tells=bool(train.private.any() or (test is not None and test.private.any())),
-    )  # fmt: skip
+    return Pairs.of(preferences.trl_rows(side, encode, weight, person).rows, layout)
 
 
 def shown(said: Sequence[Preference]) -> list[Preference]:
