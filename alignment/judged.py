@@ -27,7 +27,7 @@ from .store import Pair
 
 AFTERWARDS = (
     "Alignment saw samples of the adapter and what experts said of them, and no recording: what the guarantee says of the recorded"
-    " persons still holds (post-processing). It says nothing of the raters, whose answers shaped this adapter."
+    " persons still holds (post-processing). It says nothing of the raters, whose answers shaped what was made of them."
 )
 SAW_REAL = (
     "Raters saw real recordings too (control pairs), or their answers tell something of recorded persons: what they said may"
@@ -37,6 +37,11 @@ TAKEN_AS_PUBLIC = (
     "Of the private alignment: the raters' numbers and the held-out results on this page are not covered. Which recordings were"
     " taken out because a rater recognised somebody is taken as public."
 )
+
+
+People = dict[
+    tuple[str, frozenset[str]], str
+]  # (rater, the two recordings) -> the recorded person that an answer tells of
 
 
 def flag(recordings: int) -> tuple[str, ...]:
@@ -108,18 +113,35 @@ class Learned:
 
 def learned(
     said: Sequence[Preference], documents: Mapping[str, tuple[Any, Any]], layout: Layout, *, minimum_alpha: float,
-    held_out: float, seed: int, people: Mapping[tuple[str, str], str] | None = None, weigh: bool = False,
+    held_out: float, seed: int, people: People | None = None, weigh: bool = False,
     saw_real: bool = False, private: bool = False,
 ) -> Learned:  # fmt: skip
-    """What there is to learn from the answers. documents: recording id -> (prompt, completion); people: (rater, pair) -> of whom
-    that answer tells; weigh: reliable raters count more (`preferences.weights`, from the answers to learn from alone);
-    saw_real: raters are known to have seen real recordings. MienError where raters agree no better than `minimum_alpha`.
+    """What there is to learn from the answers. documents: recording id -> (prompt, completion); people: of whom
+    answers tell; weigh: reliable raters count more (`preferences.weights`, from the answers to learn from alone); saw_real:
+    raters are known to have seen real recordings. MienError where raters agree no better than `minimum_alpha`.
 
     private: no answer may decide what becomes of another's: the held-out side is chosen pair by pair, and agreement, which
     all answers make, refuses nothing (it is said)."""
     saw_real |= any(map(shows_real, said))
     quality = preferences.quality(said) if private else preferences.gate(said, minimum_alpha=minimum_alpha)
     sides = preferences.split(shown(said), held_out, seed, alone=private)
+    weight = preferences.weights(sides.train) if weigh else None
+    # privately it may stop nothing that no held-out answer is decided
+    nothing = private and not any(map(preferences.teaches, sides.held_out))
+    train = taught(sides.train, documents, layout, people, weight)
+    test = None if nothing else taught(sides.held_out, documents, layout, people)
+    return Learned(
+        train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real,
+        tells=bool(train.private.any() or (test is not None and test.private.any())),
+    )  # fmt: skip
+
+
+def taught(
+    side: Sequence[Preference], documents: Mapping[str, tuple[Any, Any]], layout: Layout, people: People | None = None,
+    weight: np.ndarray | None = None,
+) -> Pairs:  # fmt: skip
+    """What these answers teach, in documents (as `learned` takes them). MienError for a recording without one, and for one that is
+    none of this layout."""
 
     def encode(one: str) -> Any:
         if one not in documents:
@@ -128,19 +150,8 @@ def learned(
             )
         return documents[one]
 
-    person = None if people is None else lambda p: people.get((p.rater, p.pair), "")
-    weight = preferences.weights(sides.train) if weigh else None
-
-    def taught(side: Sequence[Preference], w: Any) -> Pairs:
-        return Pairs.of(preferences.trl_rows(side, encode, w, person).rows, layout)
-
-    # privately it may stop nothing that no held-out answer is decided
-    nothing = private and not any(map(preferences.teaches, sides.held_out))
-    train, test = taught(sides.train, weight), None if nothing else taught(sides.held_out, None)
-    return Learned(
-        train=train, held_out=test, quality=quality, shared=sides.shared, saw_real=saw_real,
-        tells=bool(train.private.any() or (test is not None and test.private.any())),
-    )  # fmt: skip
+    person = None if people is None else lambda p: people.get((p.rater, preferences.compared(p)), "")
+    return Pairs.of(preferences.trl_rows(side, encode, weight, person).rows, layout)
 
 
 def shown(said: Sequence[Preference]) -> list[Preference]:
@@ -160,10 +171,8 @@ def by_id(made: Samples, layout: Layout) -> dict[str, tuple[Any, Any]]:
     return {r.id: (d[:cut].tolist(), d[cut:].tolist()) for r, d in zip(made.recordings, made.documents, strict=True)}
 
 
-def from_file(
-    path: Path, adapter: str
-) -> tuple[list[Preference], dict[str, tuple[Any, Any]], dict[tuple[str, str], str], bool]:
-    """(answers, recording id -> (prompt, completion), (rater, pair) -> person, whether a rater saw real recordings beside).
+def from_file(path: Path, adapter: str) -> tuple[list[Preference], dict[str, tuple[Any, Any]], People, bool]:
+    """(answers, recording id -> (prompt, completion), whom answers tell of, whether a rater saw real recordings beside).
 
     path: JSONL of `preferences.write` or `mien feedback … export=pairs.jsonl`.
     MienError for answers about samples of another model than `adapter` (a run's hash) or about more than one cohort (whose
@@ -177,7 +186,7 @@ def from_file(
             " have this one's samples judged, or name the adapter that was"
         )
     documents: dict[str, tuple[Any, Any]] = {}
-    people: dict[tuple[str, str], str] = {}
+    people: People = {}
     saw_real, cohort = False, ""
     said_at: dict[str, int] = {}
     for n, row in preferences.rows(path):
@@ -199,13 +208,11 @@ def from_file(
                 )
             said_at.setdefault(one, n)
         if row.get("person"):
-            key, who = (
-                (str(row.get("rater") or row.get("rater_id")), str(row.get("pair_id") or row.get("pair"))),
-                str(row["person"]),
-            )
-            if people.setdefault(key, who) != who:
+            rater, who = str(row.get("rater") or row.get("rater_id")), str(row["person"])
+            if people.setdefault((rater, frozenset((row["a"], row["b"]))), who) != who:
                 raise MienError(
-                    f"{path}: two lines are one answer of {key[0]!r} about pair {key[1]}, and name two persons; keep one"
+                    f"{path}, line {n}: this and a line before it are one answer of {rater!r} about pair"
+                    f" {row.get('pair_id') or row.get('pair')}, and name two persons; keep one"
                 )
     return said, documents, people, saw_real
 

@@ -27,6 +27,7 @@ RATER = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}"
 )  # so that nobody is two raters by a blank or a letter that looks alike
 PSEUDONYM = "a pseudonym of letters, digits, . _ or -, at most 40"
+_TEACH = ("pair", "correction")  # kinds of answers that are neither checks nor said twice
 BROKEN = "broken:"  # so the id of a recording begins that was spoilt for a control pair
 ASPECTS = ("realism", "label_fit", "physiology", "cross_modal")
 _CODES: dict[str, int] = {"A": 0, "tie": 1, "B": 2, "both_bad": 3}
@@ -250,11 +251,11 @@ def _alphas(coincidences: np.ndarray, level: Level) -> np.ndarray:
 
 def first_answers(preferences: Iterable[Preference]) -> list[Preference]:
     """Ordinary pairs, each rater's first answer: repeats, controls and corrections judge something else."""
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, frozenset[str]]] = set()
     out = []
     for p in preferences:
-        if p.kind == "pair" and (p.rater, p.pair) not in seen:
-            seen.add((p.rater, p.pair))
+        if p.kind == "pair" and (p.rater, compared(p)) not in seen:
+            seen.add((p.rater, compared(p)))
             out.append(p)
     return out
 
@@ -265,19 +266,20 @@ def _named(p: Preference, first: str) -> Choice:
     return p.choice if p.a == first else swap.get(p.choice, p.choice)
 
 
-def _table(answers: Sequence[Preference]) -> tuple[np.ndarray, list[str], list[tuple[str, frozenset[str]]]]:
-    """(codes float64[raters, pairs], raters, pairs). A pair is what was compared, whatever it was called."""
+def _table(answers: Sequence[Preference]) -> tuple[np.ndarray, list[str], list[frozenset[str]]]:
+    """(codes float64[raters, pairs], raters, pairs)."""
     raters = sorted({p.rater for p in answers})
-    keys = sorted({_key(p) for p in answers}, key=lambda k: (k[0], sorted(k[1])))
+    keys = sorted({compared(p) for p in answers}, key=sorted)
     row, column = {r: i for i, r in enumerate(raters)}, {k: i for i, k in enumerate(keys)}
     table = np.full((len(raters), len(keys)), np.nan)
     for p in answers:
-        table[row[p.rater], column[_key(p)]] = _CODES[_named(p, min(p.a, p.b))]
+        table[row[p.rater], column[compared(p)]] = _CODES[_named(p, min(p.a, p.b))]
     return table, raters, keys
 
 
-def _key(p: Preference) -> tuple[str, frozenset[str]]:
-    return p.pair, frozenset((p.a, p.b))
+def compared(p: Preference) -> frozenset[str]:
+    """The two recordings: a pair is what was compared, whatever it was called and whichever stood first."""
+    return frozenset((p.a, p.b))
 
 
 # ---------------------------------------------------------------------------------------------------------- reliability
@@ -348,11 +350,11 @@ def quality(preferences: Sequence[Preference]) -> Quality:
     answers = first_answers(preferences)
     table, raters, keys = _table(answers)
     sharp = reliability(answers)
-    first = {(p.rater, _key(p)): p for p in answers}
+    first = {(p.rater, compared(p)): p for p in answers}
     out = []
     for rater in raters:
         mine = [p for p in preferences if p.rater == rater]
-        again = [(p, first[rater, _key(p)]) for p in mine if p.kind == "repeat" and (rater, _key(p)) in first]
+        again = [(p, first[rater, compared(p)]) for p in mine if p.kind == "repeat" and (rater, compared(p)) in first]
         control = [p for p in mine if p.kind == "control"]
         known = [p for p in control if p.a.startswith(BROKEN) != p.b.startswith(BROKEN)]
         decided = [p for p in mine if p.choice in ("A", "B") and p.kind != "correction"]  # no side of these was chosen
@@ -448,7 +450,7 @@ def trl_rows(
 
 def teaches(p: Preference) -> bool:
     """Whether an answer prefers one sample to another, and is neither a check nor said twice."""
-    return p.kind in ("pair", "correction") and p.choice in ("A", "B")
+    return p.kind in _TEACH and p.choice in ("A", "B")
 
 
 def require_public(preferences: Iterable[Preference], trainer: str = "this trainer") -> None:
@@ -468,7 +470,7 @@ def write(
     """JSONL, one answer a line, with every field of a Preference (pair as `pair_id`). With `encode` (`trl_rows`), the answers
     that teach (decided, of an ordinary pair or a correction) have TRL's `prompt`, `chosen` and `rejected` as well. The others
     have not, and are there because agreement is theirs too; TRL alone wants the lines that have `chosen`. saw_real: raters
-    who saw real recordings too (control pairs, say), which may not be in this file: their lines say so."""
+    who saw real recordings too (control pairs, say), which may not be in this file: their lines say so. Only its owner may read it."""
     lines = []
     for p in preferences:
         row: dict[str, Any] = {"pair_id": p.pair, **asdict(p)}
@@ -481,7 +483,7 @@ def write(
             (prompt, chosen), (_, rejected) = encode(better), encode(worse)
             row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **row}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_text(Path(path), "".join(lines))
+    write_text(Path(path), "".join(lines), private=True)
 
 
 def rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -509,21 +511,33 @@ def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
     """The answers of a JSONL file of `write`'s, or of another tool that names pair_id, a, b, rater and choice.
 
     MienError naming the line: no JSON, an unknown or missing key, a value that is none of the field's, a rater's name that is
-    no pseudonym, or not among `raters`, a pair of a recording with itself, a rater who said two things of one pair (a pair shown
-    again is of kind "repeat"); and for a file whose answers are all ties or both bad. A line that is there twice counts once, and
-    is private, or of somebody who was recognised, where either says so.
+    no pseudonym, or not among `raters`, a pair of a recording with itself, a rater who said two things of one pair, or of the same
+    two recordings under two names (a pair shown again is of kind "repeat"); and for a file whose answers are all ties or both bad.
+    An answer that is there twice counts once, and is private, or of somebody who was recognised, where either says so.
     """
-    out: dict[tuple[str, ...], tuple[int, Preference]] = {}
+    return [p for _, p in numbered(path, raters)]
+
+
+def numbered(path: Path, raters: Collection[str] | None = None) -> list[tuple[int, Preference]]:
+    """`read`, each answer with the number of its (first) line."""
+    out: dict[tuple[Any, ...], tuple[int, Preference]] = {}
+    named: dict[tuple[str, ...], tuple[Any, ...]] = {}  # an answer by its pair's name -> its key in `out`
     for n, row in rows(path):
         p = _answer(row, f"{path}, line {n}")
         if raters is not None and p.rater not in raters:
             raise MienError(f"{path}, line {n}: {p.rater!r} is none of this study's raters")
-        key = (p.rater, p.pair, p.kind, *((p.at, str(p.seconds)) if p.kind == "repeat" else ()))
+        # what teaches is one answer by whatever name, or a rater could outvote themselves; checks may show two recordings again
+        said = ("teaches",) if p.kind in _TEACH else (p.kind, p.pair)
+        once = (p.rater, compared(p), *said, *((p.at, str(p.seconds)) if p.kind == "repeat" else ()))
+        name = (p.rater, p.pair, p.kind, *((p.at, str(p.seconds)) if p.kind == "repeat" else ()))
+        first = named.setdefault(name, once)
+        key = once if once in out else first
         if key in out:
             at, before = out[key]
-            if before.choice != _named(p, before.a) or {before.a, before.b} != {p.a, p.b}:
+            if before.choice != _named(p, before.a) or compared(before) != compared(p):
+                called = "" if before.pair == p.pair else f", which it calls {before.pair}"
                 raise MienError(
-                    f"{path}, line {n}: {p.rater!r} says {p.choice} of pair {p.pair}, and line {at} something else;"
+                    f"{path}, line {n}: {p.rater!r} says {p.choice} of pair {p.pair}, and line {at} something else{called};"
                     ' keep the one that holds (an answer to a pair shown again is of kind "repeat")'
                 )
             if None not in (before.recognised, p.recognised) and before.recognised != p.recognised:
@@ -536,8 +550,8 @@ def read(path: Path, raters: Collection[str] | None = None) -> list[Preference]:
             )
             continue
         out[key] = n, p
-    found = [p for _, p in out.values()]
-    if not any(p.choice in ("A", "B") for p in found):
+    found = list(out.values())
+    if not any(p.choice in ("A", "B") for _, p in found):
         raise MienError(f"{path}: {len(found)} answers, and none prefers one recording to another")
     return found
 

@@ -17,8 +17,9 @@ from ..core.errors import MienError
 from ..core.intervals import Interval, over_persons
 from ..core.results import Report, Result
 from ..core.runs import Run, keyed
-from ..core.verbs import PLAIN, UNCOVERED
+from ..core.verbs import GOES_ON, PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
+from ..generation.layout import Layout
 from ..generation.vocabulary import EOS, PAD, RELATIONS
 from ..privacy.plan import PrivacySpec
 from . import beside, crossed, decoded, experts, judged, pairs, preferences
@@ -103,12 +104,18 @@ class Asked(Section):
                 f"cannot read the preferences {self.preferences}: {error.strerror}; `mien feedback … export=pairs.jsonl` writes them"
             ) from None
 
-    def heard(self, adapter: str, persons: Collection[str], seed: int) -> None:
+    @property
+    def stopped(self) -> str:
+        """What is to be said where somebody stops this, for nothing but private training keeps its steps."""
+        again = "the same command begins again with the first round, for only private training keeps its steps"
+        return f"stopped; {again}" if self.privacy is None else GOES_ON
+
+    def heard(self, adapter: str, persons: Collection[str], seed: int, layout: Layout) -> None:
         """MienError for answers that may not be learned from, or not under this `privacy:`: refused here, they cost no sample and
-        no likelihood. adapter: whose samples they are to be about; persons: whom it was trained on."""
+        no likelihood. adapter: whose samples they are to be about; persons: whom it was trained on; layout: of its documents."""
         rater, person = [f"simulated-{i + 1}" for i in range(self.simulate.raters)], [""] * self.simulate.raters
         if self.preferences is not None:
-            said, _, people, _ = judged.from_file(Path(self.preferences), adapter)
+            said, documents, people, _ = judged.from_file(Path(self.preferences), adapter)
             if self.privacy is None:
                 taught = [p for p in judged.shown(said) if preferences.teaches(p)]
                 preferences.require_public(taught, f"`method: {self.method}` without a `privacy:` section")
@@ -118,9 +125,13 @@ class Asked(Section):
                     f"{self.preferences}: answers tell of {console.count(len(strangers), 'person')} whom this adapter was not trained on,"
                     " so that privacy.unit: person would charge and protect nobody; correct `person`, or leave these answers out"
                 )
+            judged.taught(judged.shown(said), documents, layout)
             sides = preferences.split(judged.shown(said), self.held_out, seed, alone=self.privacy is not None)
             taught = [p for p in sides.train if preferences.teaches(p)]
-            rater, person = [p.rater for p in taught], [people.get((p.rater, p.pair), "") for p in taught]
+            rater, person = (
+                [p.rater for p in taught],
+                [people.get((p.rater, preferences.compared(p)), "") for p in taught],
+            )
         if self.privacy is not None:
             self.privacy.plan(n=len({*dpo_.whose(self.privacy.unit, rater, person)}), steps=self.dpo.steps)
 
@@ -209,7 +220,7 @@ class Rounds:
 
     def _heard(self, k: int) -> Learned:
         a, o = self.asked, self.opened
-        people: dict[tuple[str, str], str] | None = None
+        people: judged.People | None = None
         saw_real = False
         if a.preferences is not None:
             said, documents, people, saw_real = judged.from_file(Path(a.preferences), o.fingerprint)
@@ -379,8 +390,15 @@ class Rounds:
             guarantee != PLAIN and self.asked.method != "reward"
         ):  # coverage and the attack look at the recordings themselves
             caveats.append(UNCOVERED)
-        missing = ("Leakage by any attack but one: run `mien attack` on this run and on the adapter it began with.",)
+        missing = ["Leakage by any attack but one: run `mien attack` on this run and on the adapter it began with."]
+        if self.asked.method == "reward":
+            missing = ["What the reward gives away of whose answers it was learned from: no attack looks at it."]
+        elif self.asked.preferences is not None:
+            missing.insert(
+                0,
+                "Whether new samples please more: nobody judged them. Sample from this run, and ask with `mien feedback`.",
+            )
         return Report(
             verb="align", guarantee=guarantee, caveats=tuple(dict.fromkeys(caveats)), results=tuple(self.results),
-            restrictions=adapter.restrictions, not_measured=missing, **about,
+            restrictions=adapter.restrictions, not_measured=tuple(missing), **about,
         )  # fmt: skip

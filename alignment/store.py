@@ -225,8 +225,17 @@ class Store:
         self.close()
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is stored inside is stored whole, or not at all."""
+        with self._writing():
+            yield
+
+    @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            if self._db.in_transaction:  # of `together`, by this thread
+                yield self._db
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db

@@ -25,6 +25,16 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 File = Annotated[str, AfterValidator(lambda name: str(Path(name).expanduser()))]  # no shell sees `~` behind a key
 
 
+def _placed(name: str) -> str:
+    folder = Path(name).expanduser().parent
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; make it first")
+    return str(Path(name).expanduser())
+
+
+NewFile = Annotated[str, AfterValidator(_placed)]  # a file to write, so that nobody waits for what has no place
+
+
 class Section(BaseModel):
     """A part of a recipe: frozen, and no key is ignored."""
 

@@ -57,12 +57,13 @@ def code_version() -> str:
     return f"{__version__}+{digest.hexdigest()[:12]}"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: beside its place, flushed to disk, renamed. Also from several threads at once."""
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a whole file or nothing: beside its place, flushed to disk, renamed. Also from several threads at once. private: nobody
+    but its owner may ever read it (mode 0600)."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
-        with open(part, "w", encoding="utf-8") as f:
+        with open(part, "w", encoding="utf-8", opener=_owners if private else None) as f:
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
@@ -70,6 +71,10 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _owners(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager
@@ -127,11 +132,13 @@ class Run:
         fresh: bool = False,
         main: bool = True,
         wait: Any = None,
+        again: str = "reused (--fresh reruns it)",
     ) -> Run:
         """Find or make the folder for this recipe and these inputs.
 
         inputs: name -> fingerprint of everything read (cohort, adapter run …). fresh: forget an earlier result.
-        main / wait: under several processes only the main one writes; the others pass main=False and a barrier.
+        main / wait: under several processes only the main one writes; the others pass main=False and a barrier. again: what
+        becomes of a run that is finished, in words.
         """
         asked = {
             "verb": verb,
@@ -153,9 +160,7 @@ class Run:
             if status == "finished":
                 run.reused = True
                 run._now()  # asked for last: what the next verb takes as the newest
-                console.say(
-                    f"{run.name}: finished earlier with the same recipe, code and inputs; reused (--fresh reruns it)"
-                )
+                console.say(f"{run.name}: finished earlier with the same recipe, code and inputs; {again}")
             else:
                 if status is not None:
                     console.say(f"{run.name}: continuing an unfinished run")

@@ -26,6 +26,8 @@ R = TypeVar("R", bound="Recipe")
 
 PLAIN = "none (plain training, ε = ∞): nothing bounds what this adapter and its output reveal about a person"
 
+GOES_ON = "stopped; run the same command again to continue where it was"
+
 UNCOVERED = (
     "The figures on this page were computed from the recordings themselves, those of the training persons among them:"
     " ε covers the adapter and what is sampled from it, not this page."
@@ -99,13 +101,21 @@ def arguments(verb: str, what: str, model: type[R], argv: Sequence[str] | None) 
     if "profile" in model.model_fields:
         choices = get_args(model.model_fields["profile"].annotation)
         parser.add_argument("--profile", choices=choices, help="the same as profile=NAME")
+    if "rounds" in model.model_fields:
+        parser.add_argument("--rounds", type=int, metavar="N", help="the same as rounds=N")
+    if "simulate" in model.model_fields and model.model_fields["simulate"].default is None:
+        parser.add_argument(
+            "--simulate", action="store_true", help="the same as simulate={}: the usual simulated experts"
+        )
     if "sampling" in model.model_fields:
         parser.add_argument("--num-per-label", type=int, metavar="N", help="the same as sampling.per_label=N")
     args = parser.parse_intermixed_args(argv)
     extra = [] if args.seed is None else [f"seed={args.seed}"]
     extra += [f"profile={args.profile}"] if getattr(args, "profile", None) else []
-    many = getattr(args, "num_per_label", None)
-    extra += [] if many is None else [f"sampling.per_label={many}"]
+    extra += ["simulate={}"] if getattr(args, "simulate", False) else []
+    for option, key in (("rounds", "rounds"), ("num_per_label", "sampling.per_label")):
+        n = getattr(args, option, None)
+        extra += [] if n is None else [f"{key}={n}"]
     raw = config.read(args.recipe, [*args.overrides, *extra])
     try:
         return config.parse(model, raw, str(args.recipe)), args.fresh
@@ -147,10 +157,10 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
     except MienError as error:
         console.fail(str(error))
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         # CPython notes an interrupted exec() of a string, and `python -m` then dies of SIGINT whatever its exit code: note another
         exec("")
-        console.fail("stopped; run the same command again to continue where it was")
+        console.fail(str(stop) or GOES_ON)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -165,6 +175,15 @@ def guard(main: Callable[..., int | None], *args: Any) -> int:
             console.fail(cause)
             return 2
         raise
+
+
+@contextlib.contextmanager
+def stopped(said: str) -> Iterator[None]:
+    """What `guard` says where the block is interrupted, in the place of `GOES_ON`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(said) from None
 
 
 @contextlib.contextmanager
@@ -206,11 +225,17 @@ def full_disk(error: BaseException | None) -> bool:
 
 
 def public(value: Any) -> Any:
-    """A recipe as it may be shown outside: local paths lose their folders."""
+    """A recipe as it may be shown outside: local paths lose their folders, and a file of what persons said its name, which may be
+    theirs."""
     if isinstance(value, dict):
-        return {k: public(v) for k, v in value.items()}
+        return {k: "a file" if k == "preferences" and v is not None else public(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [public(v) for v in value]
-    if isinstance(value, str) and os.path.isabs(os.path.expanduser(value)):
+    if isinstance(value, str) and _local(os.path.expanduser(value)):
         return f"…/{Path(value).name}"
     return value
+
+
+def _local(name: str) -> bool:
+    """A path of this machine's; hubs' `owner/model` is none, and a shipped recipe is everybody's."""
+    return os.path.isabs(name) or (os.sep in name and not name.startswith("recipes/") and os.path.exists(name))

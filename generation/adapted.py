@@ -235,8 +235,16 @@ def rows_to_train(layout: Layout, backbone: CausalBackbone) -> list[int]:
 
 
 def layout_of(folder: Path) -> Layout:
-    """The layout of an adapt or align run; a local folder, whose place the release does not say, is where its recipe says."""
-    recipe = runs.asked(folder)["config"]
+    """The layout of an adapt or align run; a local folder, whose place the release does not say, is where its recipe says. MienError
+    for a run of another verb, or one that made nothing that writes recordings as tokens."""
+    asked = runs.asked(folder)
+    recipe = asked["config"]
+    if asked["verb"] not in ("adapt", "align"):
+        raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt or align")
+    if recipe.get("represent") or recipe.get("autoencoder"):
+        raise MienError(f"{folder.name} represents recordings and has no model that writes them as tokens")
+    if not (folder / "release" / "adapter").is_dir():
+        raise MienError(f"{folder.name} made a reward alone, and no adapter; name the adapter it began with")
     return Layout.read(folder / "release" / "adapter" / "layout.json", [*recipe["codecs"], recipe["codec"]])
 
 
@@ -252,12 +260,7 @@ def open_adapted(folder: Path) -> Adapted:
     was trained on."""
     import torch
 
-    asked = runs.asked(folder)
-    if asked["verb"] not in ("adapt", "align"):
-        raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt or align")
-    if asked["config"].get("represent") or asked["config"].get("autoencoder"):
-        raise MienError(f"{folder.name} represents recordings and has no model that writes them as tokens")
-    layout = layout_of(folder)
+    asked, layout = runs.asked(folder), layout_of(folder)
     section, eyes = Plugin(**asked["config"]["backbone"]), None
     llava.require_kept(section, folder.name)
     if section.options.get("binder") is not None:

@@ -18,7 +18,7 @@ from mien.data.load import ledger_source, open_cohort, require_consent
 from mien.evaluation import kept
 from mien.evaluation.report import training as pages
 from mien.generation import likelihood
-from mien.generation.adapted import open_adapted
+from mien.generation.adapted import layout_of, open_adapted
 from mien.generation.tokens import Documents
 
 MOST = 800  # windows that the second look at leakage takes, of all persons
@@ -43,10 +43,10 @@ def main(argv: list[str] | None = None) -> int:
         cohort, left_out = open_cohort(section, "alignment")
     require_consent(section, split.train, "alignment")
     inputs = {**asked["inputs"], **recipe.inputs(asked["config"]), "adapter": runs.fingerprint(source)}
-    recipe.heard(inputs["adapter"], split.train, recipe.seed)
+    recipe.heard(inputs["adapter"], split.train, recipe.seed, layout_of(source))
     told = {**asked["config"], "study": recipe.study, "align": recipe.model_dump(mode="json")}
     run = runs.Run.start("align", recipe.study, told, inputs, fresh=fresh, main=main, wait=everyone)
-    with run:
+    with run, verbs.stopped(recipe.stopped):
         if not run.reused:
             opened = open_adapted(source)
             model, layout, base = opened.model, opened.layout, opened.backbone

@@ -36,7 +36,7 @@ class Feedback(verbs.Recipe):
     port: int = Field(default=8765, ge=0, lt=65536)
     names: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
-    export: config.File | None = None
+    export: config.NewFile | None = None
     taken: config.File | None = Field(default=None, alias="import")
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     inputs = {"synthetic": runs.fingerprint(release), "adapter": adapter}
     asked = recipe.model_dump(mode="json", exclude=CALL)
     src = source.Source(cohort, real(recipe, adapter))
-    with runs.Run.start("feedback", recipe.study, asked, inputs) as run:
+    with runs.Run.start("feedback", recipe.study, asked, inputs, again="goes on, every answer is kept") as run:
         calls.carry_over(run)
         with Store.create(run.private / calls.FILE, **about) as store:
             store.elsewhere = calls.recognised(cohort.fingerprint)

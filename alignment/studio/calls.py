@@ -58,6 +58,21 @@ def recognised(cohort: str) -> frozenset[str]:
     return frozenset(out)
 
 
+def elsewhere(store: Store) -> str:
+    """Which other studies of a cohort have answers, in words: a key more or less in the recipe is another study."""
+    found = []
+    for file in sorted(runs_home().glob(f"feedback-*/private/{FILE}")):
+        with Store.open(file) as other:
+            n = len(other.standing()) if other.cohort == store.cohort and not file.samefile(store.path) else 0
+        if n:
+            simulated = runs.asked(file.parent.parent)["config"].get("simulate") is not None
+            by = " of simulated experts, with simulate=…" if simulated else ""
+            found.append(f"{file.parent.parent.name} ({console.count(n, 'answer')}{by})")
+    if not found:
+        return "nor has any other study of this cohort"
+    return f"there are answers in {', '.join(found)}: give the same keys as there, for others are another study"
+
+
 def invite(host: str, port: int, raters: Sequence[str], tokens: Mapping[str, str], names: Sequence[str] = ()) -> None:
     """Print each rater's link. A token is told once; afterwards only its hash is known."""
     local = host in ("127.0.0.1", "localhost", "::1")
@@ -121,9 +136,14 @@ def write_report(run: runs.Run, store: Store, card: CohortCard, config: Mapping[
 
 def write_advice(study: Study, path: Path) -> None:
     """What raters said of recordings one by one, as JSONL: a recording a line, with what each rater's rating, regions,
-    corrections and instructions are. Of control pairs and of whom somebody recognised, nothing."""
+    corrections and instructions are. Of control pairs and of whom somebody recognised, nothing. Only its owner may read the file.
+    MienError where there is none."""
     pairs, found = {p.id: p for p in study.store.pairs()}, dict[str, dict[str, Any]]()
     told = study.store.told()
+    if not told:
+        raise MienError(
+            f"export: nobody has said anything of a single recording in this study; {elsewhere(study.store)}"
+        )
     for d in told:
         pair, one = pairs[d.advice.pair], d.advice.recording
         row = found.setdefault(
@@ -132,13 +152,14 @@ def write_advice(study: Study, path: Path) -> None:
         )  # fmt: skip
         row[f"{d.advice.kind}s"].append({"rater": d.rater, "pair": pair.id, "at": d.at, **d.advice.body})
         row["private"] |= pair.private
-    runs.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.values()))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.values())
+    runs.write_text(path, text, private=True)
     console.say(f"{len(told)} pieces of advice about {console.count(len(found), 'recording')}: {path}")
 
 
 def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str, np.ndarray]) -> None:
     """The answers as JSONL, with TRL's columns where one teaches; real recordings are not named. documents: of recordings, as
-    they were sampled (`source.tokens`)."""
+    they were sampled (`source.tokens`). MienError where there is no answer to write."""
     encode, every = source.tokens(layout, study, documents), study.store.preferences()
 
     def fits(p: preferences.Preference) -> bool:
@@ -153,6 +174,8 @@ def write_pairs(study: Study, path: Path, layout: Layout, documents: Mapping[str
     if len(kept) < len(shown):
         left = console.count(len(shown) - len(kept), "answer")
         console.say(f"{left} left out: in the adapter's tokens both recordings are the same, or one is none")
+    if not kept:
+        raise MienError(f"export: this study has no answer to write; {elsewhere(study.store)}")
     # whoever has a seat may have seen a real recording, and taken the answer back
     saw_real = study.store.raters() if any(map(judged.shows_real, study.store.pairs())) else ()
     preferences.write(path, kept, encode, saw_real)

@@ -26,8 +26,7 @@ def write_pages(study: Study, raters: Sequence[str], path: Path) -> list[Path]:
     read them."""
     files = [path if len(raters) == 1 else path.with_name(f"{path.stem}-{r}{path.suffix}") for r in raters]
     for rater, file in zip(raters, files, strict=True):
-        write_text(file, page_for(study, rater))
-        file.chmod(0o600)
+        write_text(file, page_for(study, rater), private=True)
     return files
 
 
@@ -62,72 +61,76 @@ def take(study: Study, path: Path) -> dict[str, int]:
     many of each kind there were.
 
     Every line may be taken any number of times. An answer that is older than what the rater said of the pair since, here or
-    elsewhere, or took back, is left out. MienError naming the first line that is refused; those before it stay.
+    elsewhere, or took back, is left out. MienError naming the first line that is refused; then nothing of the file is stored.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise MienError(f"cannot read the answers {path}: {error}") from None
-    desks: dict[str, Desk] = {}
-    counts: Counter[str] = Counter()
-    older: set[tuple[str, str]] = set()
+    said: list[tuple[int, Any]] = []
     for n, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if isinstance(row, Mapping) and row.keys() & {"pair_id", "chosen"}:
-                return _preferences(study, path)
-            counts[_take(study, desks, row, older)] += 1
-        except (ValueError, RecursionError):
-            raise MienError(f"{path}, line {n}: not JSON; the lines before it are stored") from None
-        except Refused as error:
-            raise MienError(f"{path}, line {n}: {error}; the lines before it are stored") from None
+        if line.strip():
+            try:
+                said.append((n, json.loads(line)))
+            except (ValueError, RecursionError):
+                raise MienError(f"{path}, line {n}: not JSON; nothing of the file is stored") from None
+    answers = any(isinstance(row, Mapping) and row.keys() & {"pair_id", "chosen"} for _, row in said)
+    desks: dict[str, Desk] = {}
+    older: set[tuple[str, str]] = set()
+    saw_real = {
+        str(r.get("rater") or r.get("rater_id")) for _, r in said if isinstance(r, Mapping) and r.get("saw_real")
+    }
+    counts: Counter[str] = Counter()
+    rows = preferences.numbered(path, raters=study.store.raters()) if answers else said
+    with study.store.together():
+        for n, row in rows:
+            try:
+                counts.update(_preference(study, row, saw_real) if answers else [_take(study, desks, row, older)])
+            except Refused as error:
+                raise MienError(f"{path}, line {n}: {error}; nothing of the file is stored") from None
     return dict(counts)
 
 
-def _preferences(study: Study, path: Path) -> dict[str, int]:
-    """Answers about the study's own pairs; a pair that it does not have is added where both recordings are there."""
-    store, counts = study.store, Counter[str]()
+def _preference(study: Study, p: Preference, saw_real: Collection[str]) -> list[str]:
+    """Store an answer about one of the study's own pairs; a pair that it does not have is added where both recordings are there.
+    Returns what was stored."""
+    store = study.store
     mine = {"cohort": store.cohort, "model": store.model}
-    saw_real = {str(r.get("rater") or r.get("rater_id")) for _, r in preferences.rows(path) if r.get("saw_real")}
-    for p in preferences.read(path, raters=store.raters()):
-        if p.kind == "correction":
-            counts["left out (a correction is made in the studio)"] += 1
-            continue
-        if (p.cohort or store.cohort, p.model or store.model) != (store.cohort, store.model):
-            raise Refused(f"{path}: pair {p.pair} is about another cohort or another model")
-        pair = _pair(p, store.pairs(), study)
-        if p.private and not pair.private:
-            raise Refused(
-                f"{path}: the answer about pair {p.pair} is private (it tells something of recorded persons), and in this study"
-                " such answers are for every trainer; take them into a study of its own with private=true"
-            )
-        if p.rater in saw_real and not any(map(judged.shows_real, store.pairs())):
-            raise Refused(
-                f"{path}: {p.rater} saw real recordings, which this study, without a real control pair, would not say again: give"
-                " the file itself to `mien align`"
-            )
-        store.add([pair], **mine)
-        swap: dict[Choice, Choice] = {} if pair.a == p.a else {"A": "B", "B": "A"}
-        aspects: dict[str, Choice] = {k: swap.get(v, v) for k, v in p.aspects.items()}
-        said = Answer(
-            pair=pair.id, nonce=hashlib.sha256(repr(p).encode()).hexdigest()[:32], choice=swap.get(p.choice, p.choice),
-            side=p.side if not swap else ("b" if p.side == "a" else "a"), confidence=p.confidence, aspects=aspects,
-            comment=p.comment, seconds=p.seconds,
-        )  # fmt: skip
-        if _late(store, p.rater, said.pair, said.nonce, p.at):
-            counts[LATE] += 1
-        else:
-            store.answer(p.rater, said, **mine, at=p.at)
-            counts["answer"] += 1
-        if p.recognised is not None:
-            if p.recognised not in (pair.a, pair.b):
-                raise Refused(f"{path}: pair {p.pair}: what was recognised is none of its recordings")
-            seen = Advice(pair=pair.id, recording=p.recognised, nonce=said.nonce, kind="recognise")
-            store.advise(p.rater, seen, **mine, at=p.at)
-            counts["recognised"] += 1
-    return dict(counts)
+    if p.kind == "correction":
+        return ["left out (a correction is made in the studio)"]
+    if (p.cohort or store.cohort, p.model or store.model) != (store.cohort, store.model):
+        raise Refused(f"pair {p.pair} is about another cohort or another model")
+    pairs = store.pairs()
+    pair = _pair(p, pairs, study)
+    if p.private and not pair.private:
+        raise Refused(
+            f"the answer about pair {p.pair} is private (it tells something of recorded persons), and in this study"
+            " such answers are for every trainer; take them into a study of its own with private=true"
+        )
+    if p.rater in saw_real and not any(map(judged.shows_real, pairs)):
+        raise Refused(
+            f"{p.rater} saw real recordings, which this study, without a real control pair, would not say again: give"
+            " the file itself to `mien align`"
+        )
+    store.add([pair], **mine)
+    swap: dict[Choice, Choice] = {} if pair.a == p.a else {"A": "B", "B": "A"}
+    aspects: dict[str, Choice] = {k: swap.get(v, v) for k, v in p.aspects.items()}
+    said = Answer(
+        pair=pair.id, nonce=hashlib.sha256(repr(p).encode()).hexdigest()[:32], choice=swap.get(p.choice, p.choice),
+        side=p.side if not swap else ("b" if p.side == "a" else "a"), confidence=p.confidence, aspects=aspects,
+        comment=p.comment, seconds=p.seconds,
+    )  # fmt: skip
+    late = _late(store, p.rater, said.pair, said.nonce, p.at)
+    if not late:
+        store.answer(p.rater, said, **mine, at=p.at)
+    done = [LATE if late else "answer"]
+    if p.recognised is not None:
+        if p.recognised not in (pair.a, pair.b):
+            raise Refused(f"pair {p.pair}: what was recognised is none of its recordings")
+        seen = Advice(pair=pair.id, recording=p.recognised, nonce=said.nonce, kind="recognise")
+        store.advise(p.rater, seen, **mine, at=p.at)
+        done.append("recognised")
+    return done
 
 
 def _late(store: Store, rater: str, pair: str, nonce: str, at: str) -> bool:
@@ -144,6 +147,11 @@ def _pair(p: Preference, pairs: Collection[Pair], study: Study) -> Pair:
         if (known.again or known.id) == p.pair and known.kind == p.kind:
             if {known.a, known.b} != {p.a, p.b}:
                 raise Refused(f"pair {p.pair} is of other recordings in this study")
+            return known
+    for (
+        known
+    ) in pairs:  # the same two recordings are one pair, whatever a file calls it: nobody is asked, or counts, twice
+        if known.kind == p.kind and {known.a, known.b} == {p.a, p.b}:
             return known
     for r in (p.a, p.b):
         try:

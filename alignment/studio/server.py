@@ -426,8 +426,15 @@ async def _body(request: Request) -> bytes | None:
 
 
 def names(host: str, port: int, more: Sequence[str] = ()) -> list[str]:
-    """The names under which a server at host and port is asked for; more: of a proxy in front of it."""
-    here = host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::")
+    """The names under which a server at host and port is asked for; more: of a proxy in front of it. MienError where nobody
+    could ask for it: every address of a machine is no name of it."""
+    everywhere = host in ("", "0", "0.0.0.0", "::")
+    if everywhere and not more:
+        raise MienError(
+            f"host: {host or 'nothing'!r} stands for every address of this machine, and a link needs one: give the address that raters"
+            " reach (host=192.168.1.20), or the name of the proxy in front (names='[studio.example.org]')"
+        )
+    here = everywhere or host in ("127.0.0.1", "localhost", "::1")
     own = ["127.0.0.1", "localhost", "[::1]"] if here else [f"[{host}]" if ":" in host else host]
     return [f"{h}:{port}" for h in own] + list(more)
 
@@ -439,6 +446,7 @@ def serve(
     """Serve until SIGINT or SIGTERM. port 0: a free one; ready: told the port before the first request is taken."""
     import uvicorn
 
+    names(host, port, more)  # refused before anybody is let in
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

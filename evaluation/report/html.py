@@ -181,10 +181,10 @@ def _page(
             if training is None
             else "is for <code>mien attack</code> to find out"
         )
-        parts.append(
-            "<div class='banner'><b>No privacy guarantee (ε = ∞).</b> This adapter was trained without differential"
-            f" privacy. What it leaks {leaks}; nothing bounds it.</div>"
-        )
+        said = f"This adapter was trained without differential privacy. What it leaks {leaks}; nothing bounds it."
+        if _reward(report):
+            said = "The adapter whose samples were judged was trained without differential privacy: nothing bounds what they leak."
+        parts.append(f"<div class='banner'><b>No privacy guarantee (ε = ∞).</b> {said}</div>")
     else:
         parts.append(f"<p>Guarantee: {e(report.guarantee)}</p>")
     bound = [x for x in RESTRICTIONS if any(x in r.restrictions for r in every)]
@@ -323,5 +323,12 @@ def _name(r: Result) -> str:
     return f"{r.metric}, per {r.unit}" if not r.higher_is_better and r.unit != "window" else r.metric
 
 
+def _reward(report: Report) -> bool:
+    """Whether an alignment made a reward alone, and no adapter."""
+    return report.verb == "align" and report.config.get("align", {}).get("method") == "reward"
+
+
 def _title(report: Report) -> str:
+    if _reward(report):
+        return "Reward"
     return "Representation" if report.config.get("represented") else TITLES.get(report.verb, report.verb)

@@ -8,8 +8,10 @@ recording is looked at. Simulated recordings are nobody's, so that pretraining h
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,12 +106,19 @@ def aligned(run: runs.Run, report: Report, plan: Any, cohort: Cohort) -> None:
     }
     then = []
     if asked.get("method") != "reward":
-        made, study, began = {"adapter": run.name}, report.study, str(asked.get("adapter"))
+        made, study, began = (
+            {"adapter": run.name},
+            report.study,
+            _began(run.inputs["adapter"], str(asked.get("adapter"))),
+        )
         then = [
             ("synthetic recordings from it", _command("generate", study, began, **made)),
             ("who was in the training data", _command("attack", study, began, **made, synthetic=f"generate-{study}")),
         ]
-    summary = f"An adapter went on from {asked.get('adapter')}, by what was preferred among its own samples."
+    source = asked.get("adapter")
+    summary = f"An adapter went on from {source}, by what was preferred among its own samples."
+    if asked.get("method") == "reward":
+        summary = f"A reward was learned of what was preferred among samples of {source}, which stays as it is."
     report = report.model_copy(update={"summary": summary})
     one = next(iter(logs.values())) if len(logs) == 1 else ()
     extra = [p for name, log in logs.items() for p in _losses(log, "" if one else f" ({name})")]
@@ -249,6 +258,19 @@ def _drawn(log: Log, plan: Any) -> dict[str, str]:
 # --- the next command -----------------------------------------------------------------------------------------------------
 def _recipes(verb: str) -> Iterable[tuple[str, dict[str, Any]]]:
     return ((command, config.read(file)) for command, file in config.commands(verb))
+
+
+def _began(digest: str, name: str) -> str:
+    """The adapt run that a chain of alignments began with, as shipped recipes name it. digest, name: of the last adapter."""
+    try:
+        asked = runs.asked(runs.by_hash(digest))
+    except MienError:  # gone: its name says what it can
+        return re.sub("-[0-9a-f]{10}$", "", Path(name).name)
+    return (
+        f"adapt-{asked['study']}"
+        if asked["verb"] == "adapt"
+        else _began(asked["inputs"]["adapter"], asked["config"]["adapter"])
+    )
 
 
 def _command(verb: str, study: str, began: str | None = None, **keys: str) -> str:

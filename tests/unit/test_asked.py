@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
+from mien.alignment import experts
 from mien.backbones import tiny
 from mien.core import config, verbs
 from mien.core.config import Plugin
@@ -20,6 +22,8 @@ from mien.generation.layout import Layout
 from mien.generation.sample import Sampling
 from mien.generation.tokens import Condition, Written
 from mien.recipes.adapt import Adapt
+from mien.recipes.align import Align
+from mien.recipes.feedback import Feedback
 from mien.recipes.generate import Generate
 from mien.recipes.pretrain import Speaking
 
@@ -85,6 +89,23 @@ def test_so_many_of_each_label_by_their_option(tmp_path):
     (tmp_path / "generate.yaml").write_text("study: toy\nadapter: adapt-toy\nsampling: {batch: 4}\n")
     recipe, _ = verbs.arguments("generate", "", Generate, [str(tmp_path / "generate.yaml"), "--num-per-label", "7"])
     assert (recipe.sampling.per_label, recipe.sampling.batch) == (7, 4)
+
+
+@pytest.mark.parametrize(
+    ("verb", "model", "raw", "option", "key", "value"),
+    [
+        ("align", Align, {"adapter": "adapt-toy"}, ["--rounds", "3"], "rounds", 3),
+        ("feedback", Feedback, {"synthetic": "generate-toy"}, ["--simulate"], "simulate", experts.Config()),
+    ],
+)
+def test_keys_that_are_asked_for_as_options(tmp_path, capsys, verb, model, raw, option, key, value):
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump({"study": "toy", **raw}))
+    recipe, _ = verbs.arguments(verb, "", model, [str(tmp_path / "toy.yaml"), *option])
+    assert getattr(recipe, key) == value
+    assert getattr(verbs.arguments(verb, "", model, [str(tmp_path / "toy.yaml")])[0], key) != value
+    with pytest.raises(SystemExit):
+        verbs.arguments(verb, "", model, ["--help"])
+    assert option[0] in capsys.readouterr().out
 
 
 def test_a_private_cohort_is_said_to_be_private_on_purpose(tmp_path):

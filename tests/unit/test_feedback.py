@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from mien.alignment import credit
+from mien.alignment import credit, preferences
+from mien.alignment.preferences import Preference
 from mien.alignment.store import Advice, Answer, Pair, Store
 from mien.alignment.studio import calls, server, shown, source
 from mien.core import runs
@@ -114,6 +115,7 @@ def test_what_is_said_of_one_recording_is_exported_and_counted(toy):
             "ann", store.answer("ann", Answer(pair=pairs["undone"].id, nonce="nonce-answer", choice="A"), **mine)
         )
     toy.call("export=advice.jsonl", study="rated")
+    assert (toy.home / "advice.jsonl").stat().st_mode & 0o777 == 0o600
     (row,) = map(json.loads, (toy.home / "advice.jsonl").read_text().splitlines())
     assert (row["recording"], row["label"]) == (first.a, first.label)
     assert [(x["rater"], x["value"]) for x in row["ratings"]] == [("ann", 4), ("bob", 1)]
@@ -148,6 +150,42 @@ def test_more_pairs_go_on_with_the_same_study(toy, choose, capsys):
     assert toy.call("export=page.html", study="more", pairs=3, choose=choose) not in (first, second)  # not fewer
     with answers(runs.find("feedback-more", "feedback")) as store:
         assert store.standing() == []
+
+
+def test_an_empty_export_names_the_studies_that_have_answers(toy):
+    """A key more or less is another study, and so an empty one."""
+    with pytest.raises(MienError, match="nor has any other study"):
+        toy.call("export=advice.jsonl", study="empty")
+    full = toy.call(study="full", simulate={})
+    with pytest.raises(MienError, match=rf"there are answers in {full.name} \(\d+ answers of simulated experts"):
+        toy.call("export=advice.jsonl", study="full")
+    assert not (toy.home / "advice.jsonl").exists()
+
+
+def test_no_empty_file_of_answers_is_written(sampled, corrections, home):
+    layout, documents, _ = sampled
+    with pytest.raises(MienError, match="no answer to write; nor has any other"):
+        calls.write_pairs(corrections[0], home / "pairs.jsonl", layout, documents)
+    assert not (home / "pairs.jsonl").exists()
+
+
+def test_what_is_exported_is_its_owners_alone(tmp_path):
+    said = [Preference(pair="p", a="x", b="y", rater="ann", choice="A")]
+    preferences.write(tmp_path / "pairs.jsonl", said)
+    assert (tmp_path / "pairs.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_export_without_a_place_is_refused_at_once(toy):
+    with pytest.raises(MienError, match="export: there is no folder there; make it first"):
+        toy.call("export=there/pairs.jsonl")
+
+
+def test_a_study_that_goes_on_says_so(toy, capsys):
+    for _ in range(2):
+        toy.call("export=page.html", study="again")
+    said = capsys.readouterr().out
+    assert "goes on, every answer is kept" in said
+    assert "--fresh" not in said
 
 
 # --- corrections -----------------------------------------------------------------------------------------------------------

@@ -252,7 +252,9 @@ ANSWERS = st.builds(
 )  # fmt: skip
 
 
-@given(st.lists(ANSWERS, min_size=1, max_size=6, unique_by=lambda p: (p.rater, p.pair)))
+@given(
+    st.lists(ANSWERS, min_size=1, max_size=6, unique_by=(lambda p: (p.rater, p.pair), lambda p: (p.rater, p.a, p.b)))
+)
 @settings(max_examples=40, deadline=None)
 def test_a_file_gives_back_what_was_written(tmp_path_factory, answers):
     answers = [replace(answers[0], choice="A"), *answers[1:]]
@@ -300,6 +302,40 @@ def test_files_of_ties_are_refused_and_doubled_lines_count_once(tmp_path):
     assert len(pf.read(path)) == 1
     with pytest.raises(MienError, match="cannot read"):
         pf.read(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_one_rater_on_two_recordings_is_one_answer_under_whatever_name(tmp_path, swapped):
+    """Each answer once more, the other way round and as another pair, would pass the gate and teach both ways."""
+    answers = [said(i, r, "AB"[i % 2]) for i in range(8) for r in "xy"]
+    names = {"a": "y", "b": "x"} if swapped else {"a": "x", "b": "y"}
+    others = [replace(p, pair=f"q{p.pair}", **{k: f"{v}{p.pair[1:]}" for k, v in names.items()}) for p in answers]
+    other = {"A": "B", "B": "A"}
+    path = tmp_path / "p.jsonl"
+    pf.write(path, [*answers, *(replace(p, choice=other[p.choice] if swapped else p.choice) for p in others)])
+    assert pf.read(path) == answers
+    pf.write(path, [*answers, *(replace(p, choice=p.choice if swapped else other[p.choice]) for p in others)])
+    with pytest.raises(
+        MienError, match="line 17: 'x' says . of pair qp0, and line 1 something else, which it calls p0"
+    ):
+        pf.read(path)
+
+
+def test_two_names_of_a_pair_are_one_pair_to_agree_on():
+    answers = [replace(said(i, r, "AB"[i % 2]), pair=f"{r}{i}") for i in range(9) for r in "xy"]
+    found = pf.quality([*answers, replace(answers[0], pair="again", choice="B")])
+    assert (found.pairs, found.answers, found.alpha.value) == (9, 18, 1)
+
+
+def test_checks_of_the_same_recordings_are_no_contradiction(tmp_path):
+    """A pair shown again has the first one's name; a recording may stand in two control pairs beside its pieces."""
+    asked = [
+        said(0, "r", "A"), said(0, "r", "B", kind="repeat", at="2026-01-01"), said(0, "r", "A", kind="repeat", at="2026-01-02"),
+        said(1, "r", "A", a="x1", b="broken:x1", kind="control"), said(2, "r", "B", a="x1", b="broken:x1", kind="control"),
+    ]  # fmt: skip
+    pf.write(tmp_path / "p.jsonl", asked)
+    assert pf.read(tmp_path / "p.jsonl") == asked
+    assert pf.quality(asked).raters[0].consistent == pf.Share(k=1, n=2)
 
 
 @pytest.mark.parametrize("order", [1, -1])

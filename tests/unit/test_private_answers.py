@@ -148,8 +148,10 @@ def test_a_recording_in_two_persons_answers_stays_each_ones_own(tmp_path):
     ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     back, _, people, _ = judged.from_file(tmp_path / "p.jsonl", "")
-    assert people == {("ann", "q1"): "P1", ("ann", "q2"): "P2"}
-    made = preferences.trl_rows(back, lambda one: ("<p>", f"<{one}>"), person=lambda p: people[p.rater, p.pair]).rows
+    assert people == {("ann", frozenset(two)): who for two, who in ((("x1", "x2"), "P1"), (("x2", "x3"), "P2"))}
+    made = preferences.trl_rows(
+        back, lambda one: ("<p>", f"<{one}>"), person=lambda p: people[p.rater, preferences.compared(p)]
+    ).rows
     assert [(r["chosen"], r["person"]) for r in made] == [("<x1>", "P1"), ("<x2>", "P2")]
 
 
@@ -166,6 +168,10 @@ def test_one_answer_tells_of_one_person(tmp_path):
     }
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row | {"person": p}) + "\n" for p in ("P1", "P2")))
     with pytest.raises(MienError, match="name two persons"):
+        judged.from_file(tmp_path / "p.jsonl", "")
+    rows = (row | {"person": "P1"}, row | {"person": "P2", "pair_id": "another name"})
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(MienError, match="line 2: .*name two persons"):
         judged.from_file(tmp_path / "p.jsonl", "")
 
 
@@ -288,6 +294,48 @@ def test_trl_s_columns_alone_are_told_what_they_lack(study, tmp_path):
         offline.take(study, path)
 
 
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        (said("ann", "far", "r0", "r9"), "line 4: pair far: recording 'r9' is not in this cohort"),
+        (said("bob", "p0", "r0", "r2"), "line 4: pair p0 is of other recordings"),
+        (said("bob", "p0", "r0", "r1", private=True), "line 4: the answer about pair p0 is private"),
+        (said("bob", "p0", "r0", "r1", cohort="other"), "line 4: pair p0 is about another cohort"),
+        (
+            said("bob", "q3", "r2", "r3", private=True, recognised="r0"),
+            "line 4: .*private|line 4: .*none of its recordings",
+        ),
+    ],
+)
+def test_a_file_with_a_bad_line_is_not_stored_at_all(study, tmp_path, last, told):
+    good = [said("ann", "p0", "r0", "r1"), said("ann", "q2", "r1", "r2"), said("bob", "q2", "r1", "r2", choice="tie")]
+    before, pairs = study.store.fingerprint(), study.store.pairs()
+    with pytest.raises(MienError, match=told):
+        offline.take(study, file(tmp_path, *good, last))
+    assert (study.store.fingerprint(), study.store.pairs()) == (before, pairs)
+    assert offline.take(study, file(tmp_path, *good)) == {"answer": 3}
+
+
+def test_two_recordings_are_one_pair_whatever_a_file_calls_them(study, tmp_path):
+    """Otherwise a rater would be asked, and count, twice, and what the study exports would contradict itself."""
+    study.store.answer("ann", Answer(pair="p0", nonce="nonce-0001", choice="A"), **MINE, at=AT(1))
+    assert offline.take(study, file(tmp_path, said("ann", "own-name", "r1", "r0", at=AT(2)))) == {"answer": 1}
+    assert [p.id for p in study.store.pairs()] == ["p0", "c0"]
+    assert [(p.pair, p.a, p.choice) for p in study.store.preferences()] == [("p0", "r0", "B")]
+
+
+def test_repeats_are_the_same_after_export_and_import(study, tmp_path):
+    study.store.add([Pair(id="p0-again", a="r0", b="r1", kind="repeat", again="p0")], **MINE)
+    for i, (pair, choice) in enumerate((("p0", "A"), ("p0-again", "B"))):
+        study.store.answer("ann", Answer(pair=pair, nonce=f"nonce-000{i}", choice=choice), **MINE, at=AT(i))
+    preferences.write(tmp_path / "out.jsonl", study.store.preferences())
+    with Store.create(tmp_path / "other.sqlite", **MINE) as store:
+        store.add(study.store.pairs(), **MINE), store.seat("ann")
+        assert offline.take(replace(study, store=store), tmp_path / "out.jsonl") == {"answer": 2}
+        assert [(p.pair, p.kind, p.choice) for p in store.preferences()] == [("p0", "pair", "A"), ("p0", "repeat", "B")]
+        assert preferences.quality(store.preferences()).raters[0].consistent == preferences.Share(k=0, n=1)
+
+
 def test_a_link_is_made_anew_for_raters_of_the_study_alone(tmp_path):
     (path := tmp_path / "f.yaml").write_text(
         "study: s\nsynthetic: generate-s\nraters: [ann, bob]\nlinks: [ann, typo]\n"
@@ -402,7 +450,7 @@ def test_what_was_sampled_is_what_is_learned_from(study, tmp_path):
 
 def test_an_export_keeps_what_agreement_is_made_of(study, tmp_path, monkeypatch):
     """Of decided answers alone, raters who contradict each other would seem to agree."""
-    pairs = [Pair(id=f"q{i}", a="r0", b=f"r{1 + i % 3}") for i in range(9)]
+    pairs = [Pair(id=f"q{i}", a=f"s{i}", b=f"t{i}") for i in range(9)]
     study.store.add([*pairs, Pair(id="b0", a="r0", b="broken:r0", kind="control")], **MINE)
     for i, p in enumerate(pairs):
         for rater, choice in (("ann", ("A", "B", "tie")[i % 3]), ("bob", ("A", "both_bad", "B")[i % 3])):

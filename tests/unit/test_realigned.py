@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -332,6 +334,10 @@ def agreed(path, **more):
     )  # fmt: skip
 
 
+WORDS: Any = SimpleNamespace(  # a layout that knows the words of `agreed`
+    vocabulary=SimpleNamespace(names=["<p>", *(f"<{s}{i}>" for s in "xy" for i in range(20))]),
+    grammar=SimpleNamespace(accepts=lambda ids: True),
+)
 RATERS = {"unit": "rater", "noise_multiplier": 1.0, "batch": 1}
 PERSONS = {"unit": "person", "noise_multiplier": 1.0, "batch": 2}
 OF = {f"q{i}": {"person": f"P{i % 4}", "private": True} for i in range(20)}
@@ -358,15 +364,53 @@ def test_what_may_not_be_learned_from_is_refused_before_anything_is_sampled(tmp_
     todo = rounds.Asked(preferences=str(agreed(tmp_path / "p.jsonl", **more)), **asked)
     if says:
         with pytest.raises(MienError, match=says) as told:
-            todo.heard("m", ["P0", "P1", "P2", "P3"], 0)
+            todo.heard("m", ["P0", "P1", "P2", "P3"], 0, WORDS)
         assert "Q7" not in str(told.value)
     else:
-        todo.heard("m", ["P0", "P1", "P2", "P3"], 0)
+        todo.heard("m", ["P0", "P1", "P2", "P3"], 0, WORDS)
 
 
 def test_too_few_simulated_raters_are_refused_before_anything_is_sampled():
     with pytest.raises(MienError, match="privacy.batch: 4 raters per step of n = 3"):
-        rounds.Asked(privacy=RATERS | {"batch": 4}).heard("m", [], 0)
+        rounds.Asked(privacy=RATERS | {"batch": 4}).heard("m", [], 0, WORDS)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["<p>"], "another vocabulary"), (["<p>", *(f"<x{i}>" for i in range(20))], "'<y0>' .*another vocabulary"),
+        (["<p>", *(f"<{s}{i}>" for s in "xy" for i in range(19))], "another vocabulary"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_vocabulary_is_refused_before_anything_is_sampled(tmp_path, names, says):
+    layout = SimpleNamespace(vocabulary=SimpleNamespace(names=names), grammar=WORDS.grammar)
+    with pytest.raises(MienError, match=says):
+        rounds.Asked(preferences=str(agreed(tmp_path / "p.jsonl"))).heard("m", [], 0, layout)
+
+
+@pytest.mark.parametrize(
+    ("asked", "goes_on"), [({}, False), ({"rounds": 2}, False), ({"privacy": {"noise_multiplier": 1.0}}, True)]
+)
+def test_only_private_alignment_says_that_it_goes_on(asked, goes_on):
+    said = rounds.Asked(**asked).stopped
+    assert ("continue where it was" in said) == goes_on
+    assert ("begins again" in said) != goes_on
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing"),
+    [
+        ({}, ["run `mien attack`"]), ({"preferences": "p.jsonl"}, ["nobody judged them", "run `mien attack`"]),
+        ({"method": "reward"}, ["no attack looks at it"]), ({"method": "reward", "preferences": "p.jsonl"}, ["no attack looks at it"]),
+    ],
+)  # fmt: skip
+def test_what_was_not_measured_of_an_alignment(asked, missing):
+    about = {"run": "r", "study": "s", "config": {}, "inputs": {}, "environment": {}, "data_fingerprint": "f"}
+    todo = rounds.Rounds.__new__(rounds.Rounds)
+    todo.asked, todo.results, todo.saw_real, todo.tells, todo.plan = rounds.Asked(**asked), [], False, False, None
+    made = todo.report(Report(verb="adapt", results=(), guarantee=PLAIN, **about), **about)
+    assert len(made.not_measured) == len(missing)
+    assert all(words in said for words, said in zip(missing, made.not_measured, strict=True))
 
 
 def test_a_file_of_answers_is_published_under_a_key(tmp_path, monkeypatch):

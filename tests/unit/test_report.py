@@ -275,6 +275,17 @@ def test_reports_round_trip_and_hide_folders(tmp_path: Path):
         Result(metric="m", value=float("nan"))
 
 
+def test_a_path_from_here_is_hidden_like_one_from_the_root(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dr-mueller" / "study").mkdir(parents=True)
+    said = {
+        "align": {"preferences": "dr-mueller/pairs.jsonl"},
+        "cohort": {"path": "dr-mueller/study", "base": "owner/model"},
+    }
+    assert public(said) == {"align": {"preferences": "a file"}, "cohort": {"path": "…/study", "base": "owner/model"}}
+    assert public({"preferences": None}) == {"preferences": None}
+
+
 def test_side_by_side_has_a_column_per_release():
     told = "(7.99, 1e-05)-differential privacy for each person (add or remove one person …)"
     assert protection(told) == "ε = 7.99 per person"
@@ -406,6 +417,44 @@ def test_the_page_names_the_next_command(tmp_path, cohort):
     for began in ("watch", "simulated"):  # an aligned adapter goes on as the one that it began with
         told = training._command("generate", "mine", f"adapt-{began}", adapter="align-mine-1")
         assert told == f"mien generate recipes/{began}/generate.yaml study=mine adapter=align-mine-1"
+
+
+def aligned(folder: Path, made: Cohort, began: str, digest: str, **asked) -> str:
+    """The released page of an align run."""
+    for half in ("release", "private"):
+        (folder / half).mkdir(parents=True, exist_ok=True)
+    run = SimpleNamespace(
+        release=folder / "release", private=folder / "private", name="align-mine-0123456789", inputs={"adapter": digest}
+    )
+    said = report(
+        verb="align", study="mine", config={"align": {"adapter": began, "method": "dpo", **asked}}, not_measured=()
+    )
+    training.aligned(run, said, None, made)
+    return (folder / "release" / "report.html").read_text()
+
+
+def test_an_aligned_page_follows_the_chain_to_its_adapter(home, cohort):
+    with Run.start("adapt", "simulated", {}, {}) as first:
+        pass
+    with Run.start("align", "once", {"adapter": "adapt-simulated"}, {"adapter": first.digest}) as once:
+        pass
+    with Run.start("align", "twice", {"adapter": "align-once"}, {"adapter": once.digest}) as twice:
+        pass
+    gone = "0" * 64
+    for began, digest in (
+        ("adapt-simulated", first.digest), (first.name, first.digest), ("align-twice", twice.digest), (first.name, gone),
+    ):  # fmt: skip
+        page = aligned(home / "page", cohort, began, digest)
+        assert "mien generate recipes/simulated/generate.yaml study=mine adapter=align-mine-0123456789" in page, began
+        assert "mien attack recipes/simulated/attack.yaml" in page
+
+
+def test_the_page_of_a_reward_alone_tells_of_no_new_adapter(home, cohort):
+    page = aligned(home, cohort, "adapt-simulated", "0" * 64, method="reward")
+    assert "<h1>Reward: the study" in page
+    assert "A reward was learned" in page
+    for said in ("Aligned adapter", "An adapter went on", "mien attack", "This adapter was trained", "What comes next"):
+        assert said not in page
 
 
 def test_steps_of_several_trainers_follow_one_another():

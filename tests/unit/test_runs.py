@@ -14,6 +14,18 @@ from mien.core.errors import MienError
 from mien.core.runs import Run
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_private_file_is_its_owners_alone(tmp_path, before):
+    file = tmp_path / "said.jsonl"
+    if before:
+        file.write_text("old")
+        file.chmod(0o644)
+    runs.write_text(file, "new", private=True)
+    assert file.read_text() == "new"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def start(config=None, inputs=None, **kw) -> Run:
     return Run.start("adapt", "toy", config or {"a": 1}, inputs or {"cohort": "f"}, **kw)
 

@@ -52,3 +52,12 @@ def test_a_stop_within_generated_code_keeps_the_exit_code(tmp_path):
     done = subprocess.run([sys.executable, "-m", "stopped_there"], env=env, capture_output=True, text=True)
     assert done.returncode == 130, done.stderr
     assert "run the same command again" in done.stderr
+
+
+def test_a_verb_may_say_in_its_own_words_what_a_stop_costs(capsys):
+    def main():
+        with verbs.stopped("stopped; begins again"):
+            raise KeyboardInterrupt
+
+    assert verbs.guard(main) == 130
+    assert "begins again" in capsys.readouterr().err

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mien.alignment.preferences import ASPECTS
 from mien.alignment.store import Pair
 from mien.alignment.studio import mended, plan, shown
 from mien.core.errors import MienError
@@ -98,6 +101,26 @@ def test_every_range_has_a_source_and_fits_its_scale():
     for name, r in shown.RANGES.items():
         assert r.least <= r.low < r.high <= r.most, name
         assert len(r.source) > 10
+
+
+def test_the_docs_name_every_key_and_aspect_of_the_page():
+    root = Path(plan.__file__).parents[2]
+    page, script = ((root / "alignment" / "studio" / f"page.{kind}").read_text() for kind in ("html", "js"))
+    docs = (root / "docs" / "feedback.md").read_text().replace("\n", " ")
+    keys = re.findall(r"<kbd>(.*?)</kbd>", page.split('<dl class="keys">')[1].split("</dl>")[0])
+    assert len(keys) > 15
+    assert [k for k in keys if f"`{k.replace('−', '-')}`" not in docs] == []
+    aspects = re.findall(r'"(.*?)"', script.split("const ASPECTS = {")[1].split("}")[0])
+    assert len(aspects) == len(ASPECTS)
+    said = {
+        "Could be": "could it be",
+        "Fits": "does it fit",
+        "Body signals are": "are the body signals",
+        "Streams": "do the streams",
+    }
+    for aspect in aspects:
+        first, question = next((a, q) for a, q in said.items() if aspect.startswith(a))
+        assert aspect.replace(first, question) in docs
 
 
 # --- corrections -------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from mien.alignment.store import Store
-from mien.alignment.studio import offline
+from mien.alignment.studio import offline, server
+from mien.core.errors import MienError
 
 from . import invented
 from .studio_process import Running
@@ -27,6 +28,15 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     made = Running(tmp_path_factory.mktemp("studio"), ("--kind", "noise", "--pairs", "20", *raters)).start()
     yield made
     assert made.stop() == 0
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_a_host_that_no_link_can_name_is_refused(tmp_path, host):
+    study, _ = invented.study(tmp_path, "noise", 2, ["ann"])
+    with pytest.raises(MienError, match=r"host=192.*names="):
+        server.serve(study, host=host, port=0)
+    assert "studio.example.org" in server.names(host, 8765, ["studio.example.org"])
+    assert server.names("192.168.1.20", 8765) == ["192.168.1.20:8765"]
 
 
 def stored(studio: Running) -> Store:
