@@ -243,8 +243,6 @@ def layout_of(folder: Path) -> Layout:
         raise MienError(f"{folder.name} is a run of {asked['verb']}, not of adapt or align")
     if recipe.get("represent") or recipe.get("autoencoder"):
         raise MienError(f"{folder.name} represents recordings and has no model that writes them as tokens")
-    if not (folder / "release" / "adapter").is_dir():
-        raise MienError(f"{folder.name} made a reward alone, and no adapter; name the adapter it began with")
     return Layout.read(folder / "release" / "adapter" / "layout.json", [*recipe["codecs"], recipe["codec"]])
 
 

@@ -215,12 +215,21 @@ def test_what_persons_said_in_a_file(toy):
     found = report(toy, "toy_file")
     assert found["raters' agreement α"]["value"] > 0.1
     assert "win rate against before" not in found  # nobody judged the new samples
+    (run,) = (toy.folder / "runs").glob("align-toy_file-*")
+    for file in (run / "release").glob("report.*"):
+        assert "nobody judged them" in file.read_text()
+        assert "pairs.jsonl" not in file.read_text()
     assert found["valid sequences"]["value"] == 1.0
     other = [json.loads(line) | {"model": "f" * 40} for line in (toy.folder / "pairs.jsonl").read_text().splitlines()]
     (toy.folder / "other.jsonl").write_text("".join(json.dumps(r) + "\n" for r in other))
     done = toy.run("align", "dpo_toy.yaml", "study=toy_file", "preferences=other.jsonl", "bounds={}", ok=False)
     assert done.returncode == 2
     assert "samples of another model" in done.stderr
+    words = [r | {"model": ""} | ({"prompt": f"word {r['prompt']}"} if "prompt" in r else {}) for r in other]
+    (toy.folder / "words.jsonl").write_text("".join(json.dumps(r) + "\n" for r in words))
+    done = toy.run("align", "dpo_toy.yaml", "study=toy_words", "preferences=words.jsonl", "bounds={}", ok=False)
+    assert "made for another vocabulary" in done.stderr
+    assert not list((toy.folder / "runs").glob("align-toy_words-*"))
 
 
 @pytest.mark.slow
