@@ -273,17 +273,19 @@ class Store:
         rows = self._read("SELECT id, a, b, label, kind, again, private FROM pairs ORDER BY n")
         return [Pair(id=r[0], a=r[1], b=r[2], label=r[3], kind=r[4], again=r[5], private=bool(r[6])) for r in rows]
 
-    def seat(self, rater: str, *, anew: bool = False) -> str | None:
+    def seat(self, rater: str, *, anew: bool = False, told: bool = True) -> str | None:
         """Give a rater (a pseudonym) a seat. Returns the token that opens it, which is stored hashed and never told again;
-        None where the rater has one already. anew: a new token, and the old one opens nothing any more."""
+        None where the rater has one already. anew: a new token, and the old one opens nothing any more; told: whether anybody
+        is to be told one now (else the first call that tells makes it)."""
         if not RATER.fullmatch(rater):
             raise MienError(f"rater {rater[:50]!r}: {PSEUDONYM}")
         token = secrets.token_urlsafe(32)
         with self._writing() as db:
-            new = db.execute("INSERT OR IGNORE INTO seats (rater, at) VALUES (?, ?)", (rater, _now())).rowcount
-            if not (new or anew):
-                return None
+            db.execute("INSERT OR IGNORE INTO seats (rater, at) VALUES (?, ?)", (rater, _now()))
             (seat,) = db.execute("SELECT n FROM seats WHERE rater = ?", (rater,)).fetchone()
+            known = db.execute("SELECT 1 FROM tokens WHERE seat = ?", (seat,)).fetchone()
+            if not told or (known and not anew):
+                return None
             db.execute("INSERT INTO tokens (seat, hash, at) VALUES (?, ?, ?)", (seat, _hash(token), _now()))
         return token
 

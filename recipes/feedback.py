@@ -66,13 +66,14 @@ def main(argv: list[str] | None = None) -> int:
                 store=store, recording=src, roles=roles(cohort.card), title=recipe.study, task=src.task,
                 gone=frozenset(r for p in store.pairs() for r in (p.a, p.b) if r not in src),
             )  # fmt: skip
-            tokens = {r: made for r in recipe.raters if (made := store.seat(r, anew=r in recipe.links))}
+            for rater in recipe.raters:
+                store.seat(rater, told=False)
 
             def report() -> None:
                 calls.write_report(run, store, cohort.card, verbs.public(asked), recipe.seed)
 
             try:
-                answer(recipe, study, tokens, report)
+                answer(recipe, study, report)
             finally:
                 source.write_corrected(study, cohort.card, run.private / "corrected")
                 report()
@@ -85,13 +86,12 @@ def real(recipe: Feedback, adapter: str) -> dict[str, Recording]:
     """Real recordings for control pairs, where they are asked for, and persons and licence allow it."""
     if recipe.checks.control != "real":
         return {}
-    origin = runs.by_hash(adapter)
-    asked = runs.asked(origin)["config"]
+    asked = runs.asked(origin := runs.by_hash(adapter))["config"]
     cohort, _ = open_cohort(config.Plugin(**asked["cohort"]), "alignment")
     return source.real_windows(cohort, layout_of(origin), asked["valid"])
 
 
-def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report: calls.Then) -> None:
+def answer(recipe: Feedback, study: server.Study, report: calls.Then) -> None:
     """What this call asks for: take a file, let simulated experts answer, write a file, or else open the studio."""
     if recipe.taken:
         counts = offline.take(study, Path(recipe.taken))
@@ -104,12 +104,12 @@ def answer(recipe: Feedback, study: server.Study, tokens: dict[str, str], report
     elif recipe.export and recipe.export.endswith("advice.jsonl"):
         calls.write_advice(study, Path(recipe.export))
     elif recipe.export and recipe.export.endswith(".jsonl"):
-        layout = layout_of(runs.by_hash(study.store.model))
-        folder = runs.find(recipe.synthetic, "generate")
-        calls.write_pairs(study, Path(recipe.export), layout, sample.kept(folder / "private"))
+        documents = sample.kept(runs.find(recipe.synthetic, "generate") / "private")
+        calls.write_pairs(study, Path(recipe.export), layout_of(runs.by_hash(study.store.model)), documents)
     elif recipe.export:
         raise MienError(f"export: {recipe.export!r} is neither a page (….html) nor answers (….jsonl, …advice.jsonl)")
     if not (recipe.taken or recipe.export or recipe.simulate):
+        tokens = {r: t for r in recipe.raters if (t := study.store.seat(r, anew=r in recipe.links))}
         server.serve(
             study, host=recipe.host, port=recipe.port, more=recipe.names, recognised=report,
             ready=lambda port: calls.invite(recipe.host, port, recipe.raters, tokens, recipe.names),

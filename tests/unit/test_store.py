@@ -236,6 +236,16 @@ def test_an_undone_answer_takes_its_corrections_with_it(tmp_path):
     assert teach() == [("ann", "r0"), ("bob", "r0"), ("ann", "r1")]
 
 
+def test_a_link_that_nobody_was_told_is_made_when_it_is(tmp_path):
+    store = Store.create(tmp_path / "f.sqlite", **MINE)
+    assert store.seat("new", told=False) is None
+    assert store.seat("new", told=False, anew=True) is None
+    token = store.seat("new")
+    assert token is not None
+    assert store.rater(token) == "new"
+    assert store.seat("new") is store.seat("new", told=False) is None
+
+
 def test_a_token_opens_one_seat_until_another_is_given(tmp_path):
     store = Store.create(tmp_path / "f.sqlite", **MINE)
     ann, bob = store.seat("ann"), store.seat("bob")
