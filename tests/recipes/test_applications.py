@@ -180,6 +180,8 @@ def measured(lab: Lab, verb: str) -> dict[str, float | None]:
 SMALL = ["trees=20", "seeds=1"]
 
 
+# whole loops take a minute each; the readers of all five have tests of their own
+ENDS = ["stress", "depression", "covid", *(pytest.param(study, marks=pytest.mark.slow) for study in ("affect", "mood"))]
 SLOW = [pytest.param(study, marks=pytest.mark.slow) for study in ("depression", "affect", "mood")]
 
 
@@ -240,7 +242,7 @@ def chained(lab: Lab, *calls: list[str]) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", ENDS)
 def test_an_application_from_end_to_end(study, tmp_path):
     """Every recipe of the study as shipped, but for the copy, a base of a few steps and few samples."""
     make, options = COPIES[study]
@@ -277,7 +279,7 @@ def test_an_application_from_end_to_end(study, tmp_path):
     shutil.rmtree(tmp_path / "runs")
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", ENDS)
 def test_an_application_represented(study, tmp_path):
     """Towers, an adapter, a private twin and their worth, as shipped, but for the copy and the number of steps."""
     make, options = COPIES[study]

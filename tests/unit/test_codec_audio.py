@@ -450,7 +450,7 @@ def test_a_published_layout_says_no_folder_and_is_read_where_the_recipe_says(own
     sections = [{"name": "audio_codec", "streams": ["voice"], "model": own}]
     again = Layout.read(place / "layout.json", sections)
     assert again.to_json() == lay.to_json()
-    recipe = {"config": {"codecs": sections, "codec": {"name": "transform"}}}
+    recipe = {"verb": "adapt", "config": {"codecs": sections, "codec": {"name": "transform"}}}
     runs.write_text(tmp_path / "run" / "config.yaml", json.dumps(recipe))
     (document,) = lay.encode([{"voice": signal(spoken(0, 1.0, 16000.0)[0], 16000.0)}], ["low"])
     assert document is not None
