@@ -28,7 +28,7 @@ demo: setup
 	$(BIN)/mien demo
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: setup
 	$(BIN)/mien assets fetch smollm2-135m dinov2-s minilm resemblyzer

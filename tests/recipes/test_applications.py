@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
@@ -180,12 +177,12 @@ def measured(lab: Lab, verb: str) -> dict[str, float | None]:
 SMALL = ["trees=20", "seeds=1"]
 
 
-# whole loops take a minute each; the readers of all five have tests of their own
-ENDS = ["stress", "depression", "covid", *(pytest.param(study, marks=pytest.mark.slow) for study in ("affect", "mood"))]
-SLOW = [pytest.param(study, marks=pytest.mark.slow) for study in ("depression", "affect", "mood")]
+def some(*default: str) -> list:
+    """All studies, of which these are not slow: whole loops take a minute each, and the readers of all have tests of their own."""
+    return [s if s in default else pytest.param(s, marks=pytest.mark.slow) for s in COPIES]
 
 
-@pytest.mark.parametrize("study", ["stress", "covid", *SLOW])
+@pytest.mark.parametrize("study", some("stress", "covid"))
 def test_the_bar_of_a_study_in_one_command(study, tmp_path):
     make, options = COPIES[study]
     lab = Lab(tmp_path)
@@ -233,16 +230,12 @@ def test_the_bar_of_interviews_by_class_and_by_score(tmp_path):
 
 
 def chained(lab: Lab, *calls: list[str]) -> None:
-    """Verbs one after the other in one process, which imports torch once."""
-    code = (
-        "import json, sys; from mien import cli; [sys.exit(c) for a in json.loads(sys.argv[1]) if (c := cli.main(a))]"
-    )
-    command = [sys.executable, "-c", code, json.dumps(calls)]
-    done = subprocess.run(command, cwd=lab.folder, env=lab.env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    """Verbs one after the other."""
+    for call in calls:
+        lab.run(*call)
 
 
-@pytest.mark.parametrize("study", ENDS)
+@pytest.mark.parametrize("study", some("depression", "covid"))
 def test_an_application_from_end_to_end(study, tmp_path):
     """Every recipe of the study as shipped, but for the copy, a base of a few steps and few samples."""
     make, options = COPIES[study]
@@ -279,7 +272,7 @@ def test_an_application_from_end_to_end(study, tmp_path):
     shutil.rmtree(tmp_path / "runs")
 
 
-@pytest.mark.parametrize("study", ENDS)
+@pytest.mark.parametrize("study", some("stress", "depression"))
 def test_an_application_represented(study, tmp_path):
     """Towers, an adapter, a private twin and their worth, as shipped, but for the copy and the number of steps."""
     make, options = COPIES[study]

@@ -199,8 +199,11 @@ PROGRESS = {
 }
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("verb", VERBS)
+KILLS = [(verb, signal.SIGKILL) for verb in VERBS] + [("adapt", signal.SIGINT)]
+MORE_KILLS = [(verb, signal.SIGINT) for verb in VERBS if verb != "adapt"]
+
+
+@pytest.mark.parametrize(("verb", "how"), [*KILLS, *(pytest.param(*k, marks=pytest.mark.slow) for k in MORE_KILLS)])
 def test_killed_in_the_middle_then_continued(chain: Lab, verb: str, how: signal.Signals):
     lab = copy_of(chain, f"{verb}-{how.name}", *BEFORE[verb])
     process = subprocess.Popen(
