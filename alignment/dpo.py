@@ -27,10 +27,11 @@ from .pairs import Pairs
 
 
 class Dpo(Section):
-    """beta: how dear it is to leave the reference (equation 7); steps; batch: pairs per step over all processes; lr: peak
-    of a warm-up and cosine; fresh: documents of each class that are sampled anew, for each turn, so that the linear reward of the
-    answers teaches by them (`crossed.py`, where a beta of 2 goes as far as tilt says) and not the answers themselves (0: these);
-    tilt: of what is chosen there, in standard deviations of the reward; turns: of sampling and learning."""
+    """beta: how dear it is to leave the reference (equation 7); steps; batch: pairs per step over all processes; micro_batch: at
+    most so many of them at a time in one process (None: all); lr: peak of a warm-up and cosine; fresh: documents of each class
+    that are sampled anew, for each turn, so that the linear reward of the answers teaches by them (`crossed.py`, where a beta of 2
+    goes as far as tilt says) and not the answers themselves (0: these); tilt: of what is chosen there, in standard deviations of
+    the reward; turns: of sampling and learning."""
 
     beta: float = Field(default=0.1, gt=0)
     steps: int = Field(default=60, ge=1)
@@ -74,7 +75,7 @@ def train(
 ) -> list[dict[str, float]]:  # fmt: skip
     """TRL's DPOTrainer on the aligned adapter; its log. MienError for private preferences."""
     refuse_private(data, "dpo")
-    public_world(accelerator)
+    share, micro = dealt(asked, accelerator)
     from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
@@ -100,10 +101,6 @@ def train(
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
             return weighted(data, seed) or super()._get_train_sampler(*args, **kwargs)
 
-    share = per_process(asked.batch, accelerator, "dpo.batch")
-    micro = asked.micro_batch or share
-    if share % micro:
-        raise MienError(f"dpo.micro_batch: {micro} does not divide the {share} pairs of one process's step")
     config = DPOConfig(
         output_dir=str(folder), beta=asked.beta, max_steps=asked.steps, per_device_train_batch_size=micro,
         gradient_accumulation_steps=share // micro, learning_rate=asked.lr, lr_scheduler_type="cosine",
@@ -200,6 +197,17 @@ def public_world(accelerator: Any) -> None:
         raise MienError("alignment runs under DeepSpeed ZeRO-1 or 2 (launch/zero2.yaml); the base is frozen and small")
     if kind == "FSDP":
         raise MienError("alignment runs on one process, DDP or DeepSpeed ZeRO-1 and 2, not under FSDP")
+
+
+def dealt(asked: Dpo, accelerator: Any) -> tuple[int, int]:
+    """(pairs of one process's step, of these at a time). MienError for a launch file that TRL cannot run under, and for a step that
+    cannot be dealt to its processes."""
+    public_world(accelerator)
+    share = per_process(asked.batch, accelerator, "dpo.batch")
+    micro = min(asked.micro_batch or share, share)
+    if share % micro:
+        raise MienError(f"dpo.micro_batch: {micro} does not divide the {share} pairs of one process's step")
+    return share, micro
 
 
 def per_process(batch: int, accelerator: Any, key: str) -> int:

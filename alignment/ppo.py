@@ -42,6 +42,20 @@ class Ppo(Section):
     fresh: int = Field(default=0, ge=0)
 
 
+def dealt(asked: Ppo, accelerator: Any) -> int:
+    """Documents of one process's step. MienError for a launch file that TRL's PPO cannot run under, and for a step that cannot be
+    dealt to its processes."""
+    public_world(accelerator)
+    if str(accelerator.distributed_type.value) == "DEEPSPEED":
+        raise MienError(
+            "TRL's PPO holds policy and value in one module, which DeepSpeed would split: use launch/ddp.yaml"
+        )
+    local = per_process(asked.batch, accelerator, "ppo.batch")
+    if local % asked.minibatches:
+        raise MienError(f"ppo.minibatches: {asked.minibatches} does not divide the {local} documents of one process")
+    return local
+
+
 def train(
     model: Any, backbone: CausalBackbone, layout: Layout, reward: Any, value: Any, asked: Ppo, *, seed: int, folder: Path,
     accelerator: Any,
@@ -51,11 +65,7 @@ def train(
 
     MienError where the reward model is of another vocabulary, or the launch file asks for DeepSpeed.
     """
-    public_world(accelerator)
-    if str(accelerator.distributed_type.value) == "DEEPSPEED":
-        raise MienError(
-            "TRL's PPO holds policy and value in one module, which DeepSpeed would split: use launch/ddp.yaml"
-        )
+    local = dealt(asked, accelerator)
     known = getattr(reward.config, "behaviour_vocabulary", None)
     if known != layout.vocabulary.digest:
         raise MienError(
@@ -82,9 +92,6 @@ def train(
                 yield
 
     made = tokenizer(backbone)
-    local = per_process(asked.batch, accelerator, "ppo.batch")
-    if local % asked.minibatches:
-        raise MienError(f"ppo.minibatches: {asked.minibatches} does not divide the {local} documents of one process")
     prompts = [backbone.own_ids(np.array(layout.prompt(c))).tolist() for c in layout.classes]
     queries = [prompts[i % len(prompts)] for i in range(max(asked.episodes, asked.batch))]
     generation = copy.deepcopy(model.generation_config)

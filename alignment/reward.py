@@ -67,6 +67,12 @@ def fresh(base: Any, vocabulary: str, eos: int, pad: int, seed: int) -> Any:
     return model.to(base.device)
 
 
+def dealt(asked: Reward, accelerator: Any) -> int:
+    """Pairs of one process's step; MienError as for DPO."""
+    public_world(accelerator)
+    return per_process(asked.batch, accelerator, "reward.batch")
+
+
 def train(
     backbone: CausalBackbone, decoder: Any, layout: Layout, data: Pairs, asked: Reward, *, seed: int, folder: Path,
     accelerator: Any,
@@ -74,7 +80,7 @@ def train(
     """(reward model in eval mode, temperature). decoder: the frozen base without any adapter. MienError for private
     preferences."""
     refuse_private(data, "reward")
-    public_world(accelerator)
+    share = dealt(asked, accelerator)
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -92,7 +98,7 @@ def train(
     }
     config = RewardConfig(
         output_dir=str(folder), max_steps=asked.steps, learning_rate=asked.lr, lr_scheduler_type="cosine",
-        per_device_train_batch_size=per_process(asked.batch, accelerator, "reward.batch"), max_length=None,
+        per_device_train_batch_size=share, max_length=None,
         weight_decay=asked.weight_decay, logging_steps=max(1, asked.steps // 10), **common(accelerator, seed),
     )  # fmt: skip
 

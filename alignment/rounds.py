@@ -104,6 +104,18 @@ class Asked(Section):
                 f"cannot read the preferences {self.preferences}: {error.strerror}; `mien feedback … export=pairs.jsonl` writes them"
             ) from None
 
+    def fits(self, accelerator: Any) -> None:
+        """MienError, before anything is sampled, where TRL's trainers cannot run under the launch file, or a step cannot be dealt to
+        its processes."""
+        if self.privacy is not None:  # Mien's own loop
+            return
+        if self.method == "dpo":
+            dpo_.dealt(self.dpo, accelerator)
+        if self.method == "ppo":
+            ppo_.dealt(self.ppo, accelerator)
+        if self.method != "dpo" and self.reward.kind == "neural":
+            reward_.dealt(self.reward, accelerator)
+
     @property
     def stopped(self) -> str:
         """What is to be said where somebody stops this, for nothing but private training keeps its steps."""

@@ -34,6 +34,7 @@ class Align(rounds.Asked, verbs.Recipe):
 def main(argv: list[str] | None = None) -> int:
     recipe, fresh = verbs.arguments("align", __doc__ or "", Align, argv)
     accelerator = world.accelerator(recipe.threads)
+    recipe.fits(accelerator)
     main, everyone = accelerator.is_main_process, accelerator.wait_for_everyone
     source = runs.adapter(recipe.adapter)
     asked, adapter = runs.asked(source), Report.read(source / "release" / "report.json")

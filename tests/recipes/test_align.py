@@ -127,24 +127,25 @@ def report(toy, study: str) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("method", ["dpo", "ppo"])
-def test_the_shipped_recipes_on_one_and_two_processes(toy, method, processes):
-    how = "cpu" if processes == 1 else "ddp"
+@pytest.mark.parametrize(
+    ("method", "how", "processes"),
+    [("dpo", "cpu", 1), ("dpo", "ddp", 2), ("dpo", "zero2", 2), ("ppo", "cpu", 1), ("ppo", "ddp", 2)],
+)
+def test_the_shipped_recipes_on_one_and_two_processes(toy, method, how, processes):
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch" / f"{how}.yaml"),
         "--num_processes", str(processes), "--main_process_port", "0", str(ROOT / "recipes" / "align.py"),
-        str(ROOT / "recipes" / "simulated" / f"{method}.yaml"), f"study=toy_{method}{processes}", *TINY, *SMALL[method],
+        str(ROOT / "recipes" / "simulated" / f"{method}.yaml"), f"study=toy_{method}_{how}", *TINY, *SMALL[method],
     ]  # fmt: skip
-    env = {**toy.env, "ACCELERATE_USE_CPU": "true"}
+    env = {**toy.env, **({} if how == "zero2" else {"ACCELERATE_USE_CPU": "true"})}
     done = subprocess.run(command, cwd=toy.folder, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    found = report(toy, f"toy_{method}{processes}")
+    found = report(toy, f"toy_{method}_{how}")
     assert found["valid sequences"]["value"] == 1.0
     assert found["KL to the reference"]["value"] is not None
     if method == "ppo":
         assert found["reward accuracy on held-out answers"]["low"] is not None
-        (run,) = (toy.folder / "runs").glob(f"align-toy_ppo{processes}-*")
+        (run,) = (toy.folder / "runs").glob(f"align-toy_ppo_{how}-*")
         assert json.loads((run / "release" / "reward" / "linear.json").read_text())["weights"]
     assert done.stdout.count("alignment of toy") == 1  # the main process alone speaks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from mien.alignment import experts
+from mien.alignment.rounds import Asked
 from mien.backbones import tiny
 from mien.core import config, verbs
 from mien.core.config import Plugin
@@ -184,3 +186,47 @@ def test_a_stream_in_another_unit_than_it_says_is_refused_and_counted(stream, co
     assert (document is not None) == coded
     said = {f"nearly no value of {stream} within its range: is it in another unit than {spec.unit}?": 1}
     assert refused == ({} if coded else said)
+
+
+def world(kind: str, processes: int, zero: int = 2):
+    plugin = SimpleNamespace(zero_stage=zero)
+    return SimpleNamespace(
+        distributed_type=SimpleNamespace(value=kind),
+        num_processes=processes,
+        state=SimpleNamespace(deepspeed_plugin=plugin),
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "where", "says"),
+    [
+        ({}, world("FSDP", 2), "not under FSDP"),
+        ({}, world("DEEPSPEED", 2, 3), "ZeRO-1 or 2"),
+        ({"dpo": {"batch": 9}}, world("MULTI_CPU", 2), "dpo.batch: 9 must be a multiple of the 2"),
+        ({"dpo": {"batch": 12, "micro_batch": 4}}, world("MULTI_CPU", 2), "4 does not divide the 6"),
+        ({"method": "ppo"}, world("DEEPSPEED", 2), "use launch/ddp.yaml"),
+        ({"method": "ppo", "ppo": {"batch": 6, "minibatches": 2}}, world("MULTI_CPU", 2), "2 does not divide the 3"),
+        ({"method": "ppo", "reward": {"batch": 5}}, world("MULTI_CPU", 2), "reward.batch: 5"),
+        ({"method": "reward", "reward": {"batch": 5}}, world("MULTI_CPU", 2), "reward.batch: 5"),
+        ({"method": "reward"}, world("FSDP", 2), "not under FSDP"),
+    ],
+)
+def test_a_launch_that_cannot_work_is_refused_at_once(asked, where, says):
+    with pytest.raises(MienError, match=re.escape(says)):
+        config.parse(Asked, asked, "align").fits(where)
+
+
+@pytest.mark.parametrize(
+    ("asked", "where"),
+    [
+        ({"dpo": {"batch": 4, "micro_batch": 16}}, world("MULTI_CPU", 2)),  # at most sixteen at a time
+        ({}, world("DEEPSPEED", 2)),
+        (
+            {"method": "ppo", "reward": {"kind": "linear", "batch": 5}},
+            world("MULTI_CPU", 2),
+        ),  # no reward model to train
+        ({"privacy": {"noise_multiplier": 1.0, "batch": 3}, "dpo": {"batch": 9}}, world("FSDP", 2)),  # Mien's own loop
+    ],
+)
+def test_a_launch_that_works_is_taken(asked, where):
+    config.parse(Asked, asked, "align").fits(where)
