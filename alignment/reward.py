@@ -27,8 +27,10 @@ from .pairs import Pairs
 class Reward(Section):
     """kind: neural, as below, or linear: of the vital signs of what a document decodes to (`decoded.py`), with l2 its ridge. rank: of
     the LoRA on the base's linear layers; steps; batch: pairs per step over all processes; lr; validation: share of the training pairs
-    kept for calibration."""
+    kept for calibration. run: for `method: ppo`, a finished run of this adapter that trained a neural one, which is taken, and nobody is
+    asked again."""
 
+    run: str | None = None
     kind: Literal["neural", "linear"] = "neural"
     l2: float = Field(default=10.0, gt=0)
     rank: int = Field(default=8, ge=1)
@@ -221,18 +223,31 @@ def save(model: Any, folder: Path, temperature: float, identity: str) -> None:
         (part / "reward.json").write_text(json.dumps({"base": identity, "temperature": temperature}, indent=1))
 
 
-def load(folder: Path, layout: Layout) -> Any:
-    """MienError when there is none, or it was made for other behaviour tokens."""
-    from transformers import AutoModelForSequenceClassification
+def require(folder: Path, layout: Layout) -> None:
+    """MienError where a folder holds no reward model, or one that was made for other behaviour tokens."""
+    from transformers import AutoConfig
 
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise MienError(f"{folder} holds no reward model: {str(error).splitlines()[0]}") from None
-    known = getattr(model.config, "behaviour_vocabulary", None)
-    if known != layout.vocabulary.digest or model.config.num_labels != 1:
+        raise MienError(
+            f"{folder} holds no reward model: {str(error).splitlines()[0]} (`method: reward` with `reward.kind: neural` writes one)"
+        ) from None
+    known = getattr(config, "behaviour_vocabulary", None)
+    if known != layout.vocabulary.digest or config.num_labels != 1:
         raise MienError(
             f"the reward model in {folder} knows other behaviour tokens ({known}) than this layout"
             f" ({layout.vocabulary.digest}): its numbers would mean nothing. Train one with `method: reward` on this adapter"
         )
+
+
+def load(folder: Path, layout: Layout) -> Any:
+    """The reward model in eval mode. MienError as `require`."""
+    from transformers import AutoModelForSequenceClassification
+
+    require(folder, layout)
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise MienError(f"{folder} holds no reward model: {str(error).splitlines()[0]}") from None
     return model.requires_grad_(False).eval()

@@ -11,12 +11,13 @@ import numpy as np
 from pydantic import Field
 
 from ..adapters import budget
+from ..backbones.causal_lm import CausalBackbone
 from ..core import console
 from ..core.config import File, Plugin, Section
 from ..core.errors import MienError
 from ..core.intervals import Interval, over_persons
 from ..core.results import Report, Result
-from ..core.runs import Run, keyed
+from ..core.runs import Run, find, keyed
 from ..core.verbs import GOES_ON, PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
 from ..generation.layout import Layout
@@ -84,6 +85,8 @@ class Asked(Section):
             raise MienError(
                 "dpo.turns: a turn draws fresh samples, and dpo.fresh is 0: there would be one; say how many (dpo.fresh=300)"
             )
+        if self.reward.run is not None:
+            self._with_a_reward()
         if self.preferences is None:
             return {}
         if "win_rate" in told:
@@ -104,6 +107,18 @@ class Asked(Section):
                 f"cannot read the preferences {self.preferences}: {error.strerror}; `mien feedback … export=pairs.jsonl` writes them"
             ) from None
 
+    def _with_a_reward(self) -> None:
+        """MienError where a reward that is there already cannot be taken."""
+        if self.method != "ppo" or self.reward.kind != "neural":
+            raise MienError(
+                "reward.run: a reward model that is there already is for `method: ppo` and `reward.kind: neural`"
+            )
+        if self.preferences is not None or self.rounds > 1:
+            raise MienError(
+                "reward.run: the reward has learned from its answers, and nobody is asked again: leave `preferences` and `rounds` out, or"
+                " leave `reward.run` out"
+            )
+
     def fits(self, accelerator: Any) -> None:
         """MienError, before anything is sampled, where TRL's trainers cannot run under the launch file, or a step cannot be dealt to
         its processes."""
@@ -113,7 +128,7 @@ class Asked(Section):
             dpo_.dealt(self.dpo, accelerator)
         if self.method == "ppo":
             ppo_.dealt(self.ppo, accelerator)
-        if self.method != "dpo" and self.reward.kind == "neural":
+        if self.method != "dpo" and self.reward.kind == "neural" and self.reward.run is None:
             reward_.dealt(self.reward, accelerator)
 
     @property
@@ -122,9 +137,16 @@ class Asked(Section):
         again = "the same command begins again with the first round, for only private training keeps its steps"
         return f"stopped; {again}" if self.privacy is None else GOES_ON
 
-    def heard(self, adapter: str, persons: Collection[str], seed: int, layout: Layout) -> None:
+    def heard(self, adapter: str, persons: Collection[str], seed: int, layout: Layout) -> Path | None:
         """MienError for answers that may not be learned from, or not under this `privacy:`: refused here, they cost no sample and
-        no likelihood. adapter: whose samples they are to be about; persons: whom it was trained on; layout: of its documents."""
+        no likelihood. adapter: whose samples they are to be about; persons: whom it was trained on; layout: of its documents.
+
+        The run of `reward.run`, where one is named. A reward of another adapter's samples is refused: it would tell of that one's
+        persons, whom no guarantee of this one covers."""
+        if self.reward.run is not None:
+            found = find(self.reward.run, "align", made_from=adapter)
+            reward_.require(found / "release" / "reward", layout)
+            return found
         rater, person = [f"simulated-{i + 1}" for i in range(self.simulate.raters)], [""] * self.simulate.raters
         if self.preferences is not None:
             said, documents, people, _ = judged.from_file(Path(self.preferences), adapter)
@@ -146,6 +168,7 @@ class Asked(Section):
             )
         if self.privacy is not None:
             self.privacy.plan(n=len({*dpo_.whose(self.privacy.unit, rater, person)}), steps=self.dpo.steps)
+        return None
 
 
 _PARTS: dict[experts.Part, tuple[str, str]] = {
@@ -153,6 +176,7 @@ _PARTS: dict[experts.Part, tuple[str, str]] = {
     "held_out": (", held-out terms", "of signs that no metric of the report, and no linear reward, measures"),
     "vital": (", vital signs", "of signs that the report, and a linear reward, measure too"),
 }
+_OF_A_REWARD = ("raters' agreement", "reward accuracy")
 _RATERS, _ALONE = "For the raters:", "Alignment alone:"  # so the claims of a private alignment begin
 EARLIER = "Of an earlier alignment, and of the answers to that one alone (what several spend adds up):"
 
@@ -169,13 +193,17 @@ def _mean(values: np.ndarray) -> Interval:
 
 
 class Rounds:
-    """asked, of the adapter `opened`, in `run`; source: where the ids of the persons it was trained on come from."""
+    """asked, of the adapter `opened`, in `run`; source: where the ids of the persons it was trained on come from; rewarded: the run of
+    `reward.run`."""
 
     recognised: frozenset[str] = frozenset()  # recordings in which raters recognised somebody
+    inherited: tuple[str, ...] = ()  # caveats of the run whose reward was taken
 
-    def __init__(self, asked: Asked, opened: Adapted, run: Run, accelerator: Any, seed: int, source: str):
+    def __init__(
+        self, asked: Asked, opened: Adapted, run: Run, accelerator: Any, seed: int, source: str, rewarded: Path | None = None
+    ):  # fmt: skip
         self.asked, self.opened, self.run, self.accelerator, self.seed = asked, opened, run, accelerator, seed
-        self.source, self.main = source, accelerator.is_main_process
+        self.source, self.main, self.rewarded = source, accelerator.is_main_process, rewarded
         self.results: list[Result] = []
         self.saw_real, self.tells, self.plan, self.claim = False, False, None, ""
 
@@ -189,6 +217,9 @@ class Rounds:
 
     def take(self, k: int) -> None:
         """Round k: ask, learn, and note what the raters' numbers and the held-out answers say."""
+        if self.rewarded is not None:
+            self._towards(self.rewarded)
+            return
         data = self._heard(k)
         console.say(f"  round {k + 1} of {self.asked.rounds}: {data.quality}")
         self.saw_real |= data.saw_real
@@ -260,10 +291,7 @@ class Rounds:
     def _learn(self, data: Learned, k: int) -> tuple[Interval | None, Interval | None]:
         """One round of the method; the accuracy on held-out answers of its reward and of the linear one, None without a reward."""
         a, o, train = self.asked, self.opened, data.train
-        common: dict[str, Any] = {
-            "seed": self.seed + k, "folder": self.run.private / f"round-{k + 1}", "accelerator": self.accelerator,
-        }  # fmt: skip
-        common["folder"].mkdir(exist_ok=True)
+        common = self._common(k)
         right = line = None
         log: list[dict[str, float]] = []
         if a.privacy is not None:
@@ -295,16 +323,40 @@ class Rounds:
                     linear = linear.watching(
                         [*train.chosen, *train.rejected, *self.draw(a.ppo.fresh, 10**4 * k + 3 * 10**6).documents]
                     )
-                eos, pad = (int(o.backbone.own_ids(np.array(t))) for t in (EOS, PAD))
-                value = (
-                    linear.critic(o.backbone)
-                    if a.reward.kind == "linear"
-                    else reward_.fresh(frozen.model, o.layout.vocabulary.digest, eos, pad, common["seed"])
-                )
+                value = linear.critic(o.backbone) if a.reward.kind == "linear" else self._value(frozen, common["seed"])
                 log = ppo_.train(o.model, o.backbone, o.layout, module, value, a.ppo, **common)
         if self.main:
             judged.write_log(common["folder"] / "log.jsonl", log)
         return right, line
+
+    def _towards(self, rewarded: Path) -> None:
+        """PPO towards the reward model of another run, which says itself how well it foretells answers: whether an answer that this
+        one held out had taught it there is not known here."""
+        o, common = self.opened, self._common(0)
+        module = reward_.load(rewarded / "release" / "reward", o.layout).to(self.accelerator.device)
+        frozen = open_base(Plugin(**o.config["backbone"]), o.layout)
+        log = ppo_.train(
+            o.model, o.backbone, o.layout, module, self._value(frozen, common["seed"]), self.asked.ppo, **common
+        )
+        beside.keep(o.model, self.asked.lora.strength)
+        before = Report.read(rewarded / "release" / "report.json")
+        self.saw_real = judged.SAW_REAL in before.caveats
+        self.inherited = before.caveats
+        self.results += [r for r in before.results if r.metric.startswith(_OF_A_REWARD)]
+        if self.main:
+            judged.write_log(common["folder"] / "log.jsonl", log)
+
+    def _common(self, k: int) -> dict[str, Any]:
+        """What every trainer of round k is told."""
+        folder = self.run.private / f"round-{k + 1}"
+        folder.mkdir(exist_ok=True)
+        return {"seed": self.seed + k, "folder": folder, "accelerator": self.accelerator}
+
+    def _value(self, frozen: CausalBackbone, seed: int) -> Any:
+        """A fresh value model of the base."""
+        o = self.opened
+        eos, pad = (int(o.backbone.own_ids(np.array(t))) for t in (EOS, PAD))
+        return reward_.fresh(frozen.model, o.layout.vocabulary.digest, eos, pad, seed)
 
     def _freshly(self, reward: decoded.Decoded, k: int, common: dict[str, Any]) -> list[dict[str, float]]:
         """DPO on pairs of fresh samples of the adapter as it is now, in turns; its log."""
@@ -381,7 +433,7 @@ class Rounds:
     def report(self, adapter: Report, **about: Any) -> Report:
         """What is claimed, for whom, and why. adapter: the report of the adapter it began with."""
         guarantee = adapter.guarantee
-        caveats = [*judged.flag(len(self.recognised)), *(of_before(c) for c in adapter.caveats)]
+        caveats = [*judged.flag(len(self.recognised)), *(of_before(c) for c in adapter.caveats), *self.inherited]
         of_persons = self.plan is not None and self.plan.unit == "person"
         if self.saw_real or (self.tells and not of_persons):
             guarantee = adapter.guarantee if guarantee == PLAIN else f"none any more. {judged.SAW_REAL}"

@@ -44,14 +44,15 @@ def main(argv: list[str] | None = None) -> int:
         cohort, left_out = open_cohort(section, "alignment")
     require_consent(section, split.train, "alignment")
     inputs = {**asked["inputs"], **recipe.inputs(asked["config"]), "adapter": runs.fingerprint(source)}
-    recipe.heard(inputs["adapter"], split.train, recipe.seed, layout_of(source))
+    taken = recipe.heard(inputs["adapter"], split.train, recipe.seed, layout_of(source))
+    inputs |= {"reward": runs.fingerprint(taken)} if taken else {}
     told = {**asked["config"], "study": recipe.study, "align": recipe.model_dump(mode="json")}
     run = runs.Run.start("align", recipe.study, told, inputs, fresh=fresh, main=main, wait=everyone)
     with run, verbs.stopped(recipe.stopped):
         if not run.reused:
             opened = open_adapted(source)
             model, layout, base = opened.model, opened.layout, opened.backbone
-            todo = rounds.Rounds(recipe, opened, run, accelerator, recipe.seed, ledger_source(section, cohort))
+            todo = rounds.Rounds(recipe, opened, run, accelerator, recipe.seed, ledger_source(section, cohort), taken)
             moves = recipe.method != "reward"  # an adapter
             again_of = Audit(opened, cohort, split, recipe.seed) if main and moves else None
             before = todo.draw(recipe.simulate.judge_again, 10**6)

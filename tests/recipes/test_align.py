@@ -180,6 +180,31 @@ def test_a_reward_model_alone_is_held_to_no_bound(toy):
 
 
 @pytest.mark.slow
+def test_a_reward_is_trained_once_and_taken_by_ppo(toy):
+    small = ["method=reward", "bounds={}", "reward={steps: 4, batch: 4, rank: 2}"]
+    toy.run("align", "dpo_toy.yaml", "study=toy_kept", *small)
+    take = ["align", "dpo_toy.yaml", "method=ppo", "reward={run: align-toy_kept}", *SMALL["ppo"]]
+    toy.run(*take, "study=toy_taken")
+    found, there = report(toy, "toy_taken"), report(toy, "toy_kept")
+    told = "reward accuracy on held-out answers"
+    assert found[told] == there[told]  # as that run measured it
+    assert "held-out answers ordered right" not in found
+    assert found["win rate against before"]["value"] is not None
+    assert found["valid sequences"]["value"] == 1.0
+    # a reward of samples of another adapter would tell of that one's persons
+    toy.run("adapt", "adapt_toy.yaml", "study=toy_other", "seed=1", "train.max_steps=2")
+    done = toy.run(*take, "study=toy_others", "adapter=adapt-toy_other", ok=False)
+    assert done.returncode == 2
+    assert "was made from run" in done.stderr
+    (kept,) = (toy.folder / "runs").glob("align-toy_kept-*")
+    config = kept / "release" / "reward" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"behaviour_vocabulary": "another"}))
+    done = toy.run(*take, "study=toy_words", ok=False)
+    assert done.returncode == 2
+    assert "knows other behaviour tokens (another)" in done.stderr
+
+
+@pytest.mark.slow
 def test_ppo_towards_a_neural_reward(toy):
     toy.run(
         "align", "dpo_toy.yaml", "study=toy_neural", "method=ppo", "reward={steps: 4, batch: 4, rank: 2}", *SMALL["ppo"]

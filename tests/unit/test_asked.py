@@ -217,6 +217,21 @@ def test_a_launch_that_cannot_work_is_refused_at_once(asked, where, says):
 
 
 @pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"method": "dpo"}, "is for `method: ppo`"),
+        ({"method": "reward"}, "is for `method: ppo`"),
+        ({"method": "ppo", "reward": {"run": "align-x", "kind": "linear"}}, "`reward.kind: neural`"),
+        ({"method": "ppo", "rounds": 2}, "nobody is asked again"),
+        ({"method": "ppo", "preferences": "pairs.jsonl"}, "nobody is asked again"),
+    ],
+)
+def test_a_reward_that_is_there_already_is_for_ppo_alone(asked, says):
+    with pytest.raises(MienError, match=re.escape(says)):
+        config.parse(Asked, {"reward": {"run": "align-x"}, **asked}, "align").inputs({})
+
+
+@pytest.mark.parametrize(
     ("asked", "where"),
     [
         ({"dpo": {"batch": 4, "micro_batch": 16}}, world("MULTI_CPU", 2)),  # at most sixteen at a time
