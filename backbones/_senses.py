@@ -6,14 +6,15 @@ that whose a row of their layers is cannot be told, and no person's gradient is 
 output stay frozen. Each recording goes through them alone, once, and its finished soft tokens are handed to the language model:
 what a row is shown depends on no other row.
 
-How many soft tokens a recording takes is fixed by the recipe: a picture is one square, a film its middle picture, a sound so many
-seconds (a shorter one is followed by silence, and gaps are silence). A recording without the stream is zeros.
+How many soft tokens a recording takes is fixed by the recipe: a picture is one square (its middle; LLaVA-OneVision fills it up to
+one), a film its middle picture, a sound so many seconds (a shorter one is followed by silence, and gaps are silence). A
+recording without the stream is zeros.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -133,7 +134,8 @@ def own(model: Any, place: str, revision: str | None, asked: Shown | None) -> Se
             kind == "llava"
         ):  # "full" has the tower's own first token; LLaVA-OneVision has none, and ends the line with one
             return Sense(soft=tokens, pack=lambda given: images.pack([picture(g, asked.stream) for g in given]))
-        made = Own(model=model, tokens=tokens, width=width, prepare=partial(_pixels, images, asked.stream), embed=_seen)
+        prepare = partial(_pixels, replace(images, whole=True), asked.stream)
+        made = Own(model=model, tokens=tokens, width=width, prepare=prepare, embed=_seen)
         return Sense(soft=tokens, pack=made.pack, finished=True)
     step = vision.patch_size * vision.spatial_merge_size
     side = asked.side or max(1, 224 // step) * step
@@ -186,7 +188,7 @@ class Own:
 
 
 def _seen(inner: Any, pixels: Any) -> Any:
-    """LLaVA-OneVision: the whole picture as one cut, as it takes each of several pictures."""
+    """LLaVA-OneVision: the whole picture as one, as it takes each of several pictures."""
     import torch
 
     sizes = torch.tensor([pixels.shape[1:]], device=pixels.device)
@@ -247,10 +249,12 @@ def _patches(images: Images, stream: str | None, patch: int, merge: int, times: 
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """How a tower was shown its images: shortest side resized to `resize` pixels (bicubic), the middle `size` x `size`
-    cut out, scaled to 0 … 1, less `mean`, over `std`. Without mean and std nothing is known, and `pack` says so."""
+    cut out, scaled to 0 … 1, less `mean`, over `std`; whole: it is filled up to a square with the mean colour first. Without mean
+    and std nothing is known, and `pack` says so."""
 
     size: int
     resize: int
+    whole: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -288,6 +292,10 @@ class Images:
                 raise MienError(f"an image is uint8[height, width, 3] or a PIL image, not {type(image).__name__}")
             picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
             picture = picture.convert("RGB")
+            if self.whole:
+                square = Image.new("RGB", (max(picture.size),) * 2, tuple(int(m * 255) for m in self.mean))
+                square.paste(picture, tuple((s - p) // 2 for s, p in zip(square.size, picture.size, strict=True)))
+                picture = square
             scale = self.resize / min(picture.size)
             wide, high = (max(self.size, round(s * scale)) for s in picture.size)
             picture = picture.resize((wide, high), Image.Resampling.BICUBIC)

@@ -464,7 +464,7 @@ def senses(model: Any, place: str, config: Config) -> Sense:
     """How a model is shown recordings; nothing of a class whose towers are not used here. For a binder's embeddings there is no
     `pack`: whoever opens the binder brings it (adapters/embedded.py)."""
     kind = model.config.model_type
-    tower = getattr(model.config, "vision_config", None)
+    tower: Any = getattr(model.config, "vision_config", None)
     if kind == "llava" and tower.model_type == "behaviour_encoder":
         made = Sense(soft=tower.seconds, pack=tower.pack)
     elif kind == "llava" and tower.model_type == "handed_embeddings":
@@ -550,6 +550,5 @@ def _features(shown: Any, hidden: int) -> Any:
     from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
     first, *deeper = shown.split(hidden, 2)
-    return BaseModelOutputWithDeepstackFeatures(
-        pooler_output=tuple(first), deepstack_features=[tuple(level) for level in deeper]
-    )
+    found: Any = {"pooler_output": tuple(first), "deepstack_features": [tuple(level) for level in deeper]}
+    return BaseModelOutputWithDeepstackFeatures(**found)

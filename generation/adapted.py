@@ -133,6 +133,9 @@ class Writing:
         how = f"base.resize_token_embeddings({len(self.base.model.get_input_embeddings().weight)})"
         if self.eyes is not None:
             how += f"\n# its soft tokens are a binder's embeddings ({self.eyes.binder.identity}); without them it writes from labels alone"
+        elif told := self.recipe.backbone.options.get("shown"):
+            own = f"the base's own {told['tower']} tower's of {told['stream']}"
+            how += f"\n# its soft tokens are {own}; without them it writes from labels alone"
         lora.write_notes(folder, self.base, how, guarantee, restrictions)
         self.layout.write(folder / "layout.json")
 

@@ -186,8 +186,13 @@ def test_omni_counts_the_places_of_a_picture_as_it_does_itself(folders):
     row = torch.tensor([[297, *[299] * 9, 5, 6, 7]])
     grid = torch.tensor([[1, 6, 6]])
     wanted, _ = made.model.model.get_rope_index(row, image_grid_thw=grid, attention_mask=torch.ones_like(row))
-    found, _ = llava.places(row[:, 1:], None, None, 3)
-    assert torch.equal(found[:, 0], wanted[:, 0, 1:] - 1)
+    kept = {}
+    words = made.model.model.language_model
+    words.register_forward_pre_hook(lambda module, args, kwargs: kept.update(kwargs), with_kwargs=True)
+    batch = made.batch([np.arange(3)], prompt=1, persons=[0], given=[seen("image")])
+    with torch.no_grad():
+        made.model(**made.inputs(batch))
+    assert torch.equal(kept["position_ids"][:, 0], wanted[:, 0, 1:] - 1)
 
 
 def test_places():
@@ -303,6 +308,22 @@ def test_a_film_is_its_middle_picture_and_a_missing_stream_is_nothing(folders):
     assert all(np.array_equal(packed[i], packed[1]) for i in (0, 2, 4))
     assert packed[0].any()
     assert not packed[3].any()
+
+
+def test_llava_onevision_is_shown_a_picture_whole(folders):
+    made = opened(folders, "llava_onevision", "image")
+    tall = np.linspace(0, 255, 90).astype(np.uint8)[:, None, None].repeat(30, 1).repeat(3, 2)
+    how = {k: PREPARED[k] for k in ("image_mean", "image_std")}
+    theirs_ = t.LlavaOnevisionImageProcessor(size={"height": 28, "width": 28}, **how)(
+        [[tall, tall]], return_tensors="pt"
+    )
+    images = _senses.Images(size=28, resize=28, whole=True, mean=tuple(how["image_mean"]), std=tuple(how["image_std"]))
+    assert np.allclose(images.pack([tall])[0], theirs_.pixel_values[0, 0], atol=0.03)  # of two libraries' bicubic
+    wide = tall.transpose(1, 0, 2)
+    assert np.allclose(images.pack([wide])[0], images.pack([tall])[0].transpose(0, 2, 1), atol=0.01)
+    square = np.full((90, 90, 3), [127, 102, 76], np.uint8)
+    square[:, 30:60] = tall
+    assert np.allclose(made.packed([tall]), made.packed([square]), atol=1e-5)
 
 
 def test_llava_15_is_shown_films_too(folders):

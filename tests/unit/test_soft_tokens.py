@@ -300,6 +300,7 @@ def test_a_tower_from_the_recipe(folder, layout, home, tmp_path):
     assert llava.with_tower(section, layout.streams, 2.5) == made
     assert llava.with_tower(section, layout.streams, 4.0) != made
     assert llava.with_tower(made, layout.streams, 2.5) is made
+    assert llava.with_senses(made, layout.streams, 2.5) is made  # its tower was made here
     usual = Plugin(
         name="llava", model=str(tmp_path / "lm"), signals={}
     )  # as it stands in the docs: nothing but defaults
