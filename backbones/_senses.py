@@ -293,8 +293,10 @@ class Images:
             picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
             picture = picture.convert("RGB")
             if self.whole:
-                square = Image.new("RGB", (max(picture.size),) * 2, tuple(int(m * 255) for m in self.mean))
-                square.paste(picture, tuple((s - p) // 2 for s, p in zip(square.size, picture.size, strict=True)))
+                wide, high = picture.size
+                side = max(wide, high)
+                square = Image.new("RGB", (side, side), tuple(int(m * 255) for m in self.mean))
+                square.paste(picture, ((side - wide) // 2, (side - high) // 2))
                 picture = square
             scale = self.resize / min(picture.size)
             wide, high = (max(self.size, round(s * scale)) for s in picture.size)
