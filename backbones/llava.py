@@ -1,8 +1,10 @@
-"""LLaVA-style models: a language model with soft tokens in its prompt, made by a tower from images or signals, or by a binder.
+"""LLaVA-style models: a language model with soft tokens in its prompt, made by a tower from images, sounds or signals, or by a
+binder.
 
 Any class of transformers that answers to `AutoModelForImageTextToText` (LLaVA-1.5, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL,
 Qwen3-VL, …), and the thinkers of Qwen-Omni. Such a model carries behaviour documents like any causal LM; LoRA then stays
-in its language model. With `batch(..., given=…)` each row opens with the soft tokens of a recording.
+in its language model. With `batch(..., given=…)` each row opens with the soft tokens of a recording: of the model's own tower for
+images or sounds (`_senses.py` says which have one that is used, and how), of one for signals, or a binder's.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from ..core.config import Plugin, Section, parse
 from ..core.errors import MienError
 from ..core.paths import cache_home, runs_home
 from ..core.records import StreamSpec
-from . import causal_lm, tiny
+from . import _senses, causal_lm, tiny
+from ._senses import Sense, Shown
 from .causal_lm import Batch, CausalBackbone
 
 ASSETS = ("dinov2-smollm2",)
@@ -67,13 +70,15 @@ class Bound(Section):
 
 
 class Config(causal_lm.Config):
-    """As for `causal_lm`, and: adapt_projector, adapt_vision: LoRA in the projector, and in the towers (images, audio,
-    signals), as well; both need recordings that are given as soft tokens; signals: `model` is a causal LM, or the recipe that
-    pretrains a tiny one, to be joined with a tower for signals (`with_tower`), and both are adapted unless the recipe says
-    otherwise; binder: it is joined with a projector for a binder's embeddings, and that is adapted."""
+    """As for `causal_lm`, and: adapt_projector, adapt_vision: LoRA in the projector, and in the tower (LLaVA-1.5's for images, or
+    one for signals), as well; both need recordings that are given as soft tokens; shown: what of a recording the model's own tower
+    is shown; signals: `model` is a causal LM, or the recipe that pretrains a tiny one, to be joined with a tower for signals
+    (`with_tower`), and both are adapted unless the recipe says otherwise; binder: it is joined with a projector for a binder's
+    embeddings, and that is adapted."""
 
     adapt_projector: bool = False
     adapt_vision: bool = False
+    shown: Shown | None = None
     signals: Signals | None = None
     binder: Bound | None = None
 
@@ -83,6 +88,10 @@ class Config(causal_lm.Config):
             raise ValueError("soft tokens come from a tower for `signals` or from a `binder`, not from both")
         if self.binder and self.adapt_vision:
             raise ValueError("adapt_vision: a binder is frozen here; adapt it before, with a `represent:` recipe")
+        if self.shown and (self.binder or self.signals):
+            raise ValueError(
+                "shown: is for the model's own towers; with `signals` or a `binder`, soft tokens come from there"
+            )
         return self
 
 
@@ -91,16 +100,19 @@ class LlavaBackbone(CausalBackbone):
     """As `CausalBackbone`; every unit may be shown one recording.
 
     soft: tokens that stand for one recording (0: this class takes none here); pack: recordings (None: nothing is shown) ->
-    float32[B, …], what the tower takes; each row is packed alone.
+    float32[B, …], what the tower takes; each row is packed alone; finished: what `pack` makes is soft tokens already, of a tower
+    that is frozen.
     """
+
+    finished: bool = False
 
     def batch(
         self, documents: Sequence[np.ndarray], *, prompt: int, persons: Sequence[int] | np.ndarray, device: Any = "cpu",
         given: Sequence[Any] | None = None,
     ) -> Batch:  # fmt: skip
-        """given: per document a recording, which its row opens with, or None. A recording is {stream: Signal} or an image
-        (uint8[H, W, 3] or a PIL image), as the tower takes it, or what `pack` made of one (float32). To the grammar, soft
-        tokens are padding in front."""
+        """given: per document a recording, which its row opens with, or None. A recording is {stream: Stream}, or as the tower takes
+        it (an image: uint8[H, W, 3], a PIL image or a Video; a sound: a Signal), or what `pack` made of one (float32). To the
+        grammar, soft tokens are padding in front."""
         import torch
 
         made = super().batch(documents, prompt=prompt, persons=persons, device=device)
@@ -126,21 +138,27 @@ class LlavaBackbone(CausalBackbone):
             )
         if self.pack is None:
             raise MienError(
-                f"{self.identity} ({self.model.config.model_type}) takes no recording as soft tokens here; that needs one"
-                " row of the tower for each row of the batch, which LLaVA-1.5's class has (model_type llava)"
+                f"{self.identity} ({self.model.config.model_type}) takes no recording as soft tokens here; these do:"
+                f" {', '.join(_senses.TOWERS)}, and where there are two towers `shown: {{tower: …}}` says which"
             )
         before = [isinstance(g, np.ndarray) and g.dtype == np.float32 for g in given]
         out = self.pack([None if b else g for g, b in zip(given, before, strict=True)])
         for row, g, b in zip(out, given, before, strict=True):
             if b:
+                if g.shape != row.shape or not np.isfinite(g).all():
+                    raise MienError(
+                        f"what was packed before is float32{list(row.shape)} and finite, not float32{list(g.shape)}"
+                    )
                 row[...] = g
         return out
 
     def soften(self, model: Any, given: Sequence[Any]) -> Any:
-        """The soft tokens that stand for recordings: float32[B, soft, hidden], as `forward(shown=…)` takes them; model: this
-        backbone's, adapted or not."""
+        """The soft tokens that stand for recordings: float32[B, soft, hidden], as `forward(shown=…)` takes them (of Qwen3-VL, each
+        with its deepstack features behind it); model: this backbone's, adapted or not."""
         import torch
 
+        if self.finished:
+            return torch.as_tensor(self.packed(given))
         whole = model.get_base_model() if hasattr(model, "get_base_model") else model
         layer, strategy = whole.config.vision_feature_layer, whole.config.vision_feature_select_strategy
         device = whole.get_input_embeddings().weight.device
@@ -157,6 +175,8 @@ class LlavaBackbone(CausalBackbone):
         out = super().inputs(batch)
         if batch.given is None:
             return out
+        if self.finished:
+            return {**out, "shown": batch.given}
         place = torch.arange(batch.ids.shape[1], device=batch.ids.device) < self.soft
         return {**out, "pixel_values": batch.given, "soft": place.expand_as(batch.ids)}
 
@@ -205,14 +225,21 @@ def backbone(model: Any, config: Config, behaviour_tokens: int, identity: str, p
         )
     offset = 0 if speaks else causal_lm.append_rows(model, behaviour_tokens)
     model.requires_grad_(False)
+    kind, asked = model.config.model_type, [k for k in ("adapt_projector", "adapt_vision") if getattr(config, k)]
+    if asked and kind in _senses.FROZEN:
+        raise MienError(
+            f"backbone.{asked[0]}: the towers of {kind} stay frozen, with their projectors: they take all recordings of a batch as one"
+            " sequence, or one picture as several, so that no person's gradient could be told from another's. Leave it out: LoRA is in"
+            " the language model"
+        )
     kept, left = parts(model, projector=config.adapt_projector, vision=config.adapt_vision)
     names, left = targets(model, left)
-    soft, pack = senses(model, place, config.revision)
-    model.__class__ = _carrying(type(model))
+    sense = senses(model, place, config)
+    model.__class__ = _carrying(type(model), sense.square)
     return LlavaBackbone(
         model=model, identity=identity, revision=config.revision, fingerprint=digest, offset=offset,
         lora_targets=names, speaks_behaviour=speaks, beside=kept, excluded=pattern(left),
-        never=no_words(model.config, offset), soft=soft, pack=pack,
+        never=no_words(model.config, offset), soft=sense.soft, pack=sense.pack, finished=sense.finished,
     )  # fmt: skip
 
 
@@ -267,6 +294,25 @@ def with_embeddings(section: Plugin, *, tokens: int, width: int, binder: str) ->
     return Plugin(**{"adapt_projector": True, **kept, "name": "llava", "model": str(folder)})
 
 
+def with_senses(section: Plugin, streams: Mapping[str, StreamSpec], seconds: float) -> Plugin:
+    """A recipe's backbone section that shows recordings to the model's own tower, with `shown:` in full; others come back as they
+    are. streams: the cohort's, written or not; seconds: of a window. MienError where no stream fits, or several do."""
+    if section.name != "llava" or {"signals", "binder"} & set(section.options):
+        return section
+    config = parse(Config, section.options, "backbone llava")
+    declared = _declared(source(config)[0], config)
+    kind = declared.model_type
+    kind = f"{kind}_thinker" if kind == "qwen2_5_omni" else kind
+    joined_here = getattr(getattr(declared, "vision_config", None), "model_type", "") in (
+        "behaviour_encoder",
+        "handed_embeddings",
+    )
+    if kind not in _senses.TOWERS or joined_here:
+        return section
+    full = _senses.chosen(config.shown or Shown(), kind, streams, seconds)
+    return Plugin(**{**section.options, "name": "llava", "shown": full.model_dump(exclude_none=True)})
+
+
 def _text(section: Plugin) -> tuple[Config, str]:
     """The section's `Config`, whose `model` is then the language model to join, and what to call it: a recipe that pretrains a tiny
     base stands for the run that did, now if need be."""
@@ -319,19 +365,7 @@ def _class(place: str, config: Config) -> Any:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
-    from . import _encoder, _handed
-
-    _encoder.register()
-    _handed.register()
-    try:
-        kind = transformers.AutoConfig.from_pretrained(
-            place, revision=config.revision, trust_remote_code=False
-        ).model_type
-    except (OSError, ValueError, KeyError) as error:
-        raise MienError(
-            f"cannot load the LLaVA-style model {config.model!r}: {str(error).splitlines()[0]} – give a hub id you can"
-            " reach, a local folder with config.json and model.safetensors, or an asset"
-        ) from None
+    kind = _declared(place, config).model_type
     if kind in _THINKERS:
         return getattr(transformers, _THINKERS[kind])
     if kind not in CLASSES:
@@ -339,6 +373,23 @@ def _class(place: str, config: Config) -> Any:
             f"{config.model!r} is a {kind}, which is no LLaVA-style model; a language model alone is `name: causal_lm`"
         )
     return transformers.AutoModelForImageTextToText
+
+
+def _declared(place: str, config: Config) -> Any:
+    """The model's own configuration."""
+    import transformers
+
+    from . import _encoder, _handed
+
+    _encoder.register()
+    _handed.register()
+    try:
+        return transformers.AutoConfig.from_pretrained(place, revision=config.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise MienError(
+            f"cannot load the LLaVA-style model {config.model!r}: {str(error).splitlines()[0]} – give a hub id you can"
+            " reach, a local folder with config.json and model.safetensors, or an asset"
+        ) from None
 
 
 # --- what LoRA may touch --------------------------------------------------------------------------------------------
@@ -409,76 +460,32 @@ def no_words(config: Any, offset: int) -> tuple[int, ...]:
 
 
 # --- soft tokens ------------------------------------------------------------------------------------------------------
-def senses(model: Any, place: str, revision: str | None) -> tuple[int, Callable[[Sequence[Any]], np.ndarray] | None]:
-    """How many soft tokens a recording takes, and how recordings are packed for the tower; (0, None) where this class's
-    towers mix the rows of a batch, or cut one image into several; and for a binder's embeddings, (tokens, None)."""
-    config = model.config
-    if config.model_type != "llava":
-        return 0, None
-    tower = config.vision_config
-    if tower.model_type == "behaviour_encoder":
-        return tower.seconds, tower.pack
-    if tower.model_type == "handed_embeddings":
-        return tower.tokens, None  # whoever opens the binder brings its `pack` (adapters/embedded.py)
-    images = Images.read(place, revision, tower.image_size)
-    extra = 1 if config.vision_feature_select_strategy == "full" else 0
-    return (images.size // tower.patch_size) ** 2 + extra, images.pack
+def senses(model: Any, place: str, config: Config) -> Sense:
+    """How a model is shown recordings; nothing of a class whose towers are not used here. For a binder's embeddings there is no
+    `pack`: whoever opens the binder brings it (adapters/embedded.py)."""
+    kind = model.config.model_type
+    tower: Any = getattr(model.config, "vision_config", None)
+    if kind == "llava" and tower.model_type == "behaviour_encoder":
+        made = Sense(soft=tower.seconds, pack=tower.pack)
+    elif kind == "llava" and tower.model_type == "handed_embeddings":
+        made = Sense(soft=tower.tokens)
+    elif kind in _senses.TOWERS:
+        return _senses.own(model, place, config.revision, config.shown)
+    else:
+        made = Sense()
+    if config.shown is not None:
+        raise MienError(
+            f"backbone.shown: {config.model!r} ({kind}) has no tower of its own that is used; these have: {', '.join(_senses.TOWERS)}"
+        )
+    return made
 
 
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """How a tower was shown its images: shortest side resized to `resize` pixels (bicubic), the middle `size` x `size`
-    cut out, scaled to 0 … 1, less `mean`, over `std`. Without mean and std nothing is known, and `pack` says so."""
-
-    size: int
-    resize: int
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    @staticmethod
-    def read(place: str, revision: str | None, size: int) -> Images:
-        from transformers import ImageProcessingMixin
-
-        try:
-            raw, _ = ImageProcessingMixin.get_image_processor_dict(place, revision=revision)
-        except (OSError, ValueError):
-            return Images(size=size, resize=size)
-        crop, short = raw.get("crop_size") or size, raw.get("size") or size
-        crop = crop.get("height", size) if isinstance(crop, Mapping) else int(crop)
-        short = short.get("shortest_edge", short.get("height", crop)) if isinstance(short, Mapping) else int(short)
-        mean, std = raw.get("image_mean"), raw.get("image_std")
-        return Images(size=crop, resize=short, mean=mean and tuple(mean), std=std and tuple(std))
-
-    def pack(self, given: Sequence[Any]) -> np.ndarray:
-        """uint8[H, W, 3] arrays, PIL images or None -> float32[B, 3, size, size]."""
-        from PIL import Image
-
-        if self.mean is None or self.std is None:
-            raise MienError(
-                "the base has no preprocessor_config.json with image_mean and image_std: nobody knows how its tower was"
-                " shown images"
-            )
-        out = np.zeros((len(given), 3, self.size, self.size), dtype=np.float32)
-        for i, image in enumerate(given):
-            if image is None:
-                continue
-            if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
-                raise MienError(f"an image is uint8[height, width, 3], not {image.dtype}{list(image.shape)}")
-            picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-            picture = picture.convert("RGB")
-            scale = self.resize / min(picture.size)
-            wide, high = (max(self.size, round(s * scale)) for s in picture.size)
-            picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
-            x, y = (wide - self.size) // 2, (high - self.size) // 2
-            pixels = np.asarray(picture, dtype=np.float32)[y : y + self.size, x : x + self.size] / 255
-            out[i] = ((pixels - np.array(self.mean)) / np.array(self.std)).transpose(2, 0, 1)
-        return out
-
-
-def _carrying(kind: type) -> type:
+def _carrying(kind: type, square: int = 0) -> type:
     """The class with a `forward` that takes a mask `soft`: bool[B, T], where soft tokens stand. Whatever ids stand there
     become the model's placeholder, so that outside (to the grammar) they can be padding, which leaves its state as it is.
-    Or it takes the soft tokens themselves, `shown`: float[B, S, hidden] in the first S places.
+    Or it takes the soft tokens themselves, `shown`: float[B, S, hidden] in the first S places, or float[B, S, (1 + L) hidden] with
+    what is added to them behind the first L layers (Qwen3-VL's deepstack features). square: rows and columns that S soft tokens
+    stand in, where the model counts places so (M-RoPE).
     """
     import inspect
 
@@ -486,15 +493,27 @@ def _carrying(kind: type) -> type:
 
     def forward(self: Any, input_ids: Any = None, soft: Any = None, shown: Any = None, **kwargs: Any) -> Any:
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
-        if cache is None or cache.get_seq_length() == 0:
+        first = cache is None or cache.get_seq_length() == 0
+        if first:
             if soft is not None:
                 input_ids = torch.where(soft, self.config.image_token_id, input_ids)
             if getattr(self.model, "rope_deltas", None) is not None:
                 self.model.rope_deltas = None  # Qwen keeps them between calls: the last batch's would move this one's
-        if shown is not None:
-            embedded = self.get_input_embeddings()(input_ids)
-            kwargs["inputs_embeds"] = torch.cat([shown.to(embedded.dtype), embedded[:, shown.shape[1] :]], 1)
-            input_ids = None
+        elif square and self.model.rope_deltas is not None and getattr(kwargs.get("position_ids"), "ndim", 0) == 2:
+            kwargs["position_ids"] = kwargs["position_ids"] + self.model.rope_deltas  # whoever samples counts in a line
+        if first and shown is not None:
+            if square:
+                mask, given = kwargs.get("attention_mask"), kwargs.get("position_ids")
+                kwargs["position_ids"], self.model.rope_deltas = places(input_ids, mask, given, square)
+            hidden = self.get_input_embeddings().weight.shape[1]
+            if shown.shape[2] == hidden:
+                embedded = self.get_input_embeddings()(input_ids)
+                kwargs["inputs_embeds"] = torch.cat([shown.to(embedded.dtype), embedded[:, shown.shape[1] :]], 1)
+                input_ids = None
+            else:
+                input_ids = input_ids.clone()
+                input_ids[:, : shown.shape[1]] = self.config.image_token_id
+                kwargs["mm_encoder_outputs"] = {"image": _features(shown, hidden)}
         return super(made, self).forward(input_ids=input_ids, **kwargs)
 
     own = inspect.signature(kind.forward)
@@ -506,3 +525,30 @@ def _carrying(kind: type) -> type:
         kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     )
     return made
+
+
+def places(ids: Any, mask: Any, given: Any, square: int) -> tuple[Any, Any]:
+    """Where Qwen counts the tokens of rows that open with a picture of square x square soft tokens: int64[3, B, T] (time, row,
+    column), and int64[B, 1], by how much every later token comes sooner than in a line. mask: 0/1 [B, T] or None; given: int64[B, T],
+    as counted in a line, or None. A row whose soft tokens are masked is counted from its first token."""
+    import torch
+
+    n = square * square
+    if given is None:
+        there = torch.ones_like(ids) if mask is None else mask.long()
+        given = (there.cumsum(1) - 1).clamp(min=0)
+    seen = torch.ones_like(ids[:, :1]) if mask is None else mask[:, :1].long()
+    sooner = seen * (square - n)
+    line = (given + sooner).expand(3, -1, -1).clone()
+    at = torch.arange(n, device=ids.device)
+    line[:, :, :n] = torch.stack([at * 0, at // square, at % square])[:, None] * seen
+    return line, sooner
+
+
+def _features(shown: Any, hidden: int) -> Any:
+    """What Qwen3-VL's tower gives of one picture a row: float[B, S, (1 + L) hidden]."""
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+    first, *deeper = shown.split(hidden, 2)
+    found: Any = {"pooler_output": tuple(first), "deepstack_features": [tuple(level) for level in deeper]}
+    return BaseModelOutputWithDeepstackFeatures(**found)

@@ -133,6 +133,9 @@ class Writing:
         how = f"base.resize_token_embeddings({len(self.base.model.get_input_embeddings().weight)})"
         if self.eyes is not None:
             how += f"\n# its soft tokens are a binder's embeddings ({self.eyes.binder.identity}); without them it writes from labels alone"
+        elif told := self.recipe.backbone.options.get("shown"):
+            own = f"the base's own {told['tower']} tower's of {told['stream']}"
+            how += f"\n# its soft tokens are {own}; without them it writes from labels alone"
         lora.write_notes(folder, self.base, how, guarantee, restrictions)
         self.layout.write(folder / "layout.json")
 
@@ -158,10 +161,16 @@ def _others(layout: Layout, base: str, codecs: Sequence[str] = ()) -> str:
     )
 
 
-def joined(section: Plugin, layout: Layout, card: CohortCard) -> Plugin:
-    """A recipe's backbone section with the model that is made here for `signals:` or `binder:`; others come back as they are."""
-    with_tower = llava.with_tower(section, layout.streams, layout.seconds)
-    return embedded.with_binder(with_tower, card, layout.streams, layout.seconds)
+def joined(section: Plugin, layout: Layout, card: CohortCard, shown: bool = False) -> Plugin:
+    """A recipe's backbone section with the model that is made here for `signals:` or `binder:`, and with what the model's own tower is
+    shown; others come back as they are. shown: recordings will be given as soft tokens."""
+    if not shown and section.name == "llava" and section.options.get("shown") is not None:
+        raise MienError(
+            "backbone.shown: no recording is given as soft tokens; ask for `condition: {soft: …}`, or leave it out"
+        )
+    made = llava.with_senses(section, card.streams, layout.seconds) if shown else section
+    made = llava.with_tower(made, layout.streams, layout.seconds)
+    return embedded.with_binder(made, card, layout.streams, layout.seconds)
 
 
 def open_base(
@@ -182,8 +191,8 @@ def open_base(
     if shown and not backbone.soft:
         raise MienError(
             f"condition.soft: the backbone {section.name} ({backbone.identity}) takes no recording as soft tokens; that"
-            " needs a LLaVA whose tower was made for signals, `backbone: {name: llava, model: …, signals: {}}`, or a binder's"
-            " embeddings, `binder: {run: …}`"
+            " needs a LLaVA whose tower was made for signals, `backbone: {name: llava, model: …, signals: {}}`, a binder's"
+            " embeddings, `binder: {run: …}`, or a model whose own tower takes pictures or sounds, `shown: {stream: …}`"
         )
     if eyes is not None:
         made_for = getattr(getattr(backbone.model.config, "vision_config", None), "binder", None)

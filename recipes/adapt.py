@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         if recipe.backbone:
             base = tiny.with_weights(recipe.backbone)
             if not recipe.represent:
-                base = adapted.joined(base, recipe.layout(cohort.card), cohort.card)
+                base = adapted.joined(base, recipe.layout(cohort.card), cohort.card, recipe.condition.soft > 0)
             recipe = recipe.model_copy(update={"backbone": base})
     kind = Autoencoding if recipe.autoencoder else Representing if recipe.represent else adapted.Writing
     subject = kind(recipe, cohort.card)

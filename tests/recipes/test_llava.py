@@ -14,10 +14,12 @@ import transformers as t
 import yaml
 from safetensors.torch import load_file
 
+from mien.core import runs
 from mien.core.records import Cohort
 from mien.privacy.ledger import Ledger
 
 from ..conftest import fetched
+from ..unit import soft
 from .conftest import RECIPES, Lab, lab
 
 BASE = {"name": "llava", "model": "base"}
@@ -116,6 +118,49 @@ def test_recordings_shown_as_soft_tokens(study, private):
     charged = [e for e in Ledger.open(ledger).export() if e["seq"] > before[0]]
     assert [e["kind"] for e in charged] == ["reserve", "settle"]
     assert not (safe / "private" / "cohort").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("private", [False, True])
+def test_a_voice_through_the_models_own_tower(study, private):
+    """Written: a temperature. Shown: a voice, to the audio tower of a random thinker of a few thousand parameters."""
+    made, name = study, f"toy_voice{'_private' * private}"
+    torch.manual_seed(0)
+    soft.MAKE["qwen2_5_omni_thinker"]().save_pretrained(made.folder / "omni")
+    heard = {"feature_size": 16, "sampling_rate": 16000, "hop_length": 160, "n_fft": 400}
+    (made.folder / "omni" / "preprocessor_config.json").write_text(json.dumps(heard))
+    cohort = {"persons": 6, "sessions": 2, "seconds": 12, "streams": ["temp", "voice"], "missing": 0.2}
+    adapt = {
+        "study": name, "cohort": {"name": "simulated_life", **cohort}, "task": "stress", "seconds": 4, "stride_s": 4,
+        "streams": ["temp"], "codec": {"name": "bins", "hz": 0.5}, "condition": {"soft": 0.6}, "split": {"holdout": 0.5},
+        "backbone": {"name": "llava", "model": "omni", "shown": {"seconds": 2}}, "lora": {"rank": 4, "alpha": 8},
+        "train": {"max_steps": 3, "batch": 4, "lr": 1e-3},
+    }  # fmt: skip
+    if private:
+        adapt["privacy"] = {"epsilon": 8, "batch": 2, "rows": 6}
+    given = {"relation": "vary", "soft": True, "windows": 6}
+    shown = {"study": name, "adapter": f"adapt-{name}", "sampling": {"batch": 4}, "given": given}
+    kept = {**shown, "given": {**given, "protect": {"epsilon": 4.0}}}
+    for verb, recipe in {"adapt": adapt, "open": shown, "kept": kept}.items():
+        (made.folder / f"{name}_{verb}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    made.run("adapt", f"{name}_adapt.yaml")
+    (run,) = (made.folder / "runs").glob(f"adapt-{name}-[0-9a-f]*")
+    told = runs.asked(run)["config"]["backbone"]["shown"]
+    assert told == {"stream": "voice", "tower": "audio", "seconds": 2.0}
+    weights = load_file(run / "release" / "adapter" / "adapter_model.safetensors")
+    assert all("language_model" in k for k in weights)
+    assert "the base's own audio tower's of voice" in (run / "release" / "adapter" / "README.md").read_text()
+    made.run("generate", f"{name}_open.yaml")
+    (bare,) = (made.folder / "runs").glob(f"generate-{name}-[0-9a-f]*")
+    assert len(Cohort.read(bare / "private" / "cohort")) == 6
+    made.run("generate", f"{name}_kept.yaml")
+    (safe,) = set((made.folder / "runs").glob(f"generate-{name}-[0-9a-f]*")) - {bare}
+    cohort = Cohort.read(safe / "release" / "cohort")
+    assert len(cohort) == 6
+    assert "for each person whose recordings were shown" in cohort.card.guarantee
+    report = json.loads((safe / "release" / "report.json").read_text())
+    assert report["results"][0]["value"] == 1.0
 
 
 @pytest.mark.slow

@@ -19,57 +19,8 @@ from mien.generation.layout import Layout
 from mien.generation.vocabulary import PAD
 
 from ..conftest import CARD, recordings
+from .soft import MAKE, TEXT, TOWER
 
-TEXT = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 512,
-}  # fmt: skip
-TOWER = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 28,
-    "patch_size": 14,
-}  # fmt: skip
-MROPE = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
-VISUAL = {
-    "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 32, "patch_size": 14,
-}  # fmt: skip
-IDS = {"image_token_id": 299, "video_token_id": 298, "vision_start_token_id": 297, "vision_end_token_id": 296}
-AUDIO = {
-    "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "output_dim": 32,
-    "num_mel_bins": 16,
-}  # fmt: skip
-
-
-def _llava(vision):
-    config = t.LlavaConfig(vision_config=vision, text_config=t.LlamaConfig(**TEXT), image_token_index=299)
-    return t.LlavaForConditionalGeneration(config)
-
-
-MAKE = {
-    "llava": lambda: _llava(t.CLIPVisionConfig(**TOWER)),
-    "llava_onevision": lambda: t.LlavaOnevisionForConditionalGeneration(
-        t.LlavaOnevisionConfig(
-            vision_config=t.SiglipVisionConfig(**TOWER), text_config=t.Qwen2Config(**TEXT), image_token_index=299,
-            video_token_index=298, image_grid_pinpoints=[[28, 28]],
-        )
-    ),
-    "qwen2_vl": lambda: t.Qwen2VLForConditionalGeneration(
-        t.Qwen2VLConfig(
-            text_config=MROPE, vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 14},
-            **IDS,
-        )
-    ),
-    "qwen2_5_vl": lambda: t.Qwen2_5_VLForConditionalGeneration(
-        t.Qwen2_5_VLConfig(text_config=MROPE, vision_config=VISUAL, **IDS)
-    ),
-    "qwen3_vl": lambda: t.Qwen3VLForConditionalGeneration(
-        t.Qwen3VLConfig(
-            text_config={**MROPE, "head_dim": 8}, vision_config={**VISUAL, "deepstack_visual_indexes": [0, 1]}, **IDS
-        )
-    ),
-    "qwen2_5_omni_thinker": lambda: t.Qwen2_5OmniThinkerForConditionalGeneration(
-        t.Qwen2_5OmniThinkerConfig(text_config=MROPE, vision_config=VISUAL, audio_config=AUDIO, audio_token_id=295, **IDS)
-    ),
-}  # fmt: skip
 TOWERS = re.compile(r"vision_tower|visual(?!\.(merger|deepstack))|audio_tower")
 PROJECTORS = re.compile(r"multi_modal_projector|visual\.(merger|deepstack_merger_list)")
 
@@ -116,6 +67,11 @@ def test_lora_stays_in_the_language_model_unless_asked(folders, kind, tmp_path):
     found = {}
     for projector, vision in ((False, False), (True, False), (False, True)):
         config = llava.Config(model=place, adapt_projector=projector, adapt_vision=vision)
+        if kind != "llava" and (projector or vision):
+            named = "adapt_projector" if projector else "adapt_vision"
+            with pytest.raises(MienError, match=rf"backbone\.{named}: the towers of {kind} stay frozen"):
+                llava.load(config, 20)
+            continue
         base = llava.load(config, 20)
         model = lora.attach(base, lora.Lora(rank=2), range(base.offset, base.offset + 20), 0)
         names = trained(model)
@@ -125,17 +81,31 @@ def test_lora_stays_in_the_language_model_unless_asked(folders, kind, tmp_path):
         )  # fmt: skip
         assert sum(map(len, found[projector, vision])) == len(names)
         assert "lm_head" not in "".join(names)
-        assert not any(".head." in n for n in names)  # of SigLIP: its pooled picture is not what LLaVA reads
         assert not any("patch_embed" in n for n in names)  # a convolution called like a projection
         assert bool(base.beside) == (projector or vision)
     towers, projectors, language = found[False, False]
     # 2 layers x 7 linear layers x 2 factors, and the behaviour rows
     assert (len(towers), len(projectors), len(language)) == (0, 0, 2 * 7 * 2 + 1)
-    assert not found[True, False][0]
-    assert found[True, False][1]
-    assert found[False, True][0]
-    assert not found[False, True][1]
-    assert found[True, False][2] == found[False, True][2] == language
+    if kind == "llava":
+        assert not found[True, False][0]
+        assert found[True, False][1]
+        assert found[False, True][0]
+        assert not found[False, True][1]
+        assert found[True, False][2] == found[False, True][2] == language
+
+
+def test_what_a_tower_is_not_read_from_is_not_adapted(tmp_path):
+    """Of SigLIP: its pooled picture is not what LLaVA reads, nor the layer above the one it does."""
+    t.LlavaForConditionalGeneration(
+        t.LlavaConfig(
+            vision_config=t.SiglipVisionConfig(**TOWER), text_config=t.LlamaConfig(**TEXT), image_token_index=299,
+            vision_feature_select_strategy="full",
+        )
+    ).save_pretrained(tmp_path)  # fmt: skip
+    base = llava.load(llava.Config(model=str(tmp_path), adapt_vision=True), 20)
+    names = {n for n in trained(lora.attach(base, lora.Lora(rank=2), [base.offset], 0)) if TOWERS.search(n)}
+    assert names
+    assert not any(".head." in n or "layers.2." in n for n in names)
 
 
 @pytest.mark.parametrize("kind", list(MAKE))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mien.adapters import lora
-from mien.backbones import _encoder, causal_lm, llava, tiny
+from mien.backbones import _encoder, _senses, causal_lm, llava, tiny
 from mien.core.config import Plugin
 from mien.core.errors import MienError
 from mien.core.records import Signal, StreamSpec
@@ -149,7 +149,7 @@ def test_a_tower_needs_public_ranges():
 
 
 def test_images_as_the_tower_was_shown_them():
-    how = llava.Images(size=4, resize=8, mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 1.0))
+    how = _senses.Images(size=4, resize=8, mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 1.0))
     white = np.full((30, 50, 3), 255, dtype=np.uint8)
     packed = how.pack([white, None, Image.fromarray(white).convert("L")])
     assert packed.shape == (3, 3, 4, 4)
@@ -164,7 +164,7 @@ def test_images_as_the_tower_was_shown_them():
     with pytest.raises(MienError, match="uint8"):
         how.pack([np.zeros((8, 8, 3))])
     with pytest.raises(MienError, match="preprocessor_config.json"):
-        llava.Images(size=4, resize=4).pack([white])
+        _senses.Images(size=4, resize=4).pack([white])
 
 
 # --- the model ---------------------------------------------------------------------------------------------------
@@ -300,6 +300,7 @@ def test_a_tower_from_the_recipe(folder, layout, home, tmp_path):
     assert llava.with_tower(section, layout.streams, 2.5) == made
     assert llava.with_tower(section, layout.streams, 4.0) != made
     assert llava.with_tower(made, layout.streams, 2.5) is made
+    assert llava.with_senses(made, layout.streams, 2.5) is made  # its tower was made here
     usual = Plugin(
         name="llava", model=str(tmp_path / "lm"), signals={}
     )  # as it stands in the docs: nothing but defaults
