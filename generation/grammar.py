@@ -7,9 +7,9 @@ then all share one distribution, normalised over valid tokens only.
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 from collections.abc import Iterator, Sequence
+from copy import copy as duplicate
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -242,7 +242,7 @@ class Bound:
 
     def ungiven(self) -> Bound:
         """The same, but no document may open with a recording that is given."""
-        made = copy.copy(self)
+        made = duplicate(self)
         made.__dict__.pop("choices", None)
         made.not_said = self.not_said.clone()
         made.not_said[:, RELATION_0 : RELATION_0 + len(RELATIONS)] = True

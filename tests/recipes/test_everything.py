@@ -1,4 +1,4 @@
-"""Wearables, voice, face, words and a phone's log in one sequence: the layout, and every verb on it (`recipes/simulated_life/*_all.yaml`)."""
+"""Wearables, voice, face, words and a phone's log in one sequence: its layout, and every verb on it (simulated_life/*_all.yaml)."""
 
 from __future__ import annotations
 
