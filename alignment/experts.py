@@ -10,8 +10,8 @@ others. Terms are of two kinds.
 *Held out*: what no fidelity metric of the report measures, so that a generator that is tuned to the one may fail the other.
 Marginals, spectra, autocorrelation, PRDC, C2ST, MMD and Fréchet distances are of statistics of one stream each, which, slopes
 apart, a recording played backwards has too (the predictive score and DTW see direction, but no sign by name); sample by sample
-across streams the report measures heart rate with breath alone. Held out are therefore directions in time and relations
-across streams:
+across streams the report measures heart rate with breath, and voice with lips (`lips.py`), alone. Held out are therefore directions in
+time and other relations across streams:
 
     SCR asymmetry        a response falls slower than it rises: half-recovery 2 to 10 s after rises of 1 to 3 s
                          (Dawson, Schell & Filion 2007, Handbook of Psychophysiology, ch. 7)

@@ -19,6 +19,7 @@ from pydantic import Field
 from ..backbones.causal_lm import CausalBackbone
 from ..core.config import Section
 from ..core.errors import MienError
+from ..generation.grammar import ungiven
 from ..generation.layout import Layout
 from . import beside
 from .dpo import common, per_process, public_world, run, tokenizer
@@ -109,7 +110,8 @@ def train(
         reward_model=reward, value_model=value,
         train_dataset=Dataset.from_dict({"input_ids": queries}),
     )  # fmt: skip
-    run(trainer, f"PPO, {asked.batch} documents an update", -(-asked.episodes // asked.batch))
+    with ungiven(model):  # TRL samples from labels, and what opens a document beside them would be given by nobody
+        run(trainer, f"PPO, {asked.batch} documents an update", -(-asked.episodes // asked.batch))
     model.generation_config = generation
     beside.ready(model).eval()
     return [row for row in trainer.state.log_history if "objective/kl" in row]

@@ -20,8 +20,9 @@ from ..core.results import Report, Result
 from ..core.runs import Run, find, keyed
 from ..core.verbs import GOES_ON, PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
+from ..generation.grammar import ungiven
 from ..generation.layout import Layout
-from ..generation.vocabulary import EOS, PAD, RELATIONS
+from ..generation.vocabulary import EOS, PAD
 from ..privacy.plan import PrivacySpec
 from . import beside, crossed, decoded, experts, judged, pairs, preferences
 from . import dpo as dpo_
@@ -57,11 +58,6 @@ class Asked(Section):
             raise MienError(
                 "this adapter is conditioned on recordings as soft tokens: what experts would compare is made from real"
                 " recordings, and no public prompt makes it. Align an adapter without `condition.soft`"
-            )
-        if self.method == "ppo" and any(recipe.get("condition", {}).get(k) for k in RELATIONS):
-            raise MienError(
-                "method: ppo: this adapter may open a document with a recording of its own, which TRL's PPO would let it do; align it with"
-                " `method: dpo`, or an adapter without `condition:`"
             )
         if self.privacy is not None and (self.method != "dpo" or self.rounds > 1):
             raise MienError("privacy: is for `method: dpo` in one round; nothing else here is private")
@@ -397,9 +393,10 @@ class Rounds:
                 else:
                     self.results.append(result(metric, gain.interval, note=note, before=gain.before, after=gain.after))
             self.results.append(result("win rate against before", wins, no_difference=0.5))
-        now, count = pairs.log_p(o.backbone, o.model, after.documents, prompt)
-        with beside.reference(o.model):
-            was, _ = pairs.log_p(o.backbone, o.model, after.documents, prompt)
+        with ungiven(o.model):  # as they were drawn
+            now, count = pairs.log_p(o.backbone, o.model, after.documents, prompt)
+            with beside.reference(o.model):
+                was, _ = pairs.log_p(o.backbone, o.model, after.documents, prompt)
         kl = _mean(now - was)
         self.results += [
             Result(metric="valid sequences", value=after.valid, unit="recording"),

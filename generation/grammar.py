@@ -6,8 +6,10 @@ then all share one distribution, normalised over valid tokens only.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy as duplicate
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -238,13 +240,22 @@ class Bound:
         if self.words is not None and len(never):
             self.words[list(never)] = False
 
+    def ungiven(self) -> Bound:
+        """The same, but no document may open with a recording that is given."""
+        made = duplicate(self)
+        made.__dict__.pop("choices", None)
+        made.not_said = self.not_said.clone()
+        made.not_said[:, RELATION_0 : RELATION_0 + len(RELATIONS)] = True
+        return made
+
     @cached_property
     def choices(self) -> tuple[np.ndarray, list[np.ndarray]]:
         """(int64[nodes], one of the sets per node; the sets of the model's ids that may follow, each int64 and sorted)."""
         words = np.empty(0, np.int64) if self.words is None else np.flatnonzero(self.words.cpu().numpy())
         found: dict[bytes, int] = {}
         kinds, sets = np.zeros(len(self.grammar.next), np.int64), []
-        for node, row in enumerate(self.grammar.next != DEAD):
+        dead = np.concatenate([self.not_said.cpu().numpy(), self.not_own.cpu().numpy()], axis=1)
+        for node, row in enumerate(~dead):
             kinds[node] = found.setdefault(np.packbits(row).tobytes(), len(sets))
             if kinds[node] == len(sets):
                 said = np.flatnonzero(row[:-1]) + self.offset
@@ -297,6 +308,19 @@ def constrain(model: Any, grammar: Grammar, offset: int, never: Sequence[int] = 
         model.__class__ = kind
     model._grammar = Bound(grammar, int(offset), model.get_input_embeddings().weight.device, never)
     return model
+
+
+@contextlib.contextmanager
+def ungiven(model: Any) -> Iterator[None]:
+    """Meanwhile no document opens with a recording that is given, as where it is sampled from its prompt alone: whoever knows such
+    documents may give itself none, and likelihoods are normalised over what is left."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bound = base._grammar
+    base._grammar = bound.ungiven()
+    try:
+        yield
+    finally:
+        base._grammar = bound
 
 
 def cache_name(model: Any) -> str:

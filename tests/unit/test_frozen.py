@@ -23,6 +23,7 @@ CODE = {
     "simulated": ("data/datasets/simulated.py",),
     "simulated_life": ("data/datasets/simulated.py", "data/datasets/simulated_life.py", "data/behaviour.py"),
     "simulated_film": ("data/datasets/simulated_film.py", "data/drawn.py"),  # beside those of simulated_life
+    "simulated_phone": ("data/datasets/simulated_phone.py",),  # beside those of simulated_life
 }
 STUDIES = {
     "simulated": ("simulated/pretrain", "simulated/adapt"),
@@ -34,6 +35,7 @@ STUDIES = {
         "simulated/represent_voice",
     ),
     "simulated_film": ("simulated/represent_film",),
+    "simulated_phone": ("simulated_life/pretrain_all", "simulated_life/adapt_all"),
 }
 
 

@@ -13,7 +13,7 @@ from mien.core.config import Plugin
 from mien.core.errors import MienError
 from mien.core.records import Cohort
 from mien.generation import sample
-from mien.generation.grammar import DEAD, Grammar, constrain, node_of
+from mien.generation.grammar import DEAD, MASKED, Grammar, constrain, node_of, ungiven
 from mien.generation.layout import Context, Given, Layout
 from mien.generation.machine import ANY_OWN, OWN, Machine
 from mien.generation.tokens import Condition, Documents
@@ -278,6 +278,30 @@ def test_prompts_of_unequal_length_sample_as_they_do_alone(masked):
     ).logits[0, -1]
     alone = model(input_ids=torch.tensor([lay.prompt("rest")])).logits[0, -1]
     assert torch.allclose(padded, alone, atol=1e-4)
+
+
+def test_where_nobody_gives_a_recording_none_can_open_a_document(masked):
+    """By logits and by likelihoods alike; all else is what it was, normalised over what is left."""
+    lay, model = masked
+    prompt = torch.tensor([lay.prompt("rest")])
+    before = model(input_ids=prompt).logits[0, -1]
+    relations = slice(RELATION_0, RELATION_0 + 3)
+    (doc,) = sample.documents(model, lay, lambda ids: ids, prompt.tolist(), temperature=1.0, seed=3)
+    ids = torch.tensor(doc[None].astype(np.int64))
+    scored = torch.ones_like(ids[:, 1:])
+    was = model(input_ids=ids, scored=scored).nll[0]
+    with ungiven(model):
+        after, now = model(input_ids=prompt).logits[0, -1], model(input_ids=ids, scored=scored).nll[0]
+    assert torch.equal(model(input_ids=prompt).logits[0, -1], before)
+    assert (before[relations] > MASKED / 2).all()
+    assert (after[relations] == MASKED).all()
+    left = torch.ones(len(before), dtype=torch.bool)
+    left[relations] = False
+    assert torch.equal(after[left], before[left])
+    at = lay.prompt_length - 1  # where a relation might have been said, the others are likelier by its share
+    share = torch.softmax(before, 0)[relations].sum()
+    assert torch.allclose(was[at] - now[at], -torch.log1p(-share), atol=1e-5)
+    assert torch.allclose(torch.cat([was[:at], was[at + 1 :]]), torch.cat([now[:at], now[at + 1 :]]), atol=1e-5)
 
 
 def test_guidance_is_the_formula(masked, monkeypatch):

@@ -240,15 +240,6 @@ def test_what_cannot_be_asked(asked, says):
         rounds.Asked(**asked).inputs({"condition": {}})
 
 
-@pytest.mark.parametrize("relation", ["translate", "extend", "vary"])
-def test_ppo_is_refused_where_a_document_may_open_with_a_recording(relation):
-    recipe = {"condition": {relation: 0.3, "unlabelled": 0.1}}
-    with pytest.raises(MienError, match="method: ppo: .*method: dpo"):
-        rounds.Asked(method="ppo").inputs(recipe)
-    assert rounds.Asked(method="dpo").inputs(recipe) == {}
-    assert rounds.Asked(method="ppo").inputs({"condition": {"unlabelled": 0.1}}) == {}
-
-
 class Half:
     """An expert who finds nothing in what is called silent, and else reads the utility off the name."""
 

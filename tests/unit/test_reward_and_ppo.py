@@ -11,13 +11,18 @@ import torch
 from scipy import stats
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mien.adapters import world
-from mien.alignment import beside, dpo, ppo, reward
+from mien.adapters import lora, world
+from mien.alignment import beside, decoded, dpo, ppo, reward
 from mien.alignment.pairs import Pairs
+from mien.core.config import Plugin
 from mien.core.errors import MienError
 from mien.generation import sample
-from mien.generation.vocabulary import EOS, PAD
+from mien.generation.adapted import rows_to_train
+from mien.generation.grammar import MASKED
+from mien.generation.layout import Layout
+from mien.generation.vocabulary import EOS, PAD, RELATION_0, RELATIONS
 
+from ..conftest import CARD
 from .test_alignment import base, setting  # noqa: F401 - a fixture
 
 
@@ -81,6 +86,39 @@ def test_ppo_leaves_the_private_adapter_alone_and_every_sample_valid(rewarded, t
     assert np.array_equal(dpo.reference(backbone, model, data, layout.prompt_length), reference)
     docs = sample.documents(model, layout, backbone.own_ids, [layout.prompt("walk")] * 8, temperature=1.0, seed=1)
     assert all(layout.grammar.accepts(d[d != PAD].tolist()) for d in docs)
+
+
+def test_ppo_lets_nothing_be_given_that_nobody_gives(tmp_path):
+    """An adapter that was conditioned on recordings knows documents that open with one: half of what it would write, at random.
+    In PPO none does, policy and reference agree at the start, and afterwards it may be given one as before."""
+    layout = Layout.of(
+        CARD, seconds=2.0, task="activity", codec=Plugin(name="transform"), conditioned=True, streams=("acc",)
+    )
+    backbone = base(layout)
+    model = lora.attach(backbone, lora.Lora(rank=2, alpha=4), rows_to_train(layout, backbone), 0)
+    beside.attach(model, beside.Aligned(rank=2), 1)
+    seen: list[np.ndarray] = []
+
+    def read(docs: list[np.ndarray]) -> list[np.ndarray]:
+        seen.extend(docs)
+        return [np.full(len(d), float(d.mean())) for d in docs]
+
+    spy = decoded.Decoded(signs=decoded.Signs(layout=layout), linear=None, centre={}, least={})._read(backbone, read)  # type: ignore[arg-type]
+    ids = backbone.own_ids(np.array([layout.prompt("walk")]))
+    before = model(input_ids=torch.as_tensor(ids)).logits
+    asked = ppo.Ppo(episodes=16, batch=8, epochs=1, minibatches=1, lr=1e-6)
+    log = ppo.train(
+        model, backbone, layout, spy, fresh(layout, backbone), asked, seed=0, folder=tmp_path,
+        accelerator=world.accelerator(threads=1),
+    )  # fmt: skip
+    assert abs(log[0]["objective/kl"]) < 1e-2
+    whole = [d for d in seen if d[-1] == EOS]
+    assert len(whole) >= 16
+    assert all(layout.grammar.accepts(d) for d in whole)
+    assert not any(np.isin(RELATION_0 + np.arange(len(RELATIONS)), d).any() for d in seen)
+    after = model(input_ids=torch.as_tensor(ids)).logits
+    assert torch.allclose(after, before, atol=1e-2)
+    assert (after[0, -1, RELATION_0 : RELATION_0 + len(RELATIONS)] > MASKED / 2).all()
 
 
 def test_a_reward_of_another_vocabulary_is_refused(rewarded, tmp_path):
