@@ -18,6 +18,7 @@ import numpy as np
 from ..core import console
 from ..core.errors import MienError
 from ..core.intervals import Interval, clopper_pearson
+from ..core.results import Result
 from ..core.runs import write_text
 
 Choice = Literal["A", "B", "tie", "both_bad"]
@@ -132,21 +133,8 @@ class Quality:
         )
 
     def doubt(self, minimum_alpha: float) -> str:
-        """Why nothing is to be learned from these raters; "" where they agree at least so well, in all that they say and in
-        what teaches: raters who agree on which recordings are bad may toss coins between the others. Also where the interval
-        of an α reaches down to 0, whatever its value: so few answers could come from coins."""
-        where = " where they decide between A and B, which alone teaches"
-        for a, said, twice in (
-            (self.alpha, "", "answered by two raters with different answers among them"),
-            (self.decided, where, "decided by two raters"),
-        ):
-            if a is None or not np.isfinite(a.value):
-                return f"no pair was {twice}, so nothing tells judgement from chance{said}"
-            if a.value < minimum_alpha:
-                return f"raters agree too little to learn from{said}: α is below {minimum_alpha:g}"
-            if a.low is None or a.low <= 0:
-                return f"so few pairs were answered twice that α may be 0{said}"
-        return ""
+        """Why nothing is to be learned from these raters; "" where nothing speaks against it."""
+        return doubt(self.alpha, self.decided, minimum_alpha)
 
     def rows(self) -> list[str]:
         """One line a rater: theirs, for the private half."""
@@ -378,6 +366,24 @@ def quality(preferences: Sequence[Preference]) -> Quality:
         raw=alike / of if of else None, pairs=len(keys), answers=len(answers),
         undecided=sum(p.choice in ("tie", "both_bad") for p in answers), raters=tuple(out),
     )  # fmt: skip
+
+
+def doubt(alpha: Interval | Result | None, decided: Interval | Result | None, minimum_alpha: float) -> str:
+    """Why nothing is to be learned from raters with these α, of all that they say and of what teaches (A and B alone); "" where they
+    agree at least so well in both: raters who agree on which recordings are bad may toss coins between the others. Also where the
+    interval of an α reaches down to 0, whatever its value: so few answers could come from coins."""
+    where = " where they decide between A and B, which alone teaches"
+    for a, said, twice in (
+        (alpha, "", "answered by two raters with different answers among them"),
+        (decided, where, "decided by two raters"),
+    ):
+        if a is None or a.value is None or not np.isfinite(a.value):
+            return f"no pair was {twice}, so nothing tells judgement from chance{said}"
+        if a.value < minimum_alpha:
+            return f"raters agree too little to learn from{said}: α is below {minimum_alpha:g}"
+        if a.low is None or a.low <= 0:
+            return f"so few pairs were answered twice that α may be 0{said}"
+    return ""
 
 
 def gate(preferences: Sequence[Preference], *, minimum_alpha: float = 0.4) -> Quality:

@@ -27,8 +27,8 @@ from .pairs import Pairs
 class Reward(Section):
     """kind: neural, as below, or linear: of the vital signs of what a document decodes to (`decoded.py`), with l2 its ridge. rank: of
     the LoRA on the base's linear layers; steps; batch: pairs per step over all processes; lr; validation: share of the training pairs
-    kept for calibration. run: for `method: ppo`, a finished run of this adapter that trained a neural one, which is taken, and nobody is
-    asked again."""
+    kept for calibration. run: for `method: ppo`, a finished run of `method: reward` on this adapter, whose neural
+    one is taken; nobody is asked again, and what is told of new samples is by those who taught it."""
 
     run: str | None = None
     kind: Literal["neural", "linear"] = "neural"

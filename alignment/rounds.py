@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -18,6 +18,7 @@ from ..core.errors import MienError
 from ..core.intervals import Interval, over_persons
 from ..core.results import Report, Result
 from ..core.runs import Run, find, keyed
+from ..core.runs import asked as run_asked
 from ..core.verbs import GOES_ON, PLAIN, UNCOVERED
 from ..generation.adapted import Adapted, open_base, shows
 from ..generation.grammar import ungiven
@@ -29,6 +30,12 @@ from . import dpo as dpo_
 from . import ppo as ppo_
 from . import reward as reward_
 from .judged import Learned, Samples, result
+
+_AGREEMENT = "raters' agreement α"
+_NO_WIN_RATE = (
+    "bounds.win_rate: persons judged the samples before, and nobody judges the new ones, so that there is no win rate to hold;"
+    " leave it out (bounds.win_rate=null), and have the new samples judged with `mien feedback`"
+)
 
 
 class Asked(Section):
@@ -86,10 +93,7 @@ class Asked(Section):
         if self.preferences is None:
             return {}
         if "win_rate" in told:
-            raise MienError(
-                "bounds.win_rate: persons judged the samples before, and nobody judges the new ones, so that there is no win rate to hold;"
-                " leave it out (bounds.win_rate=null), and have the new samples judged with `mien feedback`"
-            )
+            raise MienError(_NO_WIN_RATE)
         if self.rounds > 1:
             raise MienError(
                 "rounds: answers of persons are about one set of samples. Align, generate from the aligned adapter"
@@ -109,11 +113,47 @@ class Asked(Section):
             raise MienError(
                 "reward.run: a reward model that is there already is for `method: ppo` and `reward.kind: neural`"
             )
-        if self.preferences is not None or self.rounds > 1:
+        if self.preferences is not None or self.rounds > 1 or self.weigh:
             raise MienError(
-                "reward.run: the reward has learned from its answers, and nobody is asked again: leave `preferences` and `rounds` out, or"
-                " leave `reward.run` out"
+                "reward.run: the reward has learned from its answers, and nobody is asked again: leave `preferences`, `rounds` and `weigh`"
+                " out, or leave `reward.run` out"
             )
+
+    def _may_reward(self, found: Path, adapter: str, layout: Layout) -> None:
+        """MienError where the reward of this run may not move the adapter of this hash. One of another adapter's samples tells of what
+        that one has learned, which no guarantee of this one covers, though both be of the same persons."""
+        asked = run_asked(found)
+        theirs: dict[str, Any] = asked["config"].get("align", {})
+        if theirs.get("method") != "reward":
+            raise MienError(
+                f"reward.run: {found.name} is no run of `method: reward`: make one of this adapter, and name it"
+            )
+        if asked["inputs"].get("adapter") != adapter:
+            raise MienError(
+                f"reward.run: {found.name} was learned from samples of another adapter ({theirs.get('adapter')}), whose guarantee is not"
+                " this one's; make one of this adapter with `method: reward`"
+            )
+        reward_.require(found / "release" / "reward", layout)
+        told = {r.metric: r for r in Report.read(found / "release" / "report.json").results}
+        if why := preferences.doubt(
+            told.get(_AGREEMENT), told.get(f"{_AGREEMENT} of A and B alone"), self.minimum_alpha
+        ):
+            raise MienError(f"reward.run: {found.name}: {why}")
+        if (
+            theirs.get("preferences") is not None
+            and self.bounds.win_rate is not None
+            and "win_rate" in self.bounds.model_fields_set
+        ):
+            raise MienError(_NO_WIN_RATE)
+
+    def taught_by(self, found: Path | None) -> Self:
+        """The same, asked of those who taught the reward of the run: persons, or simulated experts of that kind."""
+        if found is None:
+            return self
+        theirs = run_asked(found)["config"]["align"]
+        expert = experts.Config(**theirs["simulate"]["expert"])
+        simulate = self.simulate.model_copy(update={"expert": expert})
+        return self.model_copy(update={"preferences": theirs["preferences"], "simulate": simulate})
 
     def fits(self, accelerator: Any) -> None:
         """MienError, before anything is sampled, where TRL's trainers cannot run under the launch file, or a step cannot be dealt to
@@ -137,11 +177,10 @@ class Asked(Section):
         """MienError for answers that may not be learned from, or not under this `privacy:`: refused here, they cost no sample and
         no likelihood. adapter: whose samples they are to be about; persons: whom it was trained on; layout: of its documents.
 
-        The run of `reward.run`, where one is named. A reward of another adapter's samples is refused: it would tell of that one's
-        persons, whom no guarantee of this one covers."""
+        The run of `reward.run`, where one is named."""
         if self.reward.run is not None:
             found = find(self.reward.run, "align", made_from=adapter)
-            reward_.require(found / "release" / "reward", layout)
+            self._may_reward(found, adapter, layout)
             return found
         rater, person = [f"simulated-{i + 1}" for i in range(self.simulate.raters)], [""] * self.simulate.raters
         if self.preferences is not None:
@@ -172,7 +211,7 @@ _PARTS: dict[experts.Part, tuple[str, str]] = {
     "held_out": (", held-out terms", "of signs that no metric of the report, and no linear reward, measures"),
     "vital": (", vital signs", "of signs that the report, and a linear reward, measure too"),
 }
-_OF_A_REWARD = ("raters' agreement", "reward accuracy")
+_OF_A_REWARD = (_AGREEMENT, "reward accuracy")
 _RATERS, _ALONE = "For the raters:", "Alignment alone:"  # so the claims of a private alignment begin
 EARLIER = "Of an earlier alignment, and of the answers to that one alone (what several spend adds up):"
 
@@ -233,10 +272,8 @@ class Rounds:
                 f"{doubt}; under `privacy:` this refuses nothing, for all raters' answers would decide it: do not use this adapter"
             )
         self.results += [
-            result(f"raters' agreement α{of}", data.quality.alpha, "pair", str(data.quality)),
-            result(
-                f"raters' agreement α of A and B alone{of}", data.quality.decided, "pair", "of the answers that teach"
-            ),
+            result(f"{_AGREEMENT}{of}", data.quality.alpha, "pair", str(data.quality)),
+            result(f"{_AGREEMENT} of A and B alone{of}", data.quality.decided, "pair", "of the answers that teach"),
         ]
         note = f"{data.shared} recordings stand on both sides" if data.shared else "no recording stands on both sides"
         if right is not None and line is not None:
@@ -451,9 +488,13 @@ class Rounds:
             guarantee != PLAIN and self.asked.method != "reward"
         ):  # coverage and the attack look at the recordings themselves
             caveats.append(UNCOVERED)
-        missing = ["Leakage by any attack but one: run `mien attack` on this run and on the adapter it began with."]
+        answers = "What this gives away of the answers it was learned from, and of whose they are: no attack looks at it here."
+        missing = [
+            "Leakage by any attack but one: run `mien attack` on this run and on the adapter it began with.",
+            answers,
+        ]
         if self.asked.method == "reward":
-            missing = ["What the reward gives away of whose answers it was learned from: no attack looks at it."]
+            missing = [answers]
         elif self.asked.preferences is not None:
             missing.insert(
                 0,

@@ -291,6 +291,8 @@ class Images:
             elif not isinstance(image, Image.Image):
                 raise MienError(f"an image is uint8[height, width, 3] or a PIL image, not {type(image).__name__}")
             picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+            if not all(picture.size):
+                raise MienError(f"an image has height and width, not {picture.size[1]} x {picture.size[0]} pixels")
             picture = picture.convert("RGB")
             if self.whole:
                 wide, high = picture.size

@@ -109,7 +109,10 @@ def compared(
     note: str = "",
 ) -> Result:
     """distance(real, synthetic) beside distance(real, held-out), with intervals over real persons. Arrays: [n, ...] rows.
-    Smaller is better; not measured where the distance is no number (a constant has no skewness)."""
+    Smaller is better; not measured where the distance is no number (a constant has no skewness). Of signs, [n], rows in which none was
+    found count for nobody."""
+    if train.ndim == 1:
+        (train, person), (test, others) = known(train, person), known(test, others)
     found = spread(lambda x: distance(x, made), person, train)
     if found is None:
         return not_measured(metric, f"{note}; not a number for these windows" if note else "not a number here")
@@ -118,6 +121,12 @@ def compared(
         metric=metric, value=found.value, low=found.low, high=found.high, n_persons=found.n_persons, unit="window",
         higher_is_better=False, note=note, baselines=(baseline(REAL, control),),
     )  # fmt: skip
+
+
+def known(values: np.ndarray, persons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float[n] and their persons, without the rows that are no number: a person who has no other is not one of those counted."""
+    there = np.isfinite(values)
+    return values[there], persons[there]
 
 
 def spread(

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     require_consent(section, split.train, "alignment")
     inputs = {**asked["inputs"], **recipe.inputs(asked["config"]), "adapter": runs.fingerprint(source)}
     taken = recipe.heard(inputs["adapter"], split.train, recipe.seed, layout_of(source))
-    inputs |= {"reward": runs.fingerprint(taken)} if taken else {}
+    recipe, inputs = recipe.taught_by(taken), inputs | ({"reward": runs.fingerprint(taken)} if taken else {})
     told = {**asked["config"], "study": recipe.study, "align": recipe.model_dump(mode="json")}
     run = runs.Run.start("align", recipe.study, told, inputs, fresh=fresh, main=main, wait=everyone)
     with run, verbs.stopped(recipe.stopped):

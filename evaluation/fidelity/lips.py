@@ -17,7 +17,7 @@ from ...core.config import Section
 from ...core.errors import MienError
 from ...core.records import CohortCard, Signal, Stream
 from ...core.results import Result
-from ..comparisons import OVER, alike, baseline, compared, ks, not_measured, some, spread
+from ..comparisons import OVER, alike, baseline, compared, known, ks, not_measured, some, spread
 from ..protocols import Inputs
 
 HIGHER_IS_BETTER = False
@@ -58,7 +58,8 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
         return [not_measured(f"KS {METRIC}", f"{METRIC} was {why}")]
     person, others = t.train.person[picks[0]], t.test.person[picks[1]]
     note = f"{found[1]} of {len(made)} synthetic windows have both, {found[0]} of {len(train)} real ones; {OVER}"
-    real = spread(lambda v: float(np.nanmean(v)), person, train)
+    heard, whose = known(train, person)
+    real = spread(lambda v: float(v.mean()), whose, heard, floor=None)  # a correlation may be negative
     return [
         compared(f"KS {METRIC}", ks, train, test, made, person, others, note),
         Result(
@@ -74,9 +75,9 @@ def streams(card: CohortCard, config: Config) -> tuple[str | None, str | None]:
     signals = {n: s for n, s in card.streams.items() if s.kind == "signal"}
     voices = [n for n, s in signals.items() if s.rate_hz >= _SOUND_HZ and len(s.channels) == 1]
     faces = [n for n, s in signals.items() if any(_PARTED.fullmatch(c) for c in s.channels)]
-    for key, named, known in (("voice", config.voice, voices), ("face", config.face, faces)):
-        if named is not None and named not in known:
-            raise MienError(f"lips.{key}: {named!r} is no {key} here; there are {', '.join(known) or 'none'}")
+    for key, named, there in (("voice", config.voice, voices), ("face", config.face, faces)):
+        if named is not None and named not in there:
+            raise MienError(f"lips.{key}: {named!r} is no {key} here; there are {', '.join(there) or 'none'}")
     return config.voice or next(iter(voices), None), config.face or next(iter(faces), None)
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from ...core.config import Section
 from ...core.results import Baseline, Result
 from ...data.vitals import VITALS, needs, roles, table
-from ..comparisons import OVER, alike, baseline, compared, ks, not_measured, some, spread, wasserstein
+from ..comparisons import OVER, alike, baseline, compared, known, ks, not_measured, some, spread, wasserstein
 from ..protocols import Inputs
 
 HIGHER_IS_BETTER = False
@@ -80,7 +80,9 @@ def measure(inputs: Inputs, config: Config) -> list[Result]:
     for name in ("HR-breath coherence", "HR-breath correlation"):
         i = list(VITALS).index(name)
         if min(np.isfinite(made[:, i]).sum(), np.isfinite(train[:, i]).sum()) >= _LEAST:
-            real = spread(lambda v: float(np.nanmean(v)), person, train[:, i])
+            real, whose = known(train[:, i], person)
+            floor = 0.0 if "coh" in name else None  # a correlation may be negative
+            real = spread(lambda v: float(v.mean()), whose, real, floor=floor)
             note = "magnitude-squared, at the breathing frequency" if "coh" in name else "largest within 5 s of lag"
             out.append(
                 Result(

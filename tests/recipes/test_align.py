@@ -191,17 +191,54 @@ def test_a_reward_is_trained_once_and_taken_by_ppo(toy):
     assert "held-out answers ordered right" not in found
     assert found["win rate against before"]["value"] is not None
     assert found["valid sequences"]["value"] == 1.0
-    # a reward of samples of another adapter would tell of that one's persons
-    toy.run("adapt", "adapt_toy.yaml", "study=toy_other", "seed=1", "train.max_steps=2")
+    done = toy.run(*take, "study=toy_gate", "minimum_alpha=0.99", ok=False)
+    assert done.returncode == 2
+    assert "raters agree too little" in done.stderr
+    # a reward of another adapter's samples tells of what that one has learned, though both have the same persons
+    toy.run(
+        "adapt",
+        "adapt_toy.yaml",
+        "study=toy_other",
+        "split={holdout: 4, same_as: adapt-toy_align}",
+        "train.max_steps=2",
+    )
     done = toy.run(*take, "study=toy_others", "adapter=adapt-toy_other", ok=False)
     assert done.returncode == 2
-    assert "was made from run" in done.stderr
+    assert "no finished run" in done.stderr
+    toy.run("align", "dpo_toy.yaml", "study=toy_leak", "adapter=adapt-toy_other", "simulate.pairs=200", *small)
+    done = toy.run(*take, "study=toy_leaks", "reward={run: align-toy_leak}", ok=False)
+    assert done.returncode == 2
+    assert "learned from samples of another adapter (adapt-toy_other)" in done.stderr
     (kept,) = (toy.folder / "runs").glob("align-toy_kept-*")
     config = kept / "release" / "reward" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"behaviour_vocabulary": "another"}))
     done = toy.run(*take, "study=toy_words", ok=False)
     assert done.returncode == 2
     assert "knows other behaviour tokens (another)" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_reward_of_persons_is_judged_by_no_program(toy):
+    generate = {"study": "toy_said", "adapter": "adapt-toy_align", "sampling": {"per_label": 16, "batch": 16}}
+    feedback = {"study": "toy_said", "synthetic": "generate-toy_said", "raters": ["ann", "ben", "cid"], "pairs": 60}
+    for name, recipe in (("generate", generate), ("feedback", feedback)):
+        (toy.folder / f"{name}_said.yaml").write_text(json.dumps(recipe))
+    toy.run("generate", "generate_said.yaml")
+    toy.run("feedback", "feedback_said.yaml", "simulate={}")
+    toy.run("feedback", "feedback_said.yaml", "simulate={}", "export=said.jsonl")
+    small = ["method=reward", "bounds={}", "reward={steps: 4, batch: 4, rank: 2}", "preferences=said.jsonl"]
+    toy.run("align", "dpo_toy.yaml", "study=toy_said", *small)
+    take = ["align", "dpo_toy.yaml", "study=toy_by", "method=ppo", "reward={run: align-toy_said}", *SMALL["ppo"]]
+    done = toy.run(*take, ok=False)
+    assert done.returncode == 2
+    assert "bounds.win_rate" in done.stderr
+    toy.run(*take, "bounds.win_rate=null")
+    assert "win rate against before" not in report(toy, "toy_by")
+    (run,) = (toy.folder / "runs").glob("align-toy_by-*")
+    page = (run / "release" / "report.html").read_text()
+    assert "nobody judged them" in page
+    assert "of raters, from a file" in page
+    assert "said.jsonl" not in page + (run / "release" / "report.json").read_text()
 
 
 @pytest.mark.slow

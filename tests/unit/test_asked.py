@@ -227,6 +227,7 @@ def test_a_launch_that_cannot_work_is_refused_at_once(asked, where, says):
         ({"method": "ppo", "reward": {"run": "align-x", "kind": "linear"}}, "`reward.kind: neural`"),
         ({"method": "ppo", "rounds": 2}, "nobody is asked again"),
         ({"method": "ppo", "preferences": "pairs.jsonl"}, "nobody is asked again"),
+        ({"method": "ppo", "weigh": True}, "nobody is asked again"),
     ],
 )
 def test_a_reward_that_is_there_already_is_for_ppo_alone(asked, says):

@@ -252,6 +252,7 @@ def test_every_metric_makes_a_claim_and_every_corruption_is_seen():
     assert set(plugins.names("evaluation/fidelity")) - claimed == {
         "validity",
         "events",
+        "lips",
     }  # which have tests of their own
     seen = {c for claim in CLAIMS.values() for c in claim[1]}
     assert set(USUAL) - seen == {shifted}  # which nobody must mind

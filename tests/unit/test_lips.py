@@ -9,6 +9,7 @@ import pytest
 
 from mien.core.config import parse
 from mien.core.errors import MienError
+from mien.core.intervals import over_persons
 from mien.core.records import CohortCard, Signal, cut, recording_windows
 from mien.data.datasets import simulated_life as life
 from mien.data.features import of_windows
@@ -101,6 +102,20 @@ def test_only_windows_with_both_count(sides):
     assert "6 of 16 synthetic windows have both" in found[f"KS {lips.METRIC}"].note
     few = [(r, w, s if i < 4 else {"voice": s["voice"]}) for i, (r, w, s) in enumerate(made)]
     assert measured(train, test, few)[f"KS {lips.METRIC}"].value is None
+
+
+def test_the_real_mean_may_be_negative_and_is_of_those_who_have_both():
+    train = windows(0, 10, coupling=0.0)
+    person = train[-1][0].person
+    half = [(r, w, {"voice": s["voice"]} if r.person == person else s) for r, w, s in train]
+    found = measured(half, windows(10, 8), windows(20, 8))
+    real = found[f"mean {lips.METRIC}"].baselines[0]
+    values = lips.table([s for *_, s in half], "voice", "face")
+    there = np.array([r.person for r, *_ in half])[np.isfinite(values)]
+    expected = over_persons(lambda v: float(v.mean()), there, values[np.isfinite(values)], bounds=None)
+    assert (real.value, real.low, real.high) == (expected.value, expected.low, expected.high)
+    assert real.low < 0
+    assert found[f"KS {lips.METRIC}"].n_persons == len({r.person for r, *_ in train}) - 1
 
 
 def test_silence_still_lips_and_gaps_are_no_number(sides):

@@ -310,6 +310,13 @@ def test_a_film_is_its_middle_picture_and_a_missing_stream_is_nothing(folders):
     assert not packed[3].any()
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("size", [(0, 0), (0, 4), (4, 0)])
+def test_a_picture_of_no_pixels_is_refused(size, whole):
+    with pytest.raises(MienError, match="an image has height and width"):
+        _senses.Images(size=28, resize=28, whole=whole, mean=(0.5,) * 3, std=(0.5,) * 3).pack([Image.new("RGB", size)])
+
+
 def test_llava_onevision_is_shown_a_picture_whole(folders):
     made = opened(folders, "llava_onevision", "image")
     tall = np.linspace(0, 255, 90).astype(np.uint8)[:, None, None].repeat(30, 1).repeat(3, 2)
