@@ -272,7 +272,7 @@ def test_an_application_from_end_to_end(study, tmp_path):
     shutil.rmtree(tmp_path / "runs")
 
 
-@pytest.mark.parametrize("study", some("stress", "depression"))
+@pytest.mark.parametrize("study", some("stress"))
 def test_an_application_represented(study, tmp_path):
     """Towers, an adapter, a private twin and their worth, as shipped, but for the copy and the number of steps."""
     make, options = COPIES[study]

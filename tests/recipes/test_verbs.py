@@ -134,6 +134,7 @@ def test_main_numbers_stand_beside_their_baselines(chain):
             assert "not resolvable" in r["note"]
 
 
+@pytest.mark.slow
 def test_shadow_models_and_recordings_kept_out_of_training(chain):
     lab = copy_of(chain, "shadows", "pretrain")
     lab.run("adapt", "adapt.yaml", "split.fresh=2", "lora.dropout=0")
@@ -199,8 +200,8 @@ PROGRESS = {
 }
 
 
-KILLS = [(verb, signal.SIGKILL) for verb in VERBS] + [("adapt", signal.SIGINT)]
-MORE_KILLS = [(verb, signal.SIGINT) for verb in VERBS if verb != "adapt"]
+KILLS = [("adapt", signal.SIGKILL), ("adapt", signal.SIGINT), ("generate", signal.SIGKILL), ("attack", signal.SIGKILL)]
+MORE_KILLS = [k for k in ((v, s) for v in VERBS for s in (signal.SIGKILL, signal.SIGINT)) if k not in KILLS]
 
 
 @pytest.mark.parametrize(("verb", "how"), [*KILLS, *(pytest.param(*k, marks=pytest.mark.slow) for k in MORE_KILLS)])
@@ -323,7 +324,7 @@ def mounted(folder: Path, size: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("verb", ["adapt", "generate"])
+@pytest.mark.parametrize("verb", ["adapt", pytest.param("generate", marks=pytest.mark.slow)])
 def test_full_disk(chain, verb, tmp_path):
     lab = copy_of(chain, f"full-{verb}", *BEFORE[verb])
     small = tmp_path / "small"
