@@ -391,7 +391,8 @@ def test_only_private_alignment_says_that_it_goes_on(asked, goes_on):
 @pytest.mark.parametrize(
     ("asked", "missing"),
     [
-        ({}, ["run `mien attack`"]), ({"preferences": "p.jsonl"}, ["nobody judged them", "run `mien attack`"]),
+        ({}, ["run `mien attack`", "no attack looks at it"]),
+        ({"preferences": "p.jsonl"}, ["nobody judged them", "run `mien attack`", "no attack looks at it"]),
         ({"method": "reward"}, ["no attack looks at it"]), ({"method": "reward", "preferences": "p.jsonl"}, ["no attack looks at it"]),
     ],
 )  # fmt: skip
