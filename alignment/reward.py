@@ -7,6 +7,7 @@ Bradley and Terry; its scale is calibrated on pairs that it did not learn from (
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from scipy import special, stats
 from ..backbones.causal_lm import CausalBackbone
 from ..core.config import Section
 from ..core.errors import MienError
-from ..core.intervals import Interval, clopper_pearson
+from ..core.intervals import Interval, clopper_pearson, newcombe_auc
 from ..core.runs import whole_folder
 from ..generation.layout import Layout
 from .dpo import common, per_process, public_world, refuse_private, run, tokenizer, weighted
@@ -186,20 +187,51 @@ def share(right: np.ndarray, data: Pairs) -> Interval:
     right or wrong: Clopper and Pearson's for so many answers as there are pairs without a common recording.
     """
     right = np.asarray(right, dtype=np.float64)
-    _, ends = np.unique([d.tobytes() for d in (*data.chosen, *data.rejected)], return_inverse=True)
-    a, b = ends.reshape(2, -1)
-    nodes, value = int(ends.max()) + 1, float(right.mean())
+    a, b, nodes = _ends(data.chosen, data.rejected)
+    value = float(right.mean())
     if nodes < 4:
         return Interval(value=value, low=None, high=None, n_persons=nodes)
     if value in (0.0, 1.0):
         n = _disjoint(a, b)
         low, high = clopper_pearson(value * n, n)
         return Interval(value=value, low=low, high=high, n_persons=nodes)
-    rest = right - value
+    return _of_dyads(value, (right - value) / len(right), a, b, nodes)
+
+
+def told_apart(inside: np.ndarray, outside: np.ndarray, taught: Pairs, kept: Pairs) -> Interval:
+    """The AUC of PREMIA (arXiv 2407.06443): is an answer that taught told from one that was held out by how far the margin between
+    its two recordings has moved? inside float64[n], outside float64[m]: these moves, of `taught` and `kept`; its n_persons counts
+    recordings.
+
+    ½ is chance: what holds for answers at large moves both alike. The interval is `share`'s, of the two sides' placements (DeLong et
+    al. 1988, Biometrics 44:837); where one side wins throughout, Newcombe's for pairs without a common recording.
+    """
+    over = (inside[:, None] > outside) + 0.5 * (inside[:, None] == outside)
+    value = float(over.mean())
+    a, b, nodes = _ends((*taught.chosen, *kept.chosen), (*taught.rejected, *kept.rejected))
+    n = len(inside)
+    if min(n, len(outside), nodes - 2) < 2:
+        return Interval(value=value, low=None, high=None, n_persons=nodes)
+    if value in (0.0, 1.0):
+        low, high = newcombe_auc(value, _disjoint(a[:n], b[:n]), _disjoint(a[n:], b[n:]))
+        return Interval(value=value, low=low, high=high, n_persons=nodes)
+    influence = np.r_[(over.mean(1) - value) / n, (over.mean(0) - value) / len(outside)]
+    return _of_dyads(value, influence, a, b, nodes)
+
+
+def _ends(chosen: Sequence[np.ndarray], rejected: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int]:
+    """(int64[n], int64[n]) which recordings each answer is about, and how many there are."""
+    _, ends = np.unique([d.tobytes() for d in (*chosen, *rejected)], return_inverse=True)
+    a, b = ends.reshape(2, -1)
+    return a, b, int(ends.max()) + 1
+
+
+def _of_dyads(value: float, influence: np.ndarray, a: np.ndarray, b: np.ndarray, nodes: int) -> Interval:
+    """`share`'s interval of a value in 0 to 1 to whose error each answer adds its influence float64[n]."""
     _, pair = np.unique(np.sort(np.stack([a, b], 1), axis=1), axis=0, return_inverse=True)
-    same = float((np.bincount(pair.ravel(), rest) ** 2).sum())
-    at = np.bincount(a, rest, nodes) + np.bincount(b, rest, nodes)
-    variance = max(same, float((at**2).sum()) - same) / len(right) ** 2  # two answers of one pair share both ends
+    same = float((np.bincount(pair.ravel(), influence) ** 2).sum())
+    at = np.bincount(a, influence, nodes) + np.bincount(b, influence, nodes)
+    variance = max(same, float((at**2).sum()) - same)  # two answers of one pair share both ends
     half = float(stats.t.ppf(0.975, nodes - 1)) * np.sqrt(variance) / (value * (1 - value))
     low, high = special.expit(special.logit(value) + np.array([-half, half])).tolist()
     return Interval(value=value, low=low, high=high, n_persons=nodes)

@@ -211,6 +211,7 @@ _PARTS: dict[experts.Part, tuple[str, str]] = {
     "held_out": (", held-out terms", "of signs that no metric of the report, and no linear reward, measures"),
     "vital": (", vital signs", "of signs that the report, and a linear reward, measure too"),
 }
+_ON_ANSWERS = "preference attack AUC"
 _OF_A_REWARD = (_AGREEMENT, "reward accuracy")
 _RATERS, _ALONE = "For the raters:", "Alignment alone:"  # so the claims of a private alignment begin
 EARLIER = "Of an earlier alignment, and of the answers to that one alone (what several spend adds up):"
@@ -284,15 +285,26 @@ class Rounds:
             ]
         if self.asked.method != "reward":
             o, prompt = self.opened, self.opened.layout.prompt_length
-            share, kept = None, data.held_out
+            share, kept, answers = None, data.held_out, None
+
+            def further(of: pairs.Pairs) -> np.ndarray:
+                moved = dpo_.margins(o.backbone, o.model, of, prompt) - dpo_.reference(o.backbone, o.model, of, prompt)
+                return moved @ [1, -1]
+
             if kept is None:
-                note = "not measured: no held-out answer prefers one recording to another"
+                note = why = "not measured: no held-out answer prefers one recording to another"
             else:
-                moved = dpo_.margins(o.backbone, o.model, kept, prompt)
-                moved -= dpo_.reference(o.backbone, o.model, kept, prompt)
-                further = moved @ [1, -1]
-                share = reward_.share((further > 0) + 0.5 * (further == 0), kept)
-            self.results.append(result(f"held-out answers ordered right{of}", share, "pair", note, chance=0.5))
+                moves = further(kept)
+                share = reward_.share((moves > 0) + 0.5 * (moves == 0), kept)
+                why = "PREMIA: is an answer that taught told from one that was held out?"
+                if self.asked.privacy is None:
+                    answers = reward_.told_apart(further(data.train), moves, data.train, kept)
+                else:
+                    why = "not measured: it would tell, without noise, of the answers that `privacy:` protects"
+            self.results += [
+                result(f"held-out answers ordered right{of}", share, "pair", note, chance=0.5),
+                result(f"{_ON_ANSWERS}{of}", answers, "pair", why, higher=False, chance=0.5),
+            ]
 
     def _heard(self, k: int) -> Learned:
         a, o = self.asked, self.opened
@@ -488,13 +500,15 @@ class Rounds:
             guarantee != PLAIN and self.asked.method != "reward"
         ):  # coverage and the attack look at the recordings themselves
             caveats.append(UNCOVERED)
-        answers = "What this gives away of the answers it was learned from, and of whose they are: no attack looks at it here."
         missing = [
-            "Leakage by any attack but one: run `mien attack` on this run and on the adapter it began with.",
-            answers,
+            "Leakage of recordings by any attack but one: run `mien attack` on this run and on the adapter it began with."
         ]
+        if not any(r.metric.startswith(_ON_ANSWERS) and r.value is not None for r in self.results):
+            missing.append(
+                "What this gives away of the answers it was learned from, and of whose they are: no attack looked at it."
+            )
         if self.asked.method == "reward":
-            missing = [answers]
+            missing = missing[1:]
         elif self.asked.preferences is not None:
             missing.insert(
                 0,

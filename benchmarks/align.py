@@ -27,7 +27,7 @@ MEASURES = (
     "raters' agreement α", "expert utility gain", "expert utility gain, held-out terms", "win rate against before",
     "coverage kept", "valid sequences",
     "KL to the reference", "held-out answers ordered right", "reward accuracy on held-out answers",
-    "reward accuracy on held-out answers: linear model on vital signs", "rise of membership AUC",
+    "reward accuracy on held-out answers: linear model on vital signs", "rise of membership AUC", "preference attack AUC",
 )  # fmt: skip
 
 

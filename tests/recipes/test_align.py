@@ -66,6 +66,8 @@ def test_a_round_of_simulated_feedback_and_dpo(toy):
         assert named[f"expert utility gain{part}"]["low"] is not None
     assert named["raters' agreement α"]["value"] > 0.1
     assert named["reward accuracy on held-out answers"]["low"] is not None  # of what labelled the fresh samples
+    assert 0 <= named["preference attack AUC"]["low"] <= named["preference attack AUC"]["high"] <= 1
+    assert not any("no attack looked" in m for m in report["not_measured"])
     assert json.loads((run / "release" / "reward" / "linear.json").read_text())["weights"]
     assert any("post-processing" in c for c in report["caveats"])
     adapter = json.loads((run / "release" / "adapter" / "adapter_config.json").read_text())
@@ -262,6 +264,9 @@ def test_raters_are_protected_and_charged(toy):
     said = json.loads((run / "release" / "report.json").read_text())
     assert any(c.startswith("For the raters:") and "rater" in c for c in said["caveats"])
     assert any("post-processing" in c for c in said["caveats"])
+    found = report(toy, "toy_raters")
+    assert found["preference attack AUC"]["value"] is None
+    assert any("no attack looked" in m for m in said["not_measured"])
 
 
 @pytest.mark.slow

@@ -391,9 +391,9 @@ def test_only_private_alignment_says_that_it_goes_on(asked, goes_on):
 @pytest.mark.parametrize(
     ("asked", "missing"),
     [
-        ({}, ["run `mien attack`", "no attack looks at it"]),
-        ({"preferences": "p.jsonl"}, ["nobody judged them", "run `mien attack`", "no attack looks at it"]),
-        ({"method": "reward"}, ["no attack looks at it"]), ({"method": "reward", "preferences": "p.jsonl"}, ["no attack looks at it"]),
+        ({}, ["run `mien attack`", "no attack looked at it"]),
+        ({"preferences": "p.jsonl"}, ["nobody judged them", "run `mien attack`", "no attack looked at it"]),
+        ({"method": "reward"}, ["no attack looked at it"]), ({"method": "reward", "preferences": "p.jsonl"}, ["no attack looked at it"]),
     ],
 )  # fmt: skip
 def test_what_was_not_measured_of_an_alignment(asked, missing):

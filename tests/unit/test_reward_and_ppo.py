@@ -227,3 +227,31 @@ def test_a_reward_is_calibrated_on_pairs_of_which_it_learned_nothing():
     assert 9 <= kept.sum() <= 15
     assert (kept != reward.calibration(data, 0.2, 1)).any()
     assert not (~reward.calibration(data.rows(np.arange(3)), 0.2, 0)).any()  # one pair alone cannot do both
+
+
+def test_an_answer_that_taught_is_told_from_another():
+    """Against the definition, pair by pair; and where nothing was learned by heart, the interval holds ½ as often as it says."""
+    taught, kept = chain([(0, 1), (1, 2), (3, 4), (5, 6)]), chain([(7, 8), (2, 9), (10, 11)])
+    inside, outside = np.array([0.1, 0.4, 0.4, -1.0]), np.array([0.4, -0.3, 0.0])
+    found = reward.told_apart(inside, outside, taught, kept)
+    assert found.value == np.mean([(x > y) + 0.5 * (x == y) for x in inside for y in outside])
+    assert found.n_persons == 12
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 < found.low < found.value < found.high < 1
+    apart = reward.told_apart(inside + 5, outside, taught, kept)
+    assert apart.value == apart.high == 1
+    assert apart.low is not None
+    assert apart.low < 0.9  # of four answers and three
+    assert reward.told_apart(inside[:1], outside, chain([(0, 1)]), kept).low is None
+
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(300):
+        ends = [tuple(rng.choice(40, 2, replace=False)) for _ in range(80)]
+        of_recording = rng.normal(size=40)  # answers about a recording move together
+        moves = np.array([of_recording[a] - of_recording[b] for a, b in ends]) + rng.normal(size=80)
+        null = reward.told_apart(moves[:60], moves[60:], chain(ends[:60]), chain(ends[60:]))
+        assert null.low is not None
+        assert null.high is not None
+        hits += null.low <= 0.5 <= null.high
+    assert hits >= 0.93 * 300
