@@ -181,6 +181,17 @@ def test_a_reward_model_alone_is_held_to_no_bound(toy):
     assert not (run / "release" / "adapter").exists()
 
 
+def answered(toy, study: str, file: str) -> None:
+    """A synthetic cohort of the toy, and what three raters say of it, in a file."""
+    generate = {"study": study, "adapter": "adapt-toy_align", "sampling": {"per_label": 16, "batch": 16}}
+    feedback = {"study": study, "synthetic": f"generate-{study}", "raters": ["ann", "ben", "cid"], "pairs": 60}
+    for name, recipe in (("generate", generate), ("feedback", feedback)):
+        (toy.folder / f"{name}_{study}.yaml").write_text(json.dumps(recipe))
+    toy.run("generate", f"generate_{study}.yaml")
+    toy.run("feedback", f"feedback_{study}.yaml", "simulate={}")
+    toy.run("feedback", f"feedback_{study}.yaml", "simulate={}", f"export={file}")
+
+
 @pytest.mark.slow
 def test_a_reward_is_trained_once_and_taken_by_ppo(toy):
     small = ["method=reward", "bounds={}", "reward={steps: 4, batch: 4, rank: 2}"]
@@ -221,13 +232,7 @@ def test_a_reward_is_trained_once_and_taken_by_ppo(toy):
 
 @pytest.mark.slow
 def test_a_reward_of_persons_is_judged_by_no_program(toy):
-    generate = {"study": "toy_said", "adapter": "adapt-toy_align", "sampling": {"per_label": 16, "batch": 16}}
-    feedback = {"study": "toy_said", "synthetic": "generate-toy_said", "raters": ["ann", "ben", "cid"], "pairs": 60}
-    for name, recipe in (("generate", generate), ("feedback", feedback)):
-        (toy.folder / f"{name}_said.yaml").write_text(json.dumps(recipe))
-    toy.run("generate", "generate_said.yaml")
-    toy.run("feedback", "feedback_said.yaml", "simulate={}")
-    toy.run("feedback", "feedback_said.yaml", "simulate={}", "export=said.jsonl")
+    answered(toy, "toy_said", "said.jsonl")
     small = ["method=reward", "bounds={}", "reward={steps: 4, batch: 4, rank: 2}", "preferences=said.jsonl"]
     toy.run("align", "dpo_toy.yaml", "study=toy_said", *small)
     take = ["align", "dpo_toy.yaml", "study=toy_by", "method=ppo", "reward={run: align-toy_said}", *SMALL["ppo"]]
@@ -272,13 +277,7 @@ def test_raters_are_protected_and_charged(toy):
 @pytest.mark.slow
 def test_what_persons_said_in_a_file(toy):
     """From a synthetic cohort to an aligned adapter with `mien feedback` and `mien align` alone."""
-    generate = {"study": "toy_file", "adapter": "adapt-toy_align", "sampling": {"per_label": 16, "batch": 16}}
-    feedback = {"study": "toy_file", "synthetic": "generate-toy_file", "raters": ["ann", "ben", "cid"], "pairs": 60}
-    for name, recipe in (("generate", generate), ("feedback", feedback)):
-        (toy.folder / f"{name}_file.yaml").write_text(json.dumps(recipe))
-    toy.run("generate", "generate_file.yaml")
-    toy.run("feedback", "feedback_file.yaml", "simulate={}")
-    toy.run("feedback", "feedback_file.yaml", "simulate={}", "export=pairs.jsonl")
+    answered(toy, "toy_file", "pairs.jsonl")
     toy.run("align", "dpo_toy.yaml", "study=toy_file", "preferences=pairs.jsonl", "dpo.steps=2", "bounds.win_rate=null")
     found = report(toy, "toy_file")
     assert found["raters' agreement α"]["value"] > 0.1
